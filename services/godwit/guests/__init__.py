@@ -1,0 +1,1 @@
+"""Guests to try machines with, and the shape that any guest has."""

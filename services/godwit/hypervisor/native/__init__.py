@@ -1,0 +1,1 @@
+"""The native hypervisor: a Linux process a machine, its memory really tracked."""

@@ -1,0 +1,96 @@
+"""What a host service needs from a hypervisor. Knows nothing of migrations, events or NATS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from godwit_protocol.machine import MachineSpec
+
+
+class VmmState(StrEnum):
+    """Where a VMM is. Each method of ``Vmm`` says in which it may be called."""
+
+    GATED = "gated"
+    """Memory is allocated, the guest constructed; nothing has run. A destination waits here."""
+    LOADED = "loaded"
+    """A checkpoint is loaded; the gate is closed."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    """Stunned between two steps; its checkpoint is kept and can be asked for again."""
+    FAILED = "failed"
+    """The guest's code raised; ``VmmStatus.failure`` says what. The memory is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class VmmStatus:
+    """One look at a VMM."""
+
+    spec: MachineSpec
+    state: VmmState
+    epoch: int
+    """The ownership epoch under which it runs or last ran; 0 if it never did."""
+    pid: int
+    steps: int
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What ``pause`` returns."""
+
+    data: bytes
+    """Device state: the guest's own checkpoint and the guest I/O cursors. Opaque outside the VMM."""
+    stopped_ns: int
+    """CLOCK_MONOTONIC at the end of the last step."""
+
+
+class Vmm(Protocol):
+    """A handle on one VMM process. Every call has a deadline and raises ``UnreachableError`` when
+    the VMM is dead, ``DeadlineError`` when it is silent, ``ConflictError`` in a wrong state.
+    """
+
+    @property
+    def name(self) -> str:
+        """The machine's name."""
+
+    async def status(self) -> VmmStatus:
+        """Any state."""
+
+    async def start(self, epoch: int) -> int:
+        """GATED: boot the guest on zeroed memory and run it. Returns CLOCK_MONOTONIC of its start."""
+
+    async def pause(self) -> Checkpoint:
+        """RUNNING or PAUSED: stop at the end of the current step. Idempotent."""
+
+    async def resume(self, epoch: int) -> int:
+        """PAUSED: go on here. Returns CLOCK_MONOTONIC ns of the next step's beginning."""
+
+    async def load(self, checkpoint: bytes) -> None:
+        """GATED: hand the checkpoint to the guest; its regions hold their bytes already."""
+
+    async def open_gate(self, epoch: int) -> int:
+        """LOADED: run. Returns CLOCK_MONOTONIC ns of the first step's beginning."""
+
+    async def stop(self) -> None:
+        """Any state: end the process and free its memory. Idempotent, also when it is dead."""
+
+
+class Hypervisor(Protocol):
+    """A host's driver. One a host and kind."""
+
+    def missing(self) -> Sequence[str]:
+        """What this host lacks to run the driver, each in a sentence; empty if nothing."""
+
+    async def create(self, spec: MachineSpec) -> Vmm:
+        """Create a VMM in GATED. Raises ``ConflictError`` if the machine exists here,
+        ``GuestError`` if the guest cannot be imported, ``RefusedError`` if memory is lacking.
+        """
+
+    async def find(self, name: str) -> Vmm | None:
+        """The VMM of a machine on this host that is alive, whoever created it."""
+
+    async def find_all(self) -> Sequence[Vmm]:
+        """All live VMMs on this host, also those that outlived the services."""

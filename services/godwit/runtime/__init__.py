@@ -1,0 +1,1 @@
+"""What every service stands on: event log, outbox, journal, configuration, telemetry, health."""

@@ -1,0 +1,1 @@
+"""The service that runs a host's machines and sends them away."""

@@ -1,0 +1,137 @@
+"""Convergence: at each round's end, another round, stun now, or give up, and why. Pure.
+
+Bandwidth is an exponentially weighted mean with alpha 0.4 (KubeVirt's); the predicted stun is what
+remains over that bandwidth plus a fixed cost. A round is worth its bytes only while the one before
+it still shrank what remained. Nothing loops for ever: the number of rounds is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final, Protocol
+
+import msgspec
+
+BANDWIDTH_ALPHA: Final = 0.4
+STUN_FIXED_NS: Final = 5_000_000
+SHRINK_MIN: Final = 0.25
+"""Another round must be likely to leave at least this share less than now."""
+SMALL_STUN_NS: Final = 2_000_000
+"""Transfer time below which another round cannot shorten the stun noticeably."""
+STALLED_ROUNDS_MAX: Final = 5
+"""Rounds in a row without a new minimum of what remains, before giving up."""
+
+
+class Decision(StrEnum):
+    """What to do at the end of a round."""
+
+    ANOTHER_ROUND = "another_round"
+    STUN = "stun"
+    GIVE_UP = "give_up"
+
+
+class DecisionReason(StrEnum):
+    """Why."""
+
+    FIRST_ROUNDS = "first_rounds"
+    STILL_SHRINKING = "still_shrinking"
+    SMALL_ENOUGH = "small_enough"
+    FITS_AND_NO_LONGER_SHRINKS = "fits_and_no_longer_shrinks"
+    FITS_AT_LAST_ROUND = "fits_at_last_round"
+    WAITING_FOR_A_BETTER_MOMENT = "waiting_for_a_better_moment"
+    STALLED_ABOVE_LIMIT = "stalled_above_limit"
+    ROUNDS_EXHAUSTED = "rounds_exhausted"
+
+
+class RoundLike(Protocol):
+    """What a decision reads of a round (see ``events.migration.RoundFigures``)."""
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of pages sent."""
+
+    @property
+    def duration_ns(self) -> int:
+        """From the round's first byte to its being applied."""
+
+    @property
+    def remaining_bytes(self) -> int:
+        """Dirty when it had ended."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """A decision with the numbers it was made from. Rates are bytes a second."""
+
+    decision: Decision
+    reason: DecisionReason
+    predicted_stun_ns: int
+    bandwidth_bytes_per_second: float
+    dirty_bytes_per_second: float
+
+
+def bandwidth(history: Sequence[RoundLike]) -> float:
+    """Smoothed bytes a second over the rounds that sent anything; 0.0 if none did."""
+    mean = 0.0
+    for figures in history:
+        if figures.sent_bytes == 0 or figures.duration_ns <= 0:
+            continue
+        rate = figures.sent_bytes / figures.duration_ns * 1e9
+        mean = rate if mean == 0.0 else BANDWIDTH_ALPHA * rate + (1 - BANDWIDTH_ALPHA) * mean
+    return mean
+
+
+def predicted_stun_ns(remaining_bytes: int, bytes_per_second: float) -> int:
+    """What a stun that begins now would take, in ns. With an unknown bandwidth: only if nothing
+    remains can it be predicted; otherwise it is taken to be an hour.
+    """
+    if remaining_bytes == 0:
+        return STUN_FIXED_NS
+    if bytes_per_second <= 0.0:
+        return 3_600_000_000_000
+    return STUN_FIXED_NS + int(remaining_bytes / bytes_per_second * 1e9)
+
+
+def decide(history: Sequence[RoundLike], *, stun_limit_ns: int, rounds_max: int) -> Verdict:
+    """Decide at the end of the last round in ``history`` (at least one).
+
+    ``stun_limit_ns`` is what the stun may take; ``rounds_max`` bounds the rounds.
+    """
+    last = history[-1]
+    rate = bandwidth(history)
+    predicted = predicted_stun_ns(last.remaining_bytes, rate)
+    decision, reason = _choose(
+        history, predicted, fits=predicted <= stun_limit_ns, rounds_max=rounds_max
+    )
+    dirty = last.remaining_bytes / last.duration_ns * 1e9 if last.duration_ns > 0 else 0.0
+    return Verdict(decision, reason, predicted, rate, dirty)
+
+
+def _choose(
+    history: Sequence[RoundLike], predicted_ns: int, *, fits: bool, rounds_max: int
+) -> tuple[Decision, DecisionReason]:
+    if fits and predicted_ns - STUN_FIXED_NS <= SMALL_STUN_NS:
+        return Decision.STUN, DecisionReason.SMALL_ENOUGH
+    if len(history) >= rounds_max:
+        if fits:
+            return Decision.STUN, DecisionReason.FITS_AT_LAST_ROUND
+        return Decision.GIVE_UP, DecisionReason.ROUNDS_EXHAUSTED
+    if len(history) < 2:
+        return Decision.ANOTHER_ROUND, DecisionReason.FIRST_ROUNDS
+    if _shrinks(history):
+        return Decision.ANOTHER_ROUND, DecisionReason.STILL_SHRINKING
+    if fits:
+        return Decision.STUN, DecisionReason.FITS_AND_NO_LONGER_SHRINKS
+    if _rounds_since_minimum(history) >= STALLED_ROUNDS_MAX:
+        return Decision.GIVE_UP, DecisionReason.STALLED_ABOVE_LIMIT
+    return Decision.ANOTHER_ROUND, DecisionReason.WAITING_FOR_A_BETTER_MOMENT
+
+
+def _shrinks(history: Sequence[RoundLike]) -> bool:
+    before, now = history[-2].remaining_bytes, history[-1].remaining_bytes
+    return now <= before * (1 - SHRINK_MIN)
+
+
+def _rounds_since_minimum(history: Sequence[RoundLike]) -> int:
+    remaining = [figures.remaining_bytes for figures in history]
+    return len(remaining) - 1 - remaining.index(min(remaining))

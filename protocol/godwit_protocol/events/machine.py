@@ -1,0 +1,89 @@
+"""Events of a machine's life on its host, and of the hosts themselves."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from ..machine import HypervisorKind, MachineSpec
+from .envelope import Event
+
+
+class GpuInventory(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU of a host. ``simulated``: from the host's configuration, no such device is there."""
+
+    index: int
+    model: str
+    memory_bytes: int
+    simulated: bool
+
+
+class MachineStartRequested(Event, frozen=True, kw_only=True):
+    """An operator asked a host to start a machine. ``start`` is the id of this attempt."""
+
+    TYPE: ClassVar[str] = "machine_start_requested"
+    start: str
+    spec: MachineSpec
+    requested_by: str = ""
+
+
+class MachineStarted(Event, frozen=True, kw_only=True):
+    """The machine runs."""
+
+    TYPE: ClassVar[str] = "machine_started"
+    start: str
+    spec: MachineSpec
+    register_epoch: int
+
+
+class MachineStartRefused(Event, frozen=True, kw_only=True):
+    """The machine was not started; nothing is left of the attempt."""
+
+    TYPE: ClassVar[str] = "machine_start_refused"
+    start: str
+    code: str
+    message: str
+    hint: str = ""
+
+
+class MachineStopRequested(Event, frozen=True, kw_only=True):
+    """An operator asked the machine's host to stop it."""
+
+    TYPE: ClassVar[str] = "machine_stop_requested"
+    stop: str
+    requested_by: str = ""
+
+
+class MachineStopped(Event, frozen=True, kw_only=True):
+    """The machine is gone, its memory freed."""
+
+    TYPE: ClassVar[str] = "machine_stopped"
+    stop: str = ""
+
+
+class MachineStopRefused(Event, frozen=True, kw_only=True):
+    """The machine was not stopped."""
+
+    TYPE: ClassVar[str] = "machine_stop_refused"
+    stop: str
+    code: str
+    message: str
+
+
+class MachineFailed(Event, frozen=True, kw_only=True):
+    """The guest raised or the VMM died: the machine does not run any more."""
+
+    TYPE: ClassVar[str] = "machine_failed"
+    message: str
+
+
+class HostAnnounced(Event, frozen=True, kw_only=True):
+    """What a host has, said at each start of its services."""
+
+    TYPE: ClassVar[str] = "host_announced"
+    hypervisors: tuple[HypervisorKind, ...]
+    missing: tuple[str, ...]
+    memory_bytes: int
+    kernel: str
+    gpus: tuple[GpuInventory, ...]

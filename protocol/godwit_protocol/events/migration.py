@@ -1,0 +1,343 @@
+"""Events of a migration. Names of figures end in their unit."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+import msgspec
+
+from ..convergence import Decision, DecisionReason
+from ..machine import MachineSpec
+from .envelope import Event
+
+
+class Outcome(StrEnum):
+    """How a migration ended, or that it has not."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    ABORTED = "aborted"
+    IN_DOUBT = "in_doubt"
+
+
+class AbortReason(StrEnum):
+    """Why a migration did not complete."""
+
+    NONE = ""
+    MACHINE_UNKNOWN = "machine_unknown"
+    ALREADY_THERE = "already_there"
+    ALREADY_MIGRATING = "already_migrating"
+    HOST_UNKNOWN = "host_unknown"
+    RESERVATION_REFUSED = "reservation_refused"
+    DESTINATION_REFUSED = "destination_refused"
+    DESTINATION_LOST = "destination_lost"
+    SOURCE_LOST = "source_lost"
+    STUN_LIMIT_UNREACHABLE = "stun_limit_unreachable"
+    STUN_LIMIT_EXCEEDED = "stun_limit_exceeded"
+    CANCELLED = "cancelled"
+    DEADLINE_PASSED = "deadline_passed"
+    LOG_UNREACHABLE = "log_unreachable"
+    VERIFICATION_FAILED = "verification_failed"
+    MACHINE_FAILED = "machine_failed"
+    SERVICE_RESTARTED = "service_restarted"
+    SUPERSEDED = "superseded"
+
+
+class Verify(StrEnum):
+    """What the destination compares before it says STAGED."""
+
+    OFF = "off"
+    FULL = "full"
+    """SHA-256 of every region on both sides: costs stun time that grows with the machine."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a migration may cost. All in nanoseconds, but for the rounds."""
+
+    stun_limit_ns: int = 500_000_000
+    deadline_ns: int = 600_000_000_000
+    rounds_max: int = 30
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """One vGPU on one GPU of a host."""
+
+    gpu: int
+    profile: str
+    framebuffer_bytes: int
+
+
+class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What one round of pre-copy did. ``remaining_bytes``: dirty when the round had ended."""
+
+    round: int
+    pages: int
+    sent_bytes: int
+    wire_bytes: int
+    duration_ns: int
+    scan_ns: int
+    remaining_bytes: int
+    remaining_by_region: dict[str, int] = {}
+
+
+class MigrationRequested(Event, frozen=True, kw_only=True):
+    """An operator asked for a migration."""
+
+    TYPE: ClassVar[str] = "migration_requested"
+    machine: str
+    destination: str
+    limits: Limits
+    verify: Verify = Verify.OFF
+    requested_by: str = ""
+
+
+class CancelRequested(Event, frozen=True, kw_only=True):
+    """An operator asked for the migration to be cancelled."""
+
+    TYPE: ClassVar[str] = "cancel_requested"
+    requested_by: str = ""
+
+
+class ReservationRequested(Event, frozen=True, kw_only=True):
+    """Capacity on a host is asked for. ``reservation`` is the migration's or the start's id."""
+
+    TYPE: ClassVar[str] = "reservation_requested"
+    reservation: str
+    machine: str
+    target: str
+    profiles: tuple[str, ...]
+    framebuffer_bytes: tuple[int, ...]
+
+
+class ReservationGranted(Event, frozen=True, kw_only=True):
+    """The tracker holds the capacity."""
+
+    TYPE: ClassVar[str] = "reservation_granted"
+    reservation: str
+    target: str
+    placements: tuple[Placement, ...]
+
+
+class ReservationRefused(Event, frozen=True, kw_only=True):
+    """The tracker does not hold it. ``code`` is a ``RefusalCode``."""
+
+    TYPE: ClassVar[str] = "reservation_refused"
+    reservation: str
+    target: str
+    code: str
+    message: str
+
+
+class ReservationConfirmed(Event, frozen=True, kw_only=True):
+    """The capacity is now occupied by the machine."""
+
+    TYPE: ClassVar[str] = "reservation_confirmed"
+    reservation: str
+    target: str
+
+
+class ReservationReleased(Event, frozen=True, kw_only=True):
+    """The capacity is free again."""
+
+    TYPE: ClassVar[str] = "reservation_released"
+    reservation: str
+    target: str
+    why: str
+
+
+class PreparationOrdered(Event, frozen=True, kw_only=True):
+    """The destination is to create a gated VMM and listen."""
+
+    TYPE: ClassVar[str] = "preparation_ordered"
+    spec: MachineSpec
+    source: str
+    destination: str
+    register_epoch: int
+    limits: Limits
+    verify: Verify
+    placements: tuple[Placement, ...] = ()
+
+
+class DestinationPrepared(Event, frozen=True, kw_only=True):
+    """The destination has the memory and listens. The token admits one source to its link."""
+
+    TYPE: ClassVar[str] = "destination_prepared"
+    address: str
+    port: int
+    token: bytes
+    create_ns: int
+
+
+class PreparationRefused(Event, frozen=True, kw_only=True):
+    """The destination cannot take the machine."""
+
+    TYPE: ClassVar[str] = "preparation_refused"
+    message: str
+
+
+class MigrationStarted(Event, frozen=True, kw_only=True):
+    """The source is to move the machine."""
+
+    TYPE: ClassVar[str] = "migration_started"
+    source: str
+    destination: str
+    address: str
+    port: int
+    token: bytes
+    register_epoch: int
+    limits: Limits
+    verify: Verify
+
+
+class AbortOrdered(Event, frozen=True, kw_only=True):
+    """The migration is to end without moving the machine, if that is still possible."""
+
+    TYPE: ClassVar[str] = "abort_ordered"
+    reason: AbortReason
+    message: str = ""
+
+
+class PrecopyStarted(Event, frozen=True, kw_only=True):
+    """The link stands, the destination's memory is populated; rounds begin."""
+
+    TYPE: ClassVar[str] = "precopy_started"
+    connections: int
+    resident_bytes: int
+    populate_ns: int
+
+
+class RoundCompleted(Event, frozen=True, kw_only=True):
+    """One round went out and was applied; and what was decided at its end, from which numbers."""
+
+    TYPE: ClassVar[str] = "round_completed"
+    figures: RoundFigures
+    bandwidth_bytes_per_second: float
+    dirty_bytes_per_second: float
+    predicted_stun_ns: int
+    stun_limit_ns: int
+    decision: Decision
+    reason: DecisionReason
+
+
+class StunIntended(Event, frozen=True, kw_only=True):
+    """The source is about to stun. Its acknowledgement proves that the log is reachable."""
+
+    TYPE: ClassVar[str] = "stun_intended"
+    predicted_stun_ns: int
+    remaining_bytes: int
+
+
+class MachineStunned(Event, frozen=True, kw_only=True):
+    """FROZEN: the machine is paused on the source. ``stopped_ns`` is monotonic, see the envelope."""
+
+    TYPE: ClassVar[str] = "machine_stunned"
+    stopped_ns: int
+    checkpoint_bytes: int
+
+
+class FinalCopySent(Event, frozen=True, kw_only=True):
+    """The last pages and the checkpoint went out."""
+
+    TYPE: ClassVar[str] = "final_copy_sent"
+    pages: int
+    sent_bytes: int
+    scan_ns: int
+    sent_ns: int
+    digest_ns: int = 0
+
+
+class ImageStaged(Event, frozen=True, kw_only=True):
+    """STAGED: the destination has every byte, verified, and holds it without running."""
+
+    TYPE: ClassVar[str] = "image_staged"
+    pages: int
+    received_bytes: int
+    received_ns: int
+    staged_ns: int
+    verified: Verify
+    digests: dict[str, bytes] = {}
+
+
+class GoGiven(Event, frozen=True, kw_only=True):
+    """GO: from here no timeout makes the source run the machine."""
+
+    TYPE: ClassVar[str] = "go_given"
+    staged_heard_ns: int
+
+
+class ActivationStarted(Event, frozen=True, kw_only=True):
+    """ACTIVATING: the destination takes the ownership by compare-and-set."""
+
+    TYPE: ClassVar[str] = "activation_started"
+    go_heard_ns: int
+
+
+class MachineActivated(Event, frozen=True, kw_only=True):
+    """The register names the destination, the gate is open, the machine runs there."""
+
+    TYPE: ClassVar[str] = "machine_activated"
+    register_sequence: int
+    owned_ns: int
+    first_step_ns: int
+
+
+class MachineReleased(Event, frozen=True, kw_only=True):
+    """RELEASED: the source heard ACTIVE and frees the memory."""
+
+    TYPE: ClassVar[str] = "machine_released"
+
+
+class AbortIntended(Event, frozen=True, kw_only=True):
+    """B stands in the register: after GO, the source wants the machine back."""
+
+    TYPE: ClassVar[str] = "abort_intended"
+    reason: AbortReason
+
+
+class MachineTakenBack(Event, frozen=True, kw_only=True):
+    """S2 stands in the register: the source owns the machine again."""
+
+    TYPE: ClassVar[str] = "machine_taken_back"
+    reason: AbortReason
+    register_sequence: int
+
+
+class MigrationAbandoned(Event, frozen=True, kw_only=True):
+    """The machine runs on the source, where it was. ``stun_ns`` is 0 if it never stopped."""
+
+    TYPE: ClassVar[str] = "migration_abandoned"
+    reason: AbortReason
+    message: str = ""
+    stun_ns: int = 0
+
+
+class ImageQuarantined(Event, frozen=True, kw_only=True):
+    """The destination keeps the staged bytes and will not run them."""
+
+    TYPE: ClassVar[str] = "image_quarantined"
+    reason: AbortReason
+
+
+class ImageDiscarded(Event, frozen=True, kw_only=True):
+    """The destination freed what it had received."""
+
+    TYPE: ClassVar[str] = "image_discarded"
+    reason: AbortReason
+    message: str = ""
+
+
+class DoubtRaised(Event, frozen=True, kw_only=True):
+    """Alarm: a party cannot prove who may run the machine, and holds it still."""
+
+    TYPE: ClassVar[str] = "doubt_raised"
+    message: str
+
+
+class MigrationEnded(Event, frozen=True, kw_only=True):
+    """The last word of the coordinator: exactly one a migration."""
+
+    TYPE: ClassVar[str] = "migration_ended"
+    outcome: Outcome
+    reason: AbortReason = AbortReason.NONE
+    message: str = ""

@@ -1,0 +1,131 @@
+"""Messages of the direct link's control connection, and their codec. Pure.
+
+Each is answered or superseded within a deadline that the roles keep; a message that is illegal in
+the receiver's phase is the peer's error.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from .errors import RemoteProtocolError
+from .events.migration import AbortReason, Verify
+from .machine import RegionSpec
+
+LINK_VERSION: Final = 1
+
+
+class LinkMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """Anything that the two hosts say to each other."""
+
+
+class Hello(LinkMessage, frozen=True, kw_only=True, tag="hello"):
+    """Source: opens the link. ``extents[i]`` holds pairs (start page, pages) as little-endian int64:
+    what region ``i`` holds now, so that the destination can populate it before anything is stunned.
+    """
+
+    version: int
+    migration: str
+    machine: str
+    epoch: int
+    regions: tuple[RegionSpec, ...]
+    extents: tuple[bytes, ...]
+    connections: int
+    io_cursor: int = 0
+
+
+class Welcome(LinkMessage, frozen=True, kw_only=True, tag="welcome"):
+    """Destination: the memory is populated, the bulk connections may come."""
+
+    version: int
+    populate_ns: int
+
+
+class RoundApplied(LinkMessage, frozen=True, kw_only=True, tag="round_applied"):
+    """Destination: every page of the round is in memory."""
+
+    round: int
+    pages: int
+    applied_bytes: int
+
+
+class Stage(LinkMessage, frozen=True, kw_only=True, tag="stage"):
+    """Source: the last round went out; here is the rest of the machine."""
+
+    round: int
+    checkpoint: bytes
+    verify: Verify
+    digests: dict[str, bytes] = {}
+
+
+class Staged(LinkMessage, frozen=True, kw_only=True, tag="staged"):
+    """Destination: STAGED is in my journal."""
+
+
+class Go(LinkMessage, frozen=True, kw_only=True, tag="go"):
+    """Source: GO is in my journal."""
+
+
+class Active(LinkMessage, frozen=True, kw_only=True, tag="active"):
+    """Destination: the register names me and the machine runs."""
+
+    epoch: int
+    first_step_ns: int
+
+
+class Refuse(LinkMessage, frozen=True, kw_only=True, tag="refuse"):
+    """Destination: I cannot go on; nothing of mine will run."""
+
+    reason: AbortReason
+    message: str
+
+
+class Abort(LinkMessage, frozen=True, kw_only=True, tag="abort"):
+    """Source: I will not give GO (any more); do not run, keep the bytes until I say Runs."""
+
+    reason: AbortReason
+
+
+class Quarantined(LinkMessage, frozen=True, kw_only=True, tag="quarantined"):
+    """Destination: in my journal it stands that I will not run this image."""
+
+
+class Runs(LinkMessage, frozen=True, kw_only=True, tag="runs"):
+    """Source: the machine runs here again; the image may be discarded."""
+
+
+class Ping(LinkMessage, frozen=True, kw_only=True, tag="ping"):
+    """Either: I am alive."""
+
+
+AnyLinkMessage = (
+    Hello
+    | Welcome
+    | RoundApplied
+    | Stage
+    | Staged
+    | Go
+    | Active
+    | Refuse
+    | Abort
+    | Quarantined
+    | Runs
+    | Ping
+)
+
+_decoder: Final = msgspec.msgpack.Decoder(AnyLinkMessage)
+
+
+def encode(message: LinkMessage) -> bytes:
+    """Return the payload of a control frame."""
+    return msgspec.msgpack.encode(message)
+
+
+def decode(payload: bytes) -> AnyLinkMessage:
+    """Return the message. Raises ``RemoteProtocolError`` for anything else."""
+    try:
+        return _decoder.decode(payload)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise RemoteProtocolError(f"the peer's control message cannot be read: {error}") from error

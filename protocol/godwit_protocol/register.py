@@ -1,0 +1,147 @@
+"""The register: the one record of who may run a machine, with its epoch. Written by CAS only.
+
+The values are the design's (section 4)::
+
+    S(e) --destination, after GO----------> D(e+1)
+    S(e) --source, before GO--------------> S2(e+1)
+    S(e) --source, after GO---------------> B(e) --quarantine proven--> S2(e+1)
+
+``D`` and ``S2`` are what ``S`` is for the next migration: an owner with an epoch. A stopped machine
+is owned by nobody.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from .errors import CorruptError, LocalProtocolError
+
+RECORD_BYTES_MAX = 4096
+
+
+class RegisterValue(StrEnum):
+    """How the present owner came by the machine, or what is intended with it."""
+
+    STARTED = "S"
+    ABORT_INTENDED = "B"
+    TAKEN_BACK = "S2"
+    MOVED = "D"
+    STOPPED = "stopped"
+
+
+class RegisterRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One value of the register.
+
+    ``nonce`` tells after an unclear write whether what stands is ours. It is made of who writes what
+    for which migration, so that a restarted writer recognises its own earlier attempt.
+    """
+
+    value: RegisterValue
+    machine: str
+    owner: str
+    epoch: int
+    migration: str = ""
+    nonce: str = ""
+
+
+class RegisterView(msgspec.Struct, frozen=True):
+    """A record with its position: what the next compare-and-set expects. ``sequence`` 0: none."""
+
+    record: RegisterRecord | None
+    sequence: int
+
+
+NO_REGISTER = RegisterView(None, 0)
+OWNED = frozenset({RegisterValue.STARTED, RegisterValue.TAKEN_BACK, RegisterValue.MOVED})
+
+
+def started(machine: str, host: str, previous: RegisterRecord | None) -> RegisterRecord:
+    """The record that lets ``host`` run a machine that nobody runs."""
+    epoch = 1 if previous is None else previous.epoch + 1
+    return RegisterRecord(
+        value=RegisterValue.STARTED,
+        machine=machine,
+        owner=host,
+        epoch=epoch,
+        nonce=f"{host}/S/{epoch}",
+    )
+
+
+def stopped(current: RegisterRecord) -> RegisterRecord:
+    """The record of a machine that its owner has stopped."""
+    return _next(current, RegisterValue.STOPPED, current.owner, "", current.epoch)
+
+
+def moved(current: RegisterRecord, destination: str, migration: str) -> RegisterRecord:
+    """D(e+1): the destination owns the machine."""
+    return _next(current, RegisterValue.MOVED, destination, migration, current.epoch + 1)
+
+
+def taken_back(current: RegisterRecord, migration: str) -> RegisterRecord:
+    """S2(e+1): the source took the machine back, from S(e) or from B(e)."""
+    return _next(current, RegisterValue.TAKEN_BACK, current.owner, migration, current.epoch + 1)
+
+
+def abort_intended(current: RegisterRecord, migration: str) -> RegisterRecord:
+    """B(e): the source still owns it, and nobody may activate it any more."""
+    return _next(current, RegisterValue.ABORT_INTENDED, current.owner, migration, current.epoch)
+
+
+def _next(
+    current: RegisterRecord, value: RegisterValue, owner: str, migration: str, epoch: int
+) -> RegisterRecord:
+    legal = OWNED
+    if value is RegisterValue.TAKEN_BACK:
+        legal |= {RegisterValue.ABORT_INTENDED}
+    if current.value not in legal:
+        raise LocalProtocolError(f"register of {current.machine}: {current.value} -> {value}")
+    return RegisterRecord(
+        value=value,
+        machine=current.machine,
+        owner=owner,
+        epoch=epoch,
+        migration=migration,
+        nonce=f"{migration}/{owner}/{value}/{epoch}",
+    )
+
+
+def may_run(record: RegisterRecord | None, host: str) -> bool:
+    """Whether the register names ``host`` as the one that may run the machine."""
+    return record is not None and record.owner == host and record.value in OWNED
+
+
+def encode(record: RegisterRecord) -> bytes:
+    """Return the record as MessagePack."""
+    return msgspec.msgpack.encode(record)
+
+
+def decode(data: bytes) -> RegisterRecord:
+    """Return the record. Raises ``CorruptError`` for anything that is not one."""
+    if len(data) > RECORD_BYTES_MAX:
+        raise CorruptError(f"register record of {len(data)} bytes (limit {RECORD_BYTES_MAX})")
+    try:
+        return msgspec.msgpack.decode(data, type=RegisterRecord)
+    except msgspec.MsgspecError as error:
+        raise CorruptError(f"register record cannot be read: {error}") from error
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """Which migration may move the machine; an empty ``migration`` is a free claim."""
+
+    machine: str
+    migration: str
+
+
+def encode_claim(claim: Claim) -> bytes:
+    """Return the claim as MessagePack."""
+    return msgspec.msgpack.encode(claim)
+
+
+def decode_claim(data: bytes) -> Claim:
+    """Return the claim. Raises ``CorruptError`` for anything that is not one."""
+    try:
+        return msgspec.msgpack.decode(data, type=Claim)
+    except msgspec.MsgspecError as error:
+        raise CorruptError(f"claim cannot be read: {error}") from error

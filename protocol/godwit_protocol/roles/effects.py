@@ -1,0 +1,155 @@
+"""What a role can want done. A shell does them in order and tells the results back as inputs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from ..events import Event
+from ..events.migration import AbortReason, Verify
+from ..link import LinkMessage
+from ..register import RegisterRecord
+
+
+class Durability(StrEnum):
+    """What must have happened to an event before the next effect may be done."""
+
+    LOGGED = "logged"
+    """The log has acknowledged it; the role is told by ``Appended`` or ``AppendFailed``."""
+    JOURNALED = "journaled"
+    """It is on this host's disk (fdatasync); the log may lag."""
+    LAGGING = "lagging"
+    """It is written to the journal's file; disk and log may lag."""
+
+
+class Service(StrEnum):
+    """A service that a decision can be addressed to."""
+
+    SOURCE_HOST = "source_host"
+    DESTINATION_HOST = "destination_host"
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Who is to find an event waiting."""
+
+    host: str
+    service: Service
+
+
+class Effect(msgspec.Struct, frozen=True, kw_only=True):
+    """Anything that a role can want done."""
+
+
+class Append(Effect, frozen=True, kw_only=True):
+    """Write an event to our lane."""
+
+    event: Event
+    durability: Durability
+    to: Address | None = None
+
+
+class Say(Effect, frozen=True, kw_only=True):
+    """Say it on the direct link. If the link is down, it is dropped: ``LinkLost`` comes or came."""
+
+    message: LinkMessage
+
+
+class CloseLink(Effect, frozen=True, kw_only=True):
+    """Flush and close the direct link, control and bulk."""
+
+
+class CompareAndSet(Effect, frozen=True, kw_only=True):
+    """Write the register if its last sequence is still ``expected_sequence``."""
+
+    record: RegisterRecord
+    expected_sequence: int
+
+
+class ReadRegister(Effect, frozen=True, kw_only=True):
+    """Read the register and tell by ``RegisterRead``."""
+
+
+# Source
+
+
+class OpenLink(Effect, frozen=True, kw_only=True):
+    """Connect, say Hello, wait for Welcome, connect the bulk connections."""
+
+    address: str
+    port: int
+    token: bytes
+
+
+class SendRound(Effect, frozen=True, kw_only=True):
+    """Read and reset the dirty set, send it, wait until it is applied, and look what is dirty."""
+
+    round: int
+
+
+class PauseMachine(Effect, frozen=True, kw_only=True):
+    """Stop the guest between two steps."""
+
+
+class SendFinal(Effect, frozen=True, kw_only=True):
+    """Send the last dirty pages as round ``round``, and the digests if ``verify`` wants them."""
+
+    round: int
+    verify: Verify
+
+
+class SayStage(Effect, frozen=True, kw_only=True):
+    """Say Stage with the checkpoint that the pause gave."""
+
+    round: int
+    verify: Verify
+
+
+class ResumeMachine(Effect, frozen=True, kw_only=True):
+    """Run the machine here again, under ``epoch``."""
+
+    epoch: int
+
+
+class FreeMemory(Effect, frozen=True, kw_only=True):
+    """End the VMM."""
+
+
+# Destination
+
+
+class Populate(Effect, frozen=True, kw_only=True):
+    """Allocate the pages that the source said it holds."""
+
+
+class LoadImage(Effect, frozen=True, kw_only=True):
+    """Wait for the last round, verify, and hand the checkpoint to the guest."""
+
+    verify: Verify
+
+
+class OpenGate(Effect, frozen=True, kw_only=True):
+    """Run the machine here, under ``epoch``."""
+
+    epoch: int
+
+
+# Coordinator
+
+
+class TakeClaim(Effect, frozen=True, kw_only=True):
+    """Write the claim on the machine for this migration, if it is free."""
+
+    machine: str
+
+
+class ReleaseClaim(Effect, frozen=True, kw_only=True):
+    """Free the claim if it is ours."""
+
+    machine: str
+
+
+class Finish(Effect, frozen=True, kw_only=True):
+    """The role has ended; the shell may forget it."""
+
+    reason: AbortReason

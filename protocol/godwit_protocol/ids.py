@@ -16,8 +16,8 @@ UUID7_RANDOM_BYTES: Final = 10
 def uuid7(unix_ns: int, random: bytes) -> str:
     """Return a UUIDv7 (RFC 9562, section 5.7): 48 bits of milliseconds, then ``random``.
 
-    ``unix_ns`` is wall time in nanoseconds since the epoch; ``random`` is 10 bytes. Ids made in later
-    milliseconds sort after earlier ones as text.
+    ``unix_ns`` is wall time in nanoseconds since the epoch; ``random`` is 10 bytes. Ids made in
+    later milliseconds sort after earlier ones as text.
     """
     if len(random) != UUID7_RANDOM_BYTES:
         raise ValueError(f"a UUIDv7 takes {UUID7_RANDOM_BYTES} random bytes, not {len(random)}")

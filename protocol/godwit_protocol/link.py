@@ -22,8 +22,10 @@ class LinkMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class Hello(LinkMessage, frozen=True, kw_only=True, tag="hello"):
-    """Source: opens the link. ``extents[i]`` holds pairs (start page, pages) as little-endian int64:
-    what region ``i`` holds now, so that the destination can populate it before anything is stunned.
+    """Source: opens the link.
+
+    ``extents[i]`` holds pairs (start page, pages) as little-endian int64: what region ``i`` holds
+    now, so that the destination can populate it before anything is stunned.
     """
 
     version: int
@@ -115,7 +117,7 @@ AnyLinkMessage = (
     | Ping
 )
 
-_decoder: Final = msgspec.msgpack.Decoder(AnyLinkMessage)
+_decoder: Final[msgspec.msgpack.Decoder[AnyLinkMessage]] = msgspec.msgpack.Decoder(AnyLinkMessage)
 
 
 def encode(message: LinkMessage) -> bytes:

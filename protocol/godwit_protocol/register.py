@@ -34,8 +34,8 @@ class RegisterValue(StrEnum):
 class RegisterRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One value of the register.
 
-    ``nonce`` tells after an unclear write whether what stands is ours. It is made of who writes what
-    for which migration, so that a restarted writer recognises its own earlier attempt.
+    ``nonce`` tells after an unclear write whether what stands is ours. It is made of who writes
+    what for which migration, so that a restarted writer recognises its own earlier attempt.
     """
 
     value: RegisterValue

@@ -26,7 +26,7 @@ class Lane(StrEnum):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """A fact, in the past tense. Subclasses name their ``TYPE``; it is in the envelope and subject."""
+    """A fact, in the past tense. Subclasses name their ``TYPE``: envelope and subject carry it."""
 
     TYPE: ClassVar[str] = ""
 

@@ -229,7 +229,7 @@ class StunIntended(Event, frozen=True, kw_only=True):
 
 
 class MachineStunned(Event, frozen=True, kw_only=True):
-    """FROZEN: the machine is paused on the source. ``stopped_ns`` is monotonic, see the envelope."""
+    """FROZEN: the machine is paused on the source since ``stopped_ns`` (monotonic)."""
 
     TYPE: ClassVar[str] = "machine_stunned"
     stopped_ns: int

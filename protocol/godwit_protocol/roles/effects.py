@@ -7,8 +7,9 @@ from enum import StrEnum
 import msgspec
 
 from ..events import Event
-from ..events.migration import AbortReason, Verify
+from ..events.migration import AbortReason, Placement, Verify
 from ..link import LinkMessage
+from ..machine import MachineSpec
 from ..register import RegisterRecord
 
 
@@ -116,6 +117,13 @@ class FreeMemory(Effect, frozen=True, kw_only=True):
 
 
 # Destination
+
+
+class PrepareMachine(Effect, frozen=True, kw_only=True):
+    """Create the gated VMM and listen. ``Prepared`` or ``OperationFailed`` comes back."""
+
+    spec: MachineSpec
+    placements: tuple[Placement, ...]
 
 
 class Populate(Effect, frozen=True, kw_only=True):

@@ -47,9 +47,7 @@ class Transition(NamedTuple):
 class Table(Generic[S]):
     """All rows of one role."""
 
-    def __init__(
-        self, role: str, rows: Mapping[tuple[StrEnum, type[Input]], Row[S]]
-    ) -> None:
+    def __init__(self, role: str, rows: Mapping[tuple[StrEnum, type[Input]], Row[S]]) -> None:
         self.role = role
         self.rows = rows
 

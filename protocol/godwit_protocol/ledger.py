@@ -1,0 +1,158 @@
+"""The ledger of a host's GPUs: its lines, their fold, and whether a profile fits. Pure."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from .errors import CorruptError
+from .events.machine import GpuInventory
+from .events.migration import Placement
+
+
+class RefusalCode(StrEnum):
+    """Why a reservation was refused."""
+
+    HOST_UNKNOWN = "host_unknown"
+    NO_GPU = "no_gpu"
+    DOES_NOT_FIT = "does_not_fit"
+    MODEL_MISMATCH = "model_mismatch"
+
+
+class EntryKind(StrEnum):
+    """What a line of the ledger says of its reservation."""
+
+    HELD = "held"
+    CONFIRMED = "confirmed"
+    RELEASED = "released"
+
+
+class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a host's ledger."""
+
+    kind: EntryKind
+    reservation: str
+    machine: str
+    host: str
+    placements: tuple[Placement, ...] = ()
+    why: str = ""
+
+
+class Holding(msgspec.Struct, frozen=True, kw_only=True):
+    """A reservation that stands."""
+
+    reservation: str
+    machine: str
+    placements: tuple[Placement, ...]
+    confirmed: bool
+
+
+class HostPicture(msgspec.Struct, frozen=True, kw_only=True):
+    """One host: its GPUs, what is held on them, and the ledger's last sequence."""
+
+    host: str
+    announced: bool = False
+    gpus: tuple[GpuInventory, ...] = ()
+    holdings: dict[str, Holding] = {}
+    sequence: int = 0
+
+    def free_bytes(self, gpu: int) -> int:
+        """Framebuffer bytes of a GPU that nothing holds."""
+        total = next(item.memory_bytes for item in self.gpus if item.index == gpu)
+        used = sum(
+            placement.framebuffer_bytes
+            for holding in self.holdings.values()
+            for placement in holding.placements
+            if placement.gpu == gpu
+        )
+        return total - used
+
+
+class ProfileWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """One vGPU that is asked for. ``models``: the GPU models that offer the profile."""
+
+    profile: str
+    models: tuple[str, ...]
+    framebuffer_bytes: int
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A typed no."""
+
+    code: RefusalCode
+    message: str
+
+
+def encode_entry(entry: LedgerEntry) -> bytes:
+    """Return the entry as MessagePack."""
+    return msgspec.msgpack.encode(entry)
+
+
+def decode_entry(data: bytes) -> LedgerEntry:
+    """Return the entry. Raises ``CorruptError`` for anything that is not one."""
+    try:
+        return msgspec.msgpack.decode(data, type=LedgerEntry)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise CorruptError(f"ledger entry cannot be read: {error}") from error
+
+
+def apply(picture: HostPicture, entry: LedgerEntry, sequence: int) -> HostPicture:
+    """Fold one ledger entry, stored at ``sequence``. Releasing what is not held changes nothing."""
+    holdings = dict(picture.holdings)
+    if entry.kind is EntryKind.HELD:
+        holdings[entry.reservation] = Holding(
+            reservation=entry.reservation,
+            machine=entry.machine,
+            placements=entry.placements,
+            confirmed=False,
+        )
+    elif entry.kind is EntryKind.RELEASED:
+        holdings.pop(entry.reservation, None)
+    elif entry.reservation in holdings:
+        held = holdings[entry.reservation]
+        holdings[entry.reservation] = msgspec.structs.replace(held, confirmed=True)
+    return msgspec.structs.replace(picture, holdings=holdings, sequence=sequence)
+
+
+def decide(
+    picture: HostPicture | None, host: str, wanted: tuple[ProfileWanted, ...]
+) -> tuple[Placement, ...] | Refusal:
+    """Where the wanted vGPUs go on ``host``, or why not.
+
+    Each goes to the fullest GPU that has room, so that large profiles stay placeable.
+    """
+    if picture is None or not picture.announced:
+        return Refusal(
+            code=RefusalCode.HOST_UNKNOWN, message=f"host {host} has not announced its GPUs"
+        )
+    free = {gpu.index: picture.free_bytes(gpu.index) for gpu in picture.gpus}
+    placed: list[Placement] = []
+    for vgpu in wanted:
+        choice = _choose(picture, free, vgpu)
+        if isinstance(choice, Refusal):
+            return choice
+        free[choice.gpu] -= choice.framebuffer_bytes
+        placed.append(choice)
+    return tuple(placed)
+
+
+def _choose(picture: HostPicture, free: dict[int, int], vgpu: ProfileWanted) -> Placement | Refusal:
+    if not picture.gpus:
+        return Refusal(code=RefusalCode.NO_GPU, message=f"host {picture.host} has no GPU")
+    suiting = [gpu.index for gpu in picture.gpus if gpu.model in vgpu.models]
+    needed = " or ".join(vgpu.models)
+    if not suiting:
+        have = ", ".join(sorted({gpu.model for gpu in picture.gpus}))
+        message = f"{vgpu.profile} needs a {needed}; host {picture.host} has {have}"
+        return Refusal(code=RefusalCode.MODEL_MISMATCH, message=message)
+    roomy = [index for index in suiting if free[index] >= vgpu.framebuffer_bytes]
+    if not roomy:
+        most = max(free[index] for index in suiting)
+        message = (
+            f"{vgpu.profile} needs {vgpu.framebuffer_bytes} bytes; "
+            f"host {picture.host} has at most {most} free on one {needed}"
+        )
+        return Refusal(code=RefusalCode.DOES_NOT_FIT, message=message)
+    best = min(roomy, key=lambda index: (free[index], index))
+    return Placement(gpu=best, profile=vgpu.profile, framebuffer_bytes=vgpu.framebuffer_bytes)

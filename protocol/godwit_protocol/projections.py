@@ -1,0 +1,217 @@
+"""What the log says, folded for people and programs: migrations and machines. Pure.
+
+A fold takes one event at a time, in the stream's order, and never fails on an event that it does not
+know.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from .events import Recorded
+from .events import machine as mev
+from .events import migration as ev
+from .events.migration import AbortReason, Outcome
+from .machine import MachineSpec
+
+
+class StunMarks(msgspec.Struct, frozen=True, kw_only=True):
+    """Instants of one stun, in ns of CLOCK_MONOTONIC; 0 if not (yet) known.
+
+    Those of the source and those of the destination compare only if both hosts have one boot id.
+    """
+
+    stopped_ns: int = 0
+    frozen_ns: int = 0
+    scan_ns: int = 0
+    digest_ns: int = 0
+    sent_ns: int = 0
+    received_ns: int = 0
+    staged_ns: int = 0
+    staged_heard_ns: int = 0
+    go_heard_ns: int = 0
+    owned_ns: int = 0
+    first_step_ns: int = 0
+    source_boot: str = ""
+    destination_boot: str = ""
+
+    def stun_ns(self) -> int | None:
+        """From the last step on the source to the first on the destination; None if unknown."""
+        if not self.stopped_ns or not self.first_step_ns:
+            return None
+        if self.source_boot != self.destination_boot:
+            return None
+        return self.first_step_ns - self.stopped_ns
+
+    def components_ns(self) -> dict[str, int]:
+        """The stun taken apart, in the order in which it happens; the parts add up to the stun."""
+        if self.stun_ns() is None:
+            return {}
+        copied = self.sent_ns - self.frozen_ns - self.scan_ns - self.digest_ns
+        return {
+            "freeze": self.frozen_ns - self.stopped_ns,
+            "scan": self.scan_ns,
+            "digest": self.digest_ns,
+            "copy": copied,
+            "receive": self.received_ns - self.sent_ns,
+            "load": self.staged_ns - self.received_ns,
+            "staged": self.staged_heard_ns - self.staged_ns,
+            "go": self.go_heard_ns - self.staged_heard_ns,
+            "activate": self.owned_ns - self.go_heard_ns,
+            "resume": self.first_step_ns - self.owned_ns,
+        }
+
+
+class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One migration as its log tells it."""
+
+    id: str
+    machine: str = ""
+    source: str = ""
+    destination: str = ""
+    outcome: Outcome = Outcome.RUNNING
+    reason: AbortReason = AbortReason.NONE
+    message: str = ""
+    requested_wall_ns: int = 0
+    ended_wall_ns: int = 0
+    limits: ev.Limits = ev.Limits()
+    verify: ev.Verify = ev.Verify.OFF
+    rounds: tuple[ev.RoundCompleted, ...] = ()
+    final_pages: int = 0
+    final_bytes: int = 0
+    checkpoint_bytes: int = 0
+    resident_bytes: int = 0
+    connections: int = 0
+    populate_ns: int = 0
+    digests: dict[str, bytes] = {}
+    marks: StunMarks = StunMarks()
+    aborted_stun_ns: int = 0
+    last_type: str = ""
+    events: int = 0
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of pages sent, pre-copy and stun together."""
+        return sum(done.figures.sent_bytes for done in self.rounds) + self.final_bytes
+
+    @property
+    def stun_ns(self) -> int | None:
+        """How long the machine stood still; None if it never did or it cannot be known."""
+        return self.marks.stun_ns() or (self.aborted_stun_ns or None)
+
+    @property
+    def duration_ns(self) -> int:
+        """From the request to the end, by the coordinator's wall clock; 0 while it runs."""
+        return max(self.ended_wall_ns - self.requested_wall_ns, 0) if self.ended_wall_ns else 0
+
+
+def fold(summary: MigrationSummary, recorded: Recorded) -> MigrationSummary:
+    """Return the summary after one more event of its migration."""
+    envelope = recorded.envelope
+    counted = _replace(
+        summary,
+        events=summary.events + 1,
+        last_type=envelope.type,
+        machine=summary.machine or envelope.machine,
+    )
+    changes = _changes(counted, recorded)
+    return _replace(counted, **changes) if changes else counted
+
+
+def _changes(summary: MigrationSummary, recorded: Recorded) -> dict[str, object]:
+    envelope, event = recorded.envelope, recorded.event
+    match event:
+        case ev.MigrationRequested():
+            return {
+                "machine": event.machine,
+                "destination": event.destination,
+                "limits": event.limits,
+                "verify": event.verify,
+                "requested_wall_ns": envelope.wall_ns,
+            }
+        case ev.PreparationOrdered():
+            return {"source": event.source}
+        case ev.PrecopyStarted():
+            return {
+                "resident_bytes": event.resident_bytes,
+                "connections": event.connections,
+                "populate_ns": event.populate_ns,
+            }
+        case ev.RoundCompleted():
+            return {"rounds": (*summary.rounds, event)}
+        case ev.MigrationAbandoned():
+            return {"aborted_stun_ns": event.stun_ns}
+        case ev.DoubtRaised() if summary.outcome is Outcome.RUNNING:
+            return {"outcome": Outcome.IN_DOUBT, "message": event.message}
+        case ev.MigrationEnded():
+            return {
+                "outcome": event.outcome,
+                "reason": event.reason,
+                "message": event.message,
+                "ended_wall_ns": envelope.wall_ns,
+            }
+        case _:
+            return _stun_changes(summary, recorded)
+
+
+def _stun_changes(summary: MigrationSummary, recorded: Recorded) -> dict[str, object]:
+    envelope, event, marks = recorded.envelope, recorded.event, summary.marks
+    match event:
+        case ev.MachineStunned():
+            marks = _replace(
+                marks,
+                stopped_ns=event.stopped_ns,
+                frozen_ns=envelope.monotonic_ns,
+                source_boot=envelope.boot,
+            )
+            return {"marks": marks, "checkpoint_bytes": event.checkpoint_bytes}
+        case ev.FinalCopySent():
+            marks = _replace(
+                marks, scan_ns=event.scan_ns, digest_ns=event.digest_ns, sent_ns=event.sent_ns
+            )
+            return {"marks": marks, "final_pages": event.pages, "final_bytes": event.sent_bytes}
+        case ev.ImageStaged():
+            marks = _replace(marks, received_ns=event.received_ns, staged_ns=event.staged_ns)
+            return {"marks": marks, "digests": event.digests}
+        case ev.GoGiven():
+            return {"marks": _replace(marks, staged_heard_ns=event.staged_heard_ns)}
+        case ev.ActivationStarted():
+            return {"marks": _replace(marks, go_heard_ns=event.go_heard_ns)}
+        case ev.MachineActivated():
+            marks = _replace(
+                marks,
+                owned_ns=event.owned_ns,
+                first_step_ns=event.first_step_ns,
+                destination_boot=envelope.boot,
+            )
+            return {"marks": marks}
+        case _:
+            return {}
+
+
+class MachineSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine as its log tells it. Where it runs is the register's to say, not this fold's."""
+
+    name: str
+    spec: MachineSpec | None = None
+    started_wall_ns: int = 0
+    stopped: bool = False
+    failure: str = ""
+
+
+def fold_machine(summary: MachineSummary, recorded: Recorded) -> MachineSummary:
+    """Return the summary after one more event of the machine's life."""
+    match recorded.event:
+        case mev.MachineStarted(spec=spec):
+            return MachineSummary(
+                name=summary.name, spec=spec, started_wall_ns=recorded.envelope.wall_ns
+            )
+        case mev.MachineStopped():
+            return _replace(summary, stopped=True)
+        case mev.MachineFailed(message=message):
+            return _replace(summary, failure=message)
+        case _:
+            return summary
+
+
+_replace = msgspec.structs.replace

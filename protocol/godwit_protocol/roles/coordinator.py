@@ -1,0 +1,301 @@
+"""The coordinator's part of a migration: whether it starts, with which limits, and how it ends.
+
+Theory of operation. The claim on the machine, written by compare-and-set, keeps two migrations of
+one machine apart, whichever coordinator runs them. Each decision is an event of a type of its own,
+appended to a subject that must be empty: so any number of coordinators may fold the same log and
+decide the same, and only one of them writes it. The coordinator is never needed during the stun.
+It ends a migration on the hosts' word alone, never on their silence: a silent party is ordered to
+abort, and if it stays silent an alarm says so.
+
+Times are wall clock in nanoseconds since the epoch, so that another replica can take over.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from .. import register as reg
+from ..events import Event
+from ..events import migration as ev
+from ..events.migration import AbortReason, Outcome
+from ..machine import MachineSpec
+from . import effects as fx
+from . import inputs as inp
+from .effects import Durability, Effect, Service
+from .inputs import Input
+from .table import Row, Table, ignored, row
+
+RESERVATION_DEADLINE_NS: Final = 15_000_000_000
+PREPARATION_DEADLINE_NS: Final = 60_000_000_000
+SOURCE_GRACE_NS: Final = 15_000_000_000
+"""The source keeps the migration's deadline itself; only then is it ordered to abort."""
+ABORT_DEADLINE_NS: Final = 30_000_000_000
+RELEASE_DEADLINE_NS: Final = 30_000_000_000
+
+
+class Phase(StrEnum):
+    """Where a migration is, as the coordinator sees it."""
+
+    CONSIDERING = "considering"
+    CLAIMING = "claiming"
+    RESERVING = "reserving"
+    PREPARING = "preparing"
+    MOVING = "moving"
+    ABORTING = "aborting"
+    RELEASING = "releasing"
+    SETTLING = "settling"
+    ENDED = "ended"
+
+
+class CoordinatorState(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the coordinator knows of one migration."""
+
+    phase: Phase
+    migration: str
+    machine: str = ""
+    source: str = ""
+    destination: str = ""
+    epoch: int = 0
+    limits: ev.Limits = ev.Limits()
+    verify: ev.Verify = ev.Verify.OFF
+    spec: MachineSpec | None = None
+    deadline_ns: int = 0
+    alarmed: bool = False
+
+
+Effects = tuple[Effect, ...]
+Result = tuple[CoordinatorState, Effects]
+
+
+def begin(migration: str) -> CoordinatorState:
+    """A migration that somebody asked for; ``Considered`` comes next."""
+    return CoordinatorState(phase=Phase.CONSIDERING, migration=migration)
+
+
+def step(state: CoordinatorState, given: Input, now_ns: int) -> Result:
+    """One step. Raises as ``Table.step``."""
+    return TABLE.step(state, given, now_ns)
+
+
+def next_deadline_ns(state: CoordinatorState) -> int | None:
+    """When the state wants a ``Tick`` (wall clock); None if never."""
+    waits = state.phase in (
+        Phase.RESERVING,
+        Phase.PREPARING,
+        Phase.MOVING,
+        Phase.ABORTING,
+        Phase.RELEASING,
+    )
+    return state.deadline_ns if waits and not state.alarmed else None
+
+
+def _considered(state: CoordinatorState, given: Input, now_ns: int) -> Result:
+    assert isinstance(given, inp.Considered)
+    record = given.record
+    after = _replace(
+        state, machine=given.machine, destination=given.destination, limits=given.limits
+    )
+    refusal = _objection(given)
+    if refusal is not None:
+        return _end(after, Outcome.ABORTED, *refusal)
+    assert record is not None
+    after = _replace(
+        after,
+        phase=Phase.CLAIMING,
+        source=record.owner,
+        epoch=record.epoch,
+        verify=given.verify,
+        spec=given.spec,
+        deadline_ns=now_ns + given.limits.deadline_ns,
+    )
+    return after, (fx.TakeClaim(machine=given.machine),)
+
+
+def _objection(given: inp.Considered) -> tuple[AbortReason, str] | None:
+    if given.spec is None or given.record is None or given.record.value not in reg.OWNED:
+        return AbortReason.MACHINE_UNKNOWN, f"no machine {given.machine!r} is running"
+    if not given.destination_known:
+        return AbortReason.HOST_UNKNOWN, f"no host {given.destination!r} has announced itself"
+    if given.record.owner == given.destination:
+        message = f"machine {given.machine!r} runs on {given.destination} already"
+        return AbortReason.ALREADY_THERE, message
+    return None
+
+
+def _claimed(state: CoordinatorState, given: Input, now_ns: int) -> Result:
+    assert isinstance(given, inp.ClaimSettled)
+    if not given.won:
+        message = f"migration {given.holder} is moving machine {state.machine!r}"
+        return _end(state, Outcome.ABORTED, AbortReason.ALREADY_MIGRATING, message)
+    assert state.spec is not None
+    wanted = ev.ReservationRequested(
+        reservation=state.migration,
+        machine=state.machine,
+        target=state.destination,
+        profiles=tuple(vgpu.profile for vgpu in state.spec.vgpus),
+        framebuffer_bytes=tuple(vgpu.framebuffer_bytes for vgpu in state.spec.vgpus),
+    )
+    after = _replace(state, phase=Phase.RESERVING, deadline_ns=now_ns + RESERVATION_DEADLINE_NS)
+    return after, (_logged(wanted),)
+
+
+def _granted(state: CoordinatorState, given: Input, now_ns: int) -> Result:
+    assert isinstance(given, inp.Granted)
+    assert state.spec is not None
+    ordered = ev.PreparationOrdered(
+        spec=state.spec,
+        source=state.source,
+        destination=state.destination,
+        register_epoch=state.epoch,
+        limits=state.limits,
+        verify=state.verify,
+        placements=given.placements,
+    )
+    after = _replace(state, phase=Phase.PREPARING, deadline_ns=now_ns + PREPARATION_DEADLINE_NS)
+    to = fx.Address(state.destination, Service.DESTINATION_HOST)
+    return after, (_logged(ordered, to),)
+
+
+def _ready(state: CoordinatorState, given: Input, now_ns: int) -> Result:
+    assert isinstance(given, inp.DestinationReady)
+    started = ev.MigrationStarted(
+        source=state.source,
+        destination=state.destination,
+        address=given.address,
+        port=given.port,
+        token=given.token,
+        register_epoch=state.epoch,
+        limits=state.limits,
+        verify=state.verify,
+    )
+    wait_ns = state.limits.deadline_ns + SOURCE_GRACE_NS
+    after = _replace(state, phase=Phase.MOVING, deadline_ns=now_ns + wait_ns)
+    return after, (_logged(started, fx.Address(state.source, Service.SOURCE_HOST)),)
+
+
+def _give_up_unstarted(state: CoordinatorState, given: Input, now_ns: int) -> Result:
+    """The source has not been told to start: ending it here is safe."""
+    if isinstance(given, inp.Tick) and now_ns < state.deadline_ns:
+        return state, ()
+    reason, message = _why(state, given)
+    ended, effects = _end(state, Outcome.ABORTED, reason, message)
+    if state.phase is not Phase.PREPARING:
+        return ended, effects
+    order = ev.AbortOrdered(reason=reason, message=message)
+    told = _logged(order, fx.Address(state.destination, Service.DESTINATION_HOST))
+    return ended, (told, *effects)
+
+
+def _order_abort(state: CoordinatorState, given: Input, now_ns: int) -> Result:
+    if isinstance(given, inp.Tick) and now_ns < state.deadline_ns:
+        return state, ()
+    reason, message = _why(state, given)
+    order = ev.AbortOrdered(reason=reason, message=message)
+    after = _replace(state, phase=Phase.ABORTING, deadline_ns=now_ns + ABORT_DEADLINE_NS)
+    return after, (_logged(order, fx.Address(state.source, Service.SOURCE_HOST)),)
+
+
+def _alarm(state: CoordinatorState, _given: Input, now_ns: int) -> Result:
+    if state.alarmed or now_ns < state.deadline_ns:
+        return state, ()
+    told = _logged(ev.DoubtRaised(message=f"host {state.source} does not answer the abort"))
+    return _replace(state, alarmed=True), (told,)
+
+
+def _abandoned(state: CoordinatorState, given: Input, _now_ns: int) -> Result:
+    assert isinstance(given, inp.SourceAbandoned)
+    return _end(state, Outcome.ABORTED, given.reason, given.message)
+
+
+def _activated(state: CoordinatorState, _given: Input, now_ns: int) -> Result:
+    after = _replace(
+        state,
+        phase=Phase.RELEASING,
+        alarmed=False,
+        deadline_ns=now_ns + RELEASE_DEADLINE_NS,
+    )
+    return after, ()
+
+
+def _released(state: CoordinatorState, given: Input, now_ns: int) -> Result:
+    if isinstance(given, inp.Tick) and now_ns < state.deadline_ns:
+        return state, ()
+    silent = isinstance(given, inp.Tick)
+    message = f"host {state.source} has not confirmed that it freed the memory" if silent else ""
+    return _end(state, Outcome.COMPLETED, AbortReason.NONE, message)
+
+
+def _end(state: CoordinatorState, outcome: Outcome, reason: AbortReason, message: str) -> Result:
+    ended = _logged(ev.MigrationEnded(outcome=outcome, reason=reason, message=message))
+    after = _replace(state, phase=Phase.SETTLING)
+    return after, (ended, fx.ReleaseClaim(machine=state.machine))
+
+
+def _settled(state: CoordinatorState, _given: Input, _now_ns: int) -> Result:
+    return _replace(state, phase=Phase.ENDED), (fx.Finish(reason=AbortReason.NONE),)
+
+
+def _why(state: CoordinatorState, given: Input) -> tuple[AbortReason, str]:
+    match given:
+        case inp.CancelWanted():
+            return AbortReason.CANCELLED, "cancelled by an operator"
+        case inp.Refused():
+            return given.reason, given.message
+        case _:
+            return AbortReason.DEADLINE_PASSED, f"the deadline passed while {state.phase}"
+
+
+def _logged(event: Event, to: fx.Address | None = None) -> Effect:
+    return fx.Append(event=event, durability=Durability.LOGGED, to=to)
+
+
+_replace = msgspec.structs.replace
+
+_RESULTS: Final[tuple[type[Input], ...]] = (
+    inp.Appended,
+    inp.ClaimSettled,
+    inp.Granted,
+    inp.Refused,
+    inp.DestinationReady,
+    inp.CancelWanted,
+    inp.SourceAbandoned,
+    inp.Activated,
+    inp.SourceReleased,
+    inp.ClaimReleased,
+    inp.Tick,
+)
+"""Facts from the log may come late, twice or from another replica's decision: legal everywhere."""
+
+
+def _rows() -> dict[tuple[StrEnum, type[Input]], Row[CoordinatorState]]:
+    p = Phase
+    rows: dict[tuple[StrEnum, type[Input]], Row[CoordinatorState]] = {
+        (p.CONSIDERING, inp.Considered): row(_considered, p.CLAIMING, p.SETTLING),
+        (p.CLAIMING, inp.ClaimSettled): row(_claimed, p.RESERVING, p.SETTLING),
+        (p.RESERVING, inp.Granted): row(_granted, p.PREPARING),
+        (p.PREPARING, inp.DestinationReady): row(_ready, p.MOVING),
+        (p.MOVING, inp.CancelWanted): row(_order_abort, p.ABORTING),
+        (p.MOVING, inp.Tick): row(_order_abort, p.MOVING, p.ABORTING),
+        (p.ABORTING, inp.Tick): row(_alarm, p.ABORTING),
+        (p.RELEASING, inp.SourceReleased): row(_released, p.SETTLING),
+        (p.RELEASING, inp.Tick): row(_released, p.RELEASING, p.SETTLING),
+        (p.SETTLING, inp.ClaimReleased): row(_settled, p.ENDED),
+    }
+    troubles: tuple[type[Input], ...] = (inp.Refused, inp.CancelWanted, inp.Tick)
+    for phase in (p.RESERVING, p.PREPARING):
+        for given in troubles:
+            rows[phase, given] = row(_give_up_unstarted, phase, p.SETTLING)
+    for phase in (p.MOVING, p.ABORTING):
+        rows[phase, inp.SourceAbandoned] = row(_abandoned, p.SETTLING)
+        rows[phase, inp.Activated] = row(_activated, p.RELEASING)
+        rows[phase, inp.SourceReleased] = row(_released, p.SETTLING)
+    for given in _RESULTS:
+        for phase in Phase:
+            rows.setdefault((phase, given), ignored(phase))
+    return rows
+
+
+TABLE: Final = Table("coordinator", _rows())

@@ -1,0 +1,415 @@
+"""The destination's part of a migration: is what it staged whole, and the taking of the ownership.
+
+Theory of operation. Before ``STAGED`` there is no whole image here: any trouble ends in discarding
+it. In ``STAGED`` it waits for GO, as long as it takes; it never claims without it. After GO it
+journals, and writes D into the register by compare-and-set: the one append inside the stun. It
+opens the gate only when the register names it. If another value stands, the image is quarantined:
+kept, not run, until the source says that it runs. Where nothing can be proven it holds still.
+
+Times are the host's CLOCK_MONOTONIC in nanoseconds.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from .. import link
+from .. import register as reg
+from ..events import Event
+from ..events import migration as ev
+from ..events.machine import MachineFailed
+from ..events.migration import AbortReason
+from . import effects as fx
+from . import inputs as inp
+from .effects import Durability, Effect
+from .inputs import Input
+from .table import Row, Table, ignored, row
+
+GRACE_NS: Final = 30_000_000_000
+"""Beyond the migration's deadline: the source must have ended it by then."""
+LOOK_NS: Final = 5_000_000_000
+"""How often a destination that waits in STAGED looks what became of the machine."""
+UNCLEAR_ALARM: Final = 5
+
+
+class Phase(StrEnum):
+    """Where the destination is."""
+
+    PREPARING = "preparing"
+    PREPARED = "prepared"
+    POPULATING = "populating"
+    RECEIVING = "receiving"
+    LOADING = "loading"
+    STAGED = "staged"
+    ACTIVATING = "activating"
+    OPENING = "opening"
+    QUARANTINED = "quarantined"
+    DISCARDING = "discarding"
+    DOUBTING = "doubting"
+    ACTIVE = "active"
+    DISCARDED = "discarded"
+    FAILED = "failed"
+
+
+TERMINAL: Final = frozenset({Phase.ACTIVE, Phase.DISCARDED, Phase.FAILED})
+INCOMPLETE: Final = (
+    Phase.PREPARING,
+    Phase.PREPARED,
+    Phase.POPULATING,
+    Phase.RECEIVING,
+    Phase.LOADING,
+)
+
+
+class DestinationState(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the destination knows of one migration."""
+
+    phase: Phase
+    migration: str
+    machine: str
+    host: str
+    source: str
+    verify: ev.Verify
+    register: reg.RegisterView
+    deadline_ns: int
+    abort_reason: AbortReason = AbortReason.NONE
+    abort_message: str = ""
+    unclear: int = 0
+
+
+Effects = tuple[Effect, ...]
+Result = tuple[DestinationState, Effects]
+
+
+def begin(
+    ordered: ev.PreparationOrdered,
+    register: reg.RegisterView,
+    *,
+    migration: str,
+    now_ns: int,
+) -> Result:
+    """Begin to prepare. ``Prepared`` or ``OperationFailed`` comes next."""
+    state = DestinationState(
+        phase=Phase.PREPARING,
+        migration=migration,
+        machine=ordered.spec.name,
+        host=ordered.destination,
+        source=ordered.source,
+        verify=ordered.verify,
+        register=register,
+        deadline_ns=now_ns + ordered.limits.deadline_ns + GRACE_NS,
+    )
+    return state, (fx.PrepareMachine(spec=ordered.spec, placements=ordered.placements),)
+
+
+def step(state: DestinationState, given: Input, now_ns: int) -> Result:
+    """One step. Raises as ``Table.step``."""
+    return TABLE.step(state, given, now_ns)
+
+
+def next_deadline_ns(state: DestinationState) -> int | None:
+    """When the state wants a ``Tick``; None if never."""
+    waits = (*INCOMPLETE, Phase.STAGED)
+    return state.deadline_ns if state.phase in waits else None
+
+
+# Before STAGED: nothing here is whole.
+
+
+def _prepared(state: DestinationState, given: Input, _now_ns: int) -> Result:
+    assert isinstance(given, inp.Prepared)
+    told = ev.DestinationPrepared(
+        address=given.address, port=given.port, token=given.token, create_ns=given.create_ns
+    )
+    return _replace(state, phase=Phase.PREPARED), (_lagging(told),)
+
+
+def _cannot_prepare(state: DestinationState, given: Input, _now_ns: int) -> Result:
+    assert isinstance(given, inp.OperationFailed)
+    told = _lagging(ev.PreparationRefused(message=given.message))
+    after, effects = _discard(state, AbortReason.DESTINATION_REFUSED, given.message)
+    return after, (told, *effects)
+
+
+def _hello(state: DestinationState, given: Input, _now_ns: int) -> Result:
+    assert isinstance(given, inp.PeerHello)
+    record = state.register.record
+    if record is None or record.epoch != given.register_epoch or record.owner != state.source:
+        message = f"the source claims epoch {given.register_epoch}, the register holds {record}"
+        refused = fx.Say(message=link.Refuse(reason=AbortReason.SUPERSEDED, message=message))
+        after, effects = _discard(state, AbortReason.SUPERSEDED, message)
+        return after, (refused, *effects)
+    return _replace(state, phase=Phase.POPULATING), (fx.Populate(),)
+
+
+def _populated(state: DestinationState, given: Input, _now_ns: int) -> Result:
+    assert isinstance(given, inp.Populated)
+    welcome = link.Welcome(version=link.LINK_VERSION, populate_ns=given.populate_ns)
+    return _replace(state, phase=Phase.RECEIVING), (fx.Say(message=welcome),)
+
+
+def _round_received(state: DestinationState, given: Input, _now_ns: int) -> Result:
+    assert isinstance(given, inp.RoundReceived)
+    applied = link.RoundApplied(
+        round=given.round, pages=given.pages, applied_bytes=given.received_bytes
+    )
+    return state, (fx.Say(message=applied),)
+
+
+def _stage(state: DestinationState, given: Input, _now_ns: int) -> Result:
+    assert isinstance(given, inp.PeerStage)
+    return _replace(state, phase=Phase.LOADING), (fx.LoadImage(verify=given.verify),)
+
+
+def _loaded(state: DestinationState, given: Input, now_ns: int) -> Result:
+    assert isinstance(given, inp.ImageLoaded)
+    staged = ev.ImageStaged(
+        pages=given.pages,
+        received_bytes=given.received_bytes,
+        received_ns=given.received_ns,
+        staged_ns=given.staged_ns,
+        verified=state.verify,
+        digests=given.digests,
+    )
+    after = _replace(state, phase=Phase.STAGED, deadline_ns=now_ns + LOOK_NS)
+    return after, (_journaled(staged), fx.Say(message=link.Staged()))
+
+
+def _bad_image(state: DestinationState, given: Input, _now_ns: int) -> Result:
+    """Journal that this image will not run, and only then say so: the source relies on it."""
+    assert isinstance(given, inp.ImageBad)
+    told = _journaled(ev.ImageDiscarded(reason=given.reason, message=given.message))
+    refused = fx.Say(message=link.Refuse(reason=given.reason, message=given.message))
+    after = _replace(
+        state,
+        phase=Phase.DISCARDING,
+        abort_reason=given.reason,
+        abort_message=given.message,
+    )
+    return after, (told, refused, fx.FreeMemory())
+
+
+def _give_up(state: DestinationState, given: Input, now_ns: int) -> Result:
+    if isinstance(given, inp.Tick) and now_ns < state.deadline_ns:
+        return state, ()
+    reason, message = _why(given)
+    refused = fx.Say(message=link.Refuse(reason=reason, message=message))
+    after, effects = _discard(state, reason, message)
+    return after, (refused, *effects)
+
+
+def _discard(state: DestinationState, reason: AbortReason, message: str) -> Result:
+    after = _replace(state, phase=Phase.DISCARDING, abort_reason=reason, abort_message=message)
+    return after, (fx.FreeMemory(),)
+
+
+def _discarded(state: DestinationState, _given: Input, _now_ns: int) -> Result:
+    told = ev.ImageDiscarded(reason=state.abort_reason, message=state.abort_message)
+    return _replace(state, phase=Phase.DISCARDED), (
+        _journaled(told),
+        fx.CloseLink(),
+        fx.Finish(reason=state.abort_reason),
+    )
+
+
+# STAGED and after: the register decides.
+
+
+def _go(state: DestinationState, given: Input, _now_ns: int) -> Result:
+    assert isinstance(given, inp.PeerGo)
+    told = _journaled(ev.ActivationStarted(go_heard_ns=given.heard_ns))
+    return _replace(state, phase=Phase.ACTIVATING), (told, _claim(state))
+
+
+def _claim(state: DestinationState) -> Effect:
+    assert state.register.record is not None
+    return fx.CompareAndSet(
+        record=reg.moved(state.register.record, state.host, state.migration),
+        expected_sequence=state.register.sequence,
+    )
+
+
+def _claim_settled(state: DestinationState, given: Input, now_ns: int) -> Result:
+    assert isinstance(given, inp.CasSettled)
+    record = given.standing.record
+    if given.won:
+        assert record is not None
+        after = _replace(state, phase=Phase.OPENING, register=given.standing, unclear=0)
+        return after, (fx.OpenGate(epoch=record.epoch),)
+    if _source_wants_it_back(state, record):
+        return _quarantine(state, given, now_ns)
+    told = _lagging(ev.DoubtRaised(message=f"the register holds {record}"))
+    return _replace(state, phase=Phase.DOUBTING), (told,)
+
+
+def _source_wants_it_back(state: DestinationState, record: reg.RegisterRecord | None) -> bool:
+    wanted = (reg.RegisterValue.ABORT_INTENDED, reg.RegisterValue.TAKEN_BACK)
+    return record is not None and record.value in wanted and record.migration == state.migration
+
+
+def _claim_again(state: DestinationState, given: Input, _now_ns: int) -> Result:
+    """No answer from the register: never guess, ask again. The shell paces the attempts."""
+    assert isinstance(given, inp.CasUnclear)
+    after = _replace(state, unclear=state.unclear + 1)
+    if after.unclear == UNCLEAR_ALARM:
+        alarm = _lagging(ev.DoubtRaised(message=f"the register does not answer: {given.message}"))
+        return after, (alarm, _claim(state))
+    return after, (_claim(state),)
+
+
+def _opened(state: DestinationState, given: Input, _now_ns: int) -> Result:
+    assert isinstance(given, inp.GateOpened)
+    assert state.register.record is not None
+    told = ev.MachineActivated(
+        register_sequence=state.register.sequence,
+        owned_ns=given.owned_ns,
+        first_step_ns=given.first_step_ns,
+    )
+    active = link.Active(epoch=state.register.record.epoch, first_step_ns=given.first_step_ns)
+    return _replace(state, phase=Phase.ACTIVE), (
+        fx.Say(message=active),
+        _journaled(told),
+        fx.Finish(reason=AbortReason.NONE),
+    )
+
+
+def _open_failed(state: DestinationState, given: Input, _now_ns: int) -> Result:
+    """The register names us and the VMM is dead: so is the machine. Say so, loudly."""
+    assert isinstance(given, inp.OperationFailed)
+    told = _journaled(MachineFailed(message=given.message))
+    return _replace(state, phase=Phase.FAILED), (
+        told,
+        fx.CloseLink(),
+        fx.Finish(reason=AbortReason.MACHINE_FAILED),
+    )
+
+
+def _look_again(state: DestinationState, given: Input, now_ns: int) -> Result:
+    """No GO yet. Wait, and look in the register what became of the machine."""
+    if isinstance(given, inp.Tick) and now_ns < state.deadline_ns:
+        return state, ()
+    return _replace(state, deadline_ns=now_ns + LOOK_NS), (fx.ReadRegister(),)
+
+
+def _read_fate(state: DestinationState, given: Input, now_ns: int) -> Result:
+    assert isinstance(given, inp.RegisterRead)
+    if _source_wants_it_back(state, given.standing.record):
+        return _quarantine(state, given, now_ns)
+    return state, ()
+
+
+def _quarantine(state: DestinationState, given: Input, _now_ns: int) -> Result:
+    reason = given.reason if isinstance(given, inp.PeerAbort) else AbortReason.SOURCE_LOST
+    told = fx.Append(
+        event=ev.ImageQuarantined(reason=reason),
+        durability=Durability.JOURNALED,
+        to=fx.Address(state.source, fx.Service.SOURCE_HOST),
+    )
+    after = _replace(state, phase=Phase.QUARANTINED, abort_reason=reason)
+    return after, (told, fx.Say(message=link.Quarantined()))
+
+
+def _answer_again(state: DestinationState, _given: Input, _now_ns: int) -> Result:
+    return state, (fx.Say(message=link.Quarantined()),)
+
+
+def _source_runs(state: DestinationState, _given: Input, _now_ns: int) -> Result:
+    reason = state.abort_reason or AbortReason.CANCELLED
+    return _discard(state, reason, "the source runs the machine")
+
+
+def _why(given: Input) -> tuple[AbortReason, str]:
+    match given:
+        case inp.LinkLost():
+            return AbortReason.SOURCE_LOST, given.message
+        case inp.PeerAbort():
+            return given.reason, "the source aborted"
+        case inp.PeerRuns():
+            return AbortReason.CANCELLED, "the source runs the machine"
+        case inp.AbortWanted():
+            return given.reason, given.message
+        case inp.OperationFailed():
+            return AbortReason.DESTINATION_REFUSED, given.message
+        case _:
+            return AbortReason.DEADLINE_PASSED, "the deadline passed"
+
+
+def _lagging(event: Event) -> Effect:
+    return fx.Append(event=event, durability=Durability.LAGGING)
+
+
+def _journaled(event: Event) -> Effect:
+    return fx.Append(event=event, durability=Durability.JOURNALED)
+
+
+_replace = msgspec.structs.replace
+
+
+def _rows() -> dict[tuple[StrEnum, type[Input]], Row[DestinationState]]:
+    p = Phase
+    rows: dict[tuple[StrEnum, type[Input]], Row[DestinationState]] = {
+        (p.PREPARING, inp.Prepared): row(_prepared, p.PREPARED),
+        (p.PREPARING, inp.OperationFailed): row(_cannot_prepare, p.DISCARDING),
+        (p.PREPARED, inp.PeerHello): row(_hello, p.POPULATING, p.DISCARDING),
+        (p.POPULATING, inp.Populated): row(_populated, p.RECEIVING),
+        (p.RECEIVING, inp.RoundReceived): row(_round_received, p.RECEIVING),
+        (p.RECEIVING, inp.PeerStage): row(_stage, p.LOADING),
+        (p.LOADING, inp.ImageLoaded): row(_loaded, p.STAGED),
+        (p.LOADING, inp.ImageBad): row(_bad_image, p.DISCARDING),
+        (p.STAGED, inp.PeerGo): row(_go, p.ACTIVATING),
+        (p.STAGED, inp.PeerAbort): row(_quarantine, p.QUARANTINED),
+        (p.STAGED, inp.PeerRuns): row(_source_runs, p.DISCARDING),
+        (p.STAGED, inp.RegisterRead): row(_read_fate, p.STAGED, p.QUARANTINED),
+        (p.STAGED, inp.Tick): row(_look_again, p.STAGED),
+        (p.STAGED, inp.LinkLost): row(_look_again, p.STAGED),
+        (p.ACTIVATING, inp.CasSettled): row(_claim_settled, p.OPENING, p.QUARANTINED, p.DOUBTING),
+        (p.ACTIVATING, inp.CasUnclear): row(_claim_again, p.ACTIVATING),
+        (p.OPENING, inp.GateOpened): row(_opened, p.ACTIVE),
+        (p.OPENING, inp.OperationFailed): row(_open_failed, p.FAILED),
+        (p.QUARANTINED, inp.PeerAbort): row(_answer_again, p.QUARANTINED),
+        (p.QUARANTINED, inp.PeerRuns): row(_source_runs, p.DISCARDING),
+        (p.DISCARDING, inp.MemoryFreed): row(_discarded, p.DISCARDED),
+        (p.DOUBTING, inp.PeerRuns): row(_source_runs, p.DISCARDING),
+    }
+    troubles: tuple[type[Input], ...] = (
+        inp.LinkLost,
+        inp.AbortWanted,
+        inp.Tick,
+        inp.PeerAbort,
+        inp.PeerRuns,
+        inp.OperationFailed,
+    )
+    for phase in INCOMPLETE:
+        for given in troubles:
+            rows.setdefault((phase, given), row(_give_up, phase, p.DISCARDING))
+    for given, phases in _LATE.items():
+        for late in phases:
+            rows.setdefault((late, given), ignored(late))
+    return rows
+
+
+_ENDING: Final = {Phase.DISCARDING, Phase.DISCARDED}
+_LATE: Final[dict[type[Input], set[Phase]]] = {
+    inp.Tick: set(Phase),
+    inp.LinkLost: set(Phase),
+    inp.AbortWanted: set(Phase),
+    inp.RegisterRead: set(Phase),
+    inp.PeerAbort: set(Phase),
+    inp.PeerRuns: _ENDING,
+    inp.PeerFenced: set(Phase),
+    inp.PeerHello: _ENDING,
+    inp.PeerStage: _ENDING,
+    inp.Prepared: _ENDING,
+    inp.Populated: _ENDING,
+    inp.RoundReceived: {Phase.LOADING, Phase.POPULATING, *_ENDING},
+    inp.ImageLoaded: _ENDING,
+    inp.ImageBad: _ENDING,
+    inp.OperationFailed: {Phase.STAGED, *_ENDING},
+    inp.PeerGo: {Phase.QUARANTINED, Phase.ACTIVATING, Phase.OPENING, Phase.ACTIVE},
+}
+"""What may come late or twice, and where it then changes nothing."""
+
+TABLE: Final = Table("destination", _rows())

@@ -1,0 +1,81 @@
+"""What the source knows of a migration: its phases, its state, its deadlines."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from .. import register as reg
+from ..events import migration as ev
+from ..events.migration import AbortReason
+
+CONNECT_DEADLINE_NS: Final = 120_000_000_000
+"""Populating the destination's memory is in it: 0.3 GB/s on a bad host."""
+SWITCHOVER_STEP_DEADLINE_NS: Final = 10_000_000_000
+"""How long STAGED, ACTIVE or QUARANTINED may take to come."""
+UNCLEAR_ALARM: Final = 5
+"""Unclear register writes in a row before the alarm is raised; trying goes on."""
+
+
+class Phase(StrEnum):
+    """Where the source is."""
+
+    CONNECTING = "connecting"
+    PRECOPYING = "precopying"
+    INTENDING = "intending"
+    PAUSING = "pausing"
+    COPYING = "copying"
+    STAGING = "staging"
+    COMMITTED = "committed"
+    TAKING_BACK = "taking_back"
+    ABORTING = "aborting"
+    AWAITING_QUARANTINE = "awaiting_quarantine"
+    RECLAIMING = "reclaiming"
+    RESUMING = "resuming"
+    RELEASING = "releasing"
+    DOUBTING = "doubting"
+    RELEASED = "released"
+    ABANDONED = "abandoned"
+
+
+TERMINAL: Final = frozenset({Phase.RELEASED, Phase.ABANDONED})
+NEVER_STOPPED: Final = (Phase.CONNECTING, Phase.PRECOPYING, Phase.INTENDING)
+
+
+class SourceState(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the source knows of one migration."""
+
+    phase: Phase
+    migration: str
+    machine: str
+    host: str
+    destination: str
+    limits: ev.Limits
+    verify: ev.Verify
+    register: reg.RegisterView
+    deadline_ns: int
+    migration_deadline_ns: int
+    history: tuple[ev.RoundFigures, ...] = ()
+    rounds_sent: int = 0
+    stopped_ns: int = 0
+    abort_reason: AbortReason = AbortReason.NONE
+    abort_message: str = ""
+    quarantined: bool = False
+    unclear: int = 0
+    alarmed: bool = False
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under which the source owns the machine; 0 if it does not."""
+        return self.register.record.epoch if self.register.record else 0
+
+
+def next_deadline_ns(state: SourceState) -> int | None:
+    """When the state wants a ``Tick`` (CLOCK_MONOTONIC); None if never."""
+    if state.phase in TERMINAL or state.phase in (Phase.RELEASING, Phase.RESUMING):
+        return None
+    if state.phase in (*NEVER_STOPPED, Phase.PAUSING, Phase.COPYING):
+        return min(state.deadline_ns, state.migration_deadline_ns)
+    return None if state.alarmed else state.deadline_ns

@@ -1,0 +1,285 @@
+"""The tracker's part: the cluster's GPUs, and reservations on them. Pure.
+
+Each host has one ledger, an exact subject written by compare-and-set. The ledger is the truth; the
+tracker's state is its fold. A request is decided against the fold and written with the sequence
+that it was decided at: if another tracker wrote first, the write fails, the fold catches up, and the
+request is decided again. So no two reservations can ever overlap, whoever decides. A host's writes
+go one after the other; what waits is kept in order.
+
+At this stage a profile fits a GPU if enough of its memory is free.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from ..events import Event
+from ..events import migration as ev
+from ..events.machine import GpuInventory
+from ..ledger import (
+    EntryKind,
+    HostPicture,
+    LedgerEntry,
+    ProfileWanted,
+    Refusal,
+    apply,
+    decide,
+)
+from . import effects as fx
+from .effects import Durability, Effect
+from .inputs import Input
+
+WAITING_MAX: Final = 10_000
+"""Requests that may wait for one host's ledger; more are refused."""
+
+
+class HostSeen(Input, frozen=True, kw_only=True):
+    """A host announced its GPUs."""
+
+    host: str
+    gpus: tuple[GpuInventory, ...]
+
+
+class LedgerStored(Input, frozen=True, kw_only=True):
+    """A line of a host's ledger, whoever wrote it."""
+
+    entry: LedgerEntry
+    sequence: int
+
+
+class LedgerRefused(Input, frozen=True, kw_only=True):
+    """Our write lost: another line was there first, or the log did not answer."""
+
+    host: str
+
+
+class ReservationWanted(Input, frozen=True, kw_only=True):
+    """Somebody wants capacity."""
+
+    reservation: str
+    machine: str
+    host: str
+    vgpus: tuple[ProfileWanted, ...]
+
+
+class ReservationUsed(Input, frozen=True, kw_only=True):
+    """The machine runs where the reservation is: it is occupied now."""
+
+    reservation: str
+
+
+class ReservationOver(Input, frozen=True, kw_only=True):
+    """Whatever held the reservation is over."""
+
+    reservation: str
+    why: str
+
+
+class WriteLedger(Effect, frozen=True, kw_only=True):
+    """Append to a host's ledger if its last sequence is still ``expected_sequence``."""
+
+    entry: LedgerEntry
+    expected_sequence: int
+
+
+class Answer(Effect, frozen=True, kw_only=True):
+    """Tell whoever asked, in the scope that the reservation was asked for in."""
+
+    reservation: str
+    append: fx.Append
+
+
+Waiting = ReservationWanted | ReservationUsed | ReservationOver
+
+
+class TrackerState(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster as the tracker knows it."""
+
+    hosts: dict[str, HostPicture] = {}
+    waiting: dict[str, tuple[Waiting, ...]] = {}
+    """By host: what has not been decided yet; the first is being written if ``writing``."""
+    writing: dict[str, int] = {}
+    """By host: the sequence that the write under way expects."""
+
+
+Result = tuple[TrackerState, tuple[Effect, ...]]
+
+
+def step(state: TrackerState, given: Input) -> Result:
+    """One step. A tracker has one phase: every input is legal at any time."""
+    match given:
+        case HostSeen():
+            return _host_seen(state, given)
+        case LedgerStored():
+            return _stored(state, given)
+        case LedgerRefused():
+            return _refused(state, given.host)
+        case ReservationWanted():
+            return _enqueue(state, given.host, given)
+        case ReservationUsed() | ReservationOver():
+            host = _host_of(state, given.reservation)
+            return (state, ()) if host is None else _enqueue(state, host, given)
+        case _:
+            raise TypeError(f"not an input of the tracker: {given}")
+
+
+def _host_of(state: TrackerState, reservation: str) -> str | None:
+    """Where a reservation stands, or will once its request has been decided."""
+    for host, picture in state.hosts.items():
+        if reservation in picture.holdings:
+            return host
+    for host, waiting in state.waiting.items():
+        if any(item.reservation == reservation for item in waiting):
+            return host
+    return None
+
+
+def _host_seen(state: TrackerState, given: HostSeen) -> Result:
+    picture = state.hosts.get(given.host, HostPicture(host=given.host))
+    seen = msgspec.structs.replace(picture, gpus=given.gpus, announced=True)
+    return _with(state, given.host, seen), ()
+
+
+def _stored(state: TrackerState, given: LedgerStored) -> Result:
+    host = given.entry.host
+    picture = apply(state.hosts.get(host, HostPicture(host=host)), given.entry, given.sequence)
+    state = _with(state, host, picture)
+    told = _told(given.entry)
+    state = _replace(
+        state,
+        writing=_without(state.writing, host),
+        waiting={**state.waiting, host: _undone(state.waiting.get(host, ()), given.entry)},
+    )
+    after, effects = _next(state, host)
+    return after, (*told, *effects)
+
+
+def _undone(waiting: tuple[Waiting, ...], entry: LedgerEntry) -> tuple[Waiting, ...]:
+    """What still waits, now that ``entry`` is written."""
+    return tuple(
+        item
+        for item in waiting
+        if item.reservation != entry.reservation or _kind_of(item) is not entry.kind
+    )
+
+
+def _kind_of(item: Waiting) -> EntryKind:
+    match item:
+        case ReservationWanted():
+            return EntryKind.HELD
+        case ReservationUsed():
+            return EntryKind.CONFIRMED
+        case ReservationOver():
+            return EntryKind.RELEASED
+
+
+def _refused(state: TrackerState, host: str) -> Result:
+    """Decide again, but only if the fold has moved on: else the line that won is still to come."""
+    attempted = state.writing.get(host)
+    state = _replace(state, writing=_without(state.writing, host))
+    if attempted is not None and state.hosts[host].sequence == attempted:
+        return state, ()
+    return _next(state, host)
+
+
+def _enqueue(state: TrackerState, host: str, item: Waiting) -> Result:
+    waiting = state.waiting.get(host, ())
+    if len(waiting) >= WAITING_MAX or item in waiting:
+        return state, ()
+    state = _replace(state, waiting={**state.waiting, host: (*waiting, item)})
+    return _next(state, host)
+
+
+def retry(state: TrackerState) -> Result:
+    """Try again what waits and is not being written; the shell calls it now and then."""
+    effects: tuple[Effect, ...] = ()
+    for host in state.waiting:
+        state, more = _next(state, host)
+        effects = (*effects, *more)
+    return state, effects
+
+
+def _next(state: TrackerState, host: str) -> Result:
+    """Decide and write the first that waits, if no write is under way."""
+    effects: tuple[Effect, ...] = ()
+    while host not in state.writing and state.waiting.get(host):
+        first, *rest = state.waiting[host]
+        decided = _decide(state, host, first)
+        if isinstance(decided, LedgerEntry):
+            expected = state.hosts[host].sequence
+            state = _replace(state, writing={**state.writing, host: expected})
+            write = WriteLedger(entry=decided, expected_sequence=expected)
+            return state, (*effects, write)
+        effects = (*effects, *decided)
+        state = _replace(state, waiting={**state.waiting, host: tuple(rest)})
+    return state, effects
+
+
+def _decide(state: TrackerState, host: str, item: Waiting) -> LedgerEntry | tuple[Effect, ...]:
+    """The line to write, or what to say when there is none to write."""
+    picture = state.hosts.get(host)
+    held = picture.holdings.get(item.reservation) if picture else None
+    if not isinstance(item, ReservationWanted):
+        if held is None or (isinstance(item, ReservationUsed) and held.confirmed):
+            return ()
+        why = item.why if isinstance(item, ReservationOver) else ""
+        return LedgerEntry(
+            kind=_kind_of(item),
+            reservation=item.reservation,
+            machine=held.machine,
+            host=host,
+            placements=held.placements,
+            why=why,
+        )
+    if held is not None:
+        return (_granted(item.reservation, host, held.placements),)
+    decided = decide(picture, host, item.vgpus)
+    if isinstance(decided, Refusal):
+        refused = ev.ReservationRefused(
+            reservation=item.reservation, target=host, code=decided.code, message=decided.message
+        )
+        return (_answer(item.reservation, refused),)
+    return LedgerEntry(
+        kind=EntryKind.HELD,
+        reservation=item.reservation,
+        machine=item.machine,
+        host=host,
+        placements=decided,
+    )
+
+
+def _told(entry: LedgerEntry) -> tuple[Effect, ...]:
+    match entry.kind:
+        case EntryKind.HELD:
+            return (_granted(entry.reservation, entry.host, entry.placements),)
+        case EntryKind.CONFIRMED:
+            confirmed = ev.ReservationConfirmed(reservation=entry.reservation, target=entry.host)
+            return (_answer(entry.reservation, confirmed),)
+        case EntryKind.RELEASED:
+            released = ev.ReservationReleased(
+                reservation=entry.reservation, target=entry.host, why=entry.why
+            )
+            return (_answer(entry.reservation, released),)
+
+
+def _granted(reservation: str, host: str, placements: tuple[ev.Placement, ...]) -> Effect:
+    granted = ev.ReservationGranted(reservation=reservation, target=host, placements=placements)
+    return _answer(reservation, granted)
+
+
+def _answer(reservation: str, event: Event) -> Effect:
+    append = fx.Append(event=event, durability=Durability.LOGGED)
+    return Answer(reservation=reservation, append=append)
+
+
+def _with(state: TrackerState, host: str, picture: HostPicture) -> TrackerState:
+    return _replace(state, hosts={**state.hosts, host: picture})
+
+
+def _without(writing: dict[str, int], host: str) -> dict[str, int]:
+    return {name: sequence for name, sequence in writing.items() if name != host}
+
+
+_replace = msgspec.structs.replace

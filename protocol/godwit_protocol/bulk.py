@@ -1,0 +1,407 @@
+"""What may come on a bulk connection, and when: the writer's and the reader's side of its frames.
+
+``BulkWriter`` makes the headers of one connection. ``BulkReader`` judges them at the other end. The
+payload passes through neither: the reader says how much must come and where it belongs, so that the
+shell can receive it in place. A header is judged in full before one byte of its payload is taken:
+its session, connection and place in the sequence (so that a frame of another migration and one that
+was lost or doubled are recognised), its round, and its bounds in the region.
+
+A round has the same number on all connections, counted from ``FIRST_ROUND``. Each connection closes
+it with ROUND_END and the totals that it sent, which must equal what came:
+
+    hello  { { RUN | SCATTER | ZERO }  ROUND_END }  END
+
+An address always travels on the same connection (``connection_of_page``), because only within a
+connection is there an order: so an older copy of a page never lands on a newer one.
+
+This module knows neither sockets nor memory nor clocks.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+from .errors import LocalProtocolError, RemoteProtocolError
+from .framing import (
+    HEADER_BYTES,
+    PREAMBLE_KINDS,
+    SESSION_BYTES,
+    Buffer,
+    Frame,
+    FrameKind,
+    Preamble,
+    decode_header,
+    encode_header,
+    encode_preamble,
+)
+from .machine import PAGE_BYTES
+
+CONNECTIONS_MAX: Final = 64
+CHUNK_PAGES: Final = (2 << 20) // PAGE_BYTES
+"""Pages in a chunk: neighbouring addresses that share a connection. No run crosses its border."""
+SCATTER_PAGES_MAX: Final = (1 << 20) // PAGE_BYTES
+PAGE_NUMBER_BYTES: Final = 8
+FIRST_ROUND: Final = 1
+ROUNDS_MAX: Final = 4096
+"""Bounds what a reader's shell must remember; convergence ends far below it."""
+
+_TOTALS: Final = struct.Struct("<QQQ")
+TOTALS_BYTES: Final = _TOTALS.size
+
+
+class BulkLink(msgspec.Struct, frozen=True):
+    """What both ends of the bulk connections agree on beforehand."""
+
+    session: bytes
+    connections: int
+    region_pages: tuple[int, ...]
+    """Size of each region in pages."""
+
+    def checked(self) -> BulkLink:
+        """Return self. Raises ``LocalProtocolError`` if no link can be so."""
+        if len(self.session) != SESSION_BYTES:
+            raise LocalProtocolError(f"a session id has {SESSION_BYTES} bytes: {self.session!r}")
+        if not 1 <= self.connections <= CONNECTIONS_MAX:
+            raise LocalProtocolError(
+                f"a link has 1 to {CONNECTIONS_MAX} bulk connections, not {self.connections}"
+            )
+        return self
+
+
+class RoundTotals(msgspec.Struct, frozen=True):
+    """What one connection, or all of them together, carried in one round."""
+
+    pages: int = 0
+    payload_bytes: int = 0
+    """Pages and the numbers of scattered pages; without headers."""
+    frames: int = 0
+    """RUN, SCATTER and ZERO frames."""
+
+    def plus(self, pages: int, payload_bytes: int, frames: int) -> RoundTotals:
+        """The sum."""
+        return RoundTotals(
+            self.pages + pages, self.payload_bytes + payload_bytes, self.frames + frames
+        )
+
+
+class HeaderNeeded(msgspec.Struct, frozen=True):
+    """The reader waits for the next ``byte_count`` bytes: a header."""
+
+    byte_count: int = HEADER_BYTES
+
+
+class PayloadNeeded(msgspec.Struct, frozen=True):
+    """The reader waits for the payload of ``frame``, which was judged and found good."""
+
+    frame: Frame
+
+
+def connection_of_page(page: int, connections: int) -> int:
+    """Index of the bulk connection on which a page, of whichever region, travels."""
+    return page // CHUNK_PAGES % connections
+
+
+def payload_bytes(kind: FrameKind, page_count: int) -> int:
+    """How long the payload of a frame of this kind must be."""
+    match kind:
+        case FrameKind.RUN:
+            return page_count * PAGE_BYTES
+        case FrameKind.SCATTER:
+            return page_count * (PAGE_NUMBER_BYTES + PAGE_BYTES)
+        case FrameKind.ROUND_END:
+            return TOTALS_BYTES
+        case _:
+            return 0
+
+
+def _fault(link: BulkLink, frame: Frame) -> str:
+    """What is wrong with a frame's shape and place, or nothing. Both ends ask this."""
+    if frame.round_number > ROUNDS_MAX:
+        return f"belongs to round {frame.round_number}, over {ROUNDS_MAX}"
+    if frame.payload_bytes != payload_bytes(frame.kind, frame.page_count):
+        return f"has a payload of {frame.payload_bytes} bytes for {frame.page_count} pages"
+    if frame.kind in (FrameKind.ROUND_END, FrameKind.END):
+        return "names pages" if frame.region or frame.first_page or frame.page_count else ""
+    if frame.region >= len(link.region_pages):
+        return f"names region {frame.region} of {len(link.region_pages)}"
+    if frame.kind is FrameKind.SCATTER:
+        fits = 1 <= frame.page_count <= SCATTER_PAGES_MAX and frame.first_page == 0
+        return "" if fits else f"scatters {frame.page_count} pages from {frame.first_page}"
+    return _run_fault(link, frame)
+
+
+def _run_fault(link: BulkLink, frame: Frame) -> str:
+    if not 1 <= frame.page_count <= CHUNK_PAGES - frame.first_page % CHUNK_PAGES:
+        return f"has {frame.page_count} pages from page {frame.first_page}, across a chunk's border"
+    end = frame.first_page + frame.page_count
+    if end > link.region_pages[frame.region]:
+        size = link.region_pages[frame.region]
+        return f"ends at page {end} of region {frame.region}, which has {size}"
+    if connection_of_page(frame.first_page, link.connections) != frame.connection:
+        return f"carries page {frame.first_page}, which travels on another connection"
+    return ""
+
+
+class BulkWriter:
+    """Makes the headers of one bulk connection, in the order in which they will be sent.
+
+    The caller sends each header and then the payload that it announces. ``LocalProtocolError`` from
+    any method means that no reader would take the frame; nothing was counted then.
+    """
+
+    def __init__(self, link: BulkLink, connection: int) -> None:
+        self._link = link.checked()
+        self._connection = connection
+        self._sequence = 1  # the preamble was 0
+        self._round = FIRST_ROUND
+        self._totals = RoundTotals()
+        self._ended = False
+
+    @property
+    def round_number(self) -> int:
+        """The round to which the next frame belongs."""
+        return self._round
+
+    @property
+    def totals(self) -> RoundTotals:
+        """What this round has carried so far."""
+        return self._totals
+
+    def preamble(self, token: bytes) -> bytes:
+        """The bytes that open the connection. Raises ``LocalProtocolError`` for a bad token."""
+        return encode_preamble(
+            Preamble(
+                FrameKind.BULK_HELLO,
+                self._link.session,
+                token,
+                self._connection,
+                self._link.connections,
+            )
+        )
+
+    def run(self, region: int, first_page: int, page_count: int) -> bytes:
+        """Header of a run; its ``page_count`` pages follow."""
+        return self._pages(FrameKind.RUN, region, first_page, page_count)
+
+    def zero(self, region: int, first_page: int, page_count: int) -> bytes:
+        """Header of a run of zero pages; nothing follows."""
+        return self._pages(FrameKind.ZERO, region, first_page, page_count)
+
+    def scatter(self, region: int, page_count: int) -> bytes:
+        """Header of scattered pages; their numbers (u64, little-endian) and the pages follow.
+
+        That the numbers lie in the region and on this connection is for the caller to see to.
+        """
+        return self._pages(FrameKind.SCATTER, region, 0, page_count)
+
+    def round_end(self) -> bytes:
+        """The whole frame that closes the round. The next frame belongs to the next round."""
+        header = self._header(FrameKind.ROUND_END)
+        totals = self._totals
+        self._round += 1
+        self._totals = RoundTotals()
+        return header + _TOTALS.pack(totals.pages, totals.payload_bytes, totals.frames)
+
+    def end(self) -> bytes:
+        """The whole frame that closes the connection; between two rounds only."""
+        if self._totals.frames:
+            raise LocalProtocolError(f"END inside round {self._round}")
+        header = self._header(FrameKind.END)
+        self._ended = True
+        return header
+
+    def _pages(self, kind: FrameKind, region: int, first_page: int, page_count: int) -> bytes:
+        header = self._header(kind, region, first_page, page_count)
+        self._totals = self._totals.plus(page_count, payload_bytes(kind, page_count), 1)
+        return header
+
+    def _header(
+        self, kind: FrameKind, region: int = 0, first_page: int = 0, page_count: int = 0
+    ) -> bytes:
+        frame = Frame(
+            kind,
+            self._link.session,
+            self._connection,
+            self._sequence,
+            self._round,
+            region,
+            first_page,
+            page_count,
+            payload_bytes(kind, page_count),
+        )
+        fault = "comes after END" if self._ended else _fault(self._link, frame)
+        if fault:
+            raise LocalProtocolError(f"a {kind.name} frame {fault}")
+        self._sequence += 1
+        return encode_header(frame)
+
+
+class _Phase(Enum):
+    HEADER = "a header"
+    PAYLOAD = "a payload"
+    TOTALS = "totals"
+    ENDED = "nothing: the connection has ended"
+    REFUSED = "nothing: a frame was refused"
+
+
+class BulkReader:
+    """Judges what comes on one bulk connection after its preamble.
+
+    ``need`` says what must come next. A header goes to ``take_header``. After one with a payload
+    the shell takes the payload itself and says so with ``payload_taken``; that of ROUND_END goes to
+    ``take_totals``. The page numbers of a SCATTER are part of its payload: before the shell writes
+    a page it must see that its number lies in the region and belongs to this connection.
+
+    ``RemoteProtocolError`` from any method means that the connection is of no further use;
+    ``LocalProtocolError`` that the shell gave something other than ``need`` said.
+    """
+
+    def __init__(self, link: BulkLink, connection: int) -> None:
+        self._link = link.checked()
+        self._connection = connection
+        self._sequence = 1  # the preamble was 0
+        self._round = FIRST_ROUND
+        self._totals = RoundTotals()
+        self._phase = _Phase.HEADER
+        self._frame: Frame | None = None
+
+    @property
+    def round_number(self) -> int:
+        """The round to which the next frame belongs."""
+        return self._round
+
+    @property
+    def need(self) -> HeaderNeeded | PayloadNeeded | None:
+        """What must come next; None after END and after an error."""
+        if self._phase is _Phase.HEADER:
+            return HeaderNeeded()
+        return PayloadNeeded(self._frame) if self._frame is not None else None
+
+    def take_header(self, data: Buffer) -> Frame:
+        """Judge ``HEADER_BYTES`` and return what they announce. Raises ``RemoteProtocolError``."""
+        self._expect(_Phase.HEADER)
+        self._phase = _Phase.REFUSED
+        frame = decode_header(data)
+        fault = self._order_fault(frame) or self._round_fault(frame) or _fault(self._link, frame)
+        if fault:
+            raise RemoteProtocolError(
+                f"a {frame.kind.name} frame {fault}"
+                f" (connection {self._connection}, frame {self._sequence}, round {self._round})"
+            )
+        self._sequence += 1
+        self._accept(frame)
+        return frame
+
+    def payload_taken(self) -> None:
+        """The payload of a RUN or SCATTER has come, whole."""
+        self._expect(_Phase.PAYLOAD)
+        self._await_header()
+
+    def take_totals(self, payload: Buffer) -> RoundTotals:
+        """Compare the payload of ROUND_END with what came, and close the round.
+
+        Raises ``RemoteProtocolError`` if pages, bytes or frames differ.
+        """
+        self._expect(_Phase.TOTALS)
+        self._phase, self._frame = _Phase.REFUSED, None
+        if len(payload) != TOTALS_BYTES:
+            raise RemoteProtocolError(f"totals have {TOTALS_BYTES} bytes, not {len(payload)}")
+        sent, came = RoundTotals(*_TOTALS.unpack(payload)), self._totals
+        if sent != came:
+            raise RemoteProtocolError(
+                f"round {self._round} on connection {self._connection}: sent {sent}, came {came}"
+            )
+        self._round += 1
+        self._totals = RoundTotals()
+        self._await_header()
+        return came
+
+    def _expect(self, phase: _Phase) -> None:
+        if self._phase is not phase:
+            raise LocalProtocolError(
+                f"a bulk reader was given {phase.value} and waits for {self._phase.value}"
+            )
+
+    def _order_fault(self, frame: Frame) -> str:
+        """What is wrong with a frame's belonging and its place in the sequence, or nothing."""
+        if frame.session != self._link.session:
+            return f"belongs to another migration, session {frame.session.hex()}"
+        if frame.connection != self._connection:
+            return f"belongs to connection {frame.connection}"
+        if frame.sequence != self._sequence:
+            return f"is number {frame.sequence}: one was lost or doubled"
+        return ""
+
+    def _round_fault(self, frame: Frame) -> str:
+        """What makes a frame's kind and round illegal just now, or nothing."""
+        if frame.kind in PREAMBLE_KINDS:
+            return "is not the first of its connection"
+        if frame.round_number != self._round:
+            return f"belongs to round {frame.round_number}"
+        if frame.kind is FrameKind.END and self._totals.frames:
+            return "comes inside a round"
+        return ""
+
+    def _accept(self, frame: Frame) -> None:
+        match frame.kind:
+            case FrameKind.END:
+                self._phase = _Phase.ENDED
+            case FrameKind.ROUND_END:
+                self._phase, self._frame = _Phase.TOTALS, frame
+            case _:
+                self._totals = self._totals.plus(frame.page_count, frame.payload_bytes, 1)
+                if frame.payload_bytes:
+                    self._phase, self._frame = _Phase.PAYLOAD, frame
+                else:
+                    self._await_header()
+
+    def _await_header(self) -> None:
+        self._phase, self._frame = _Phase.HEADER, None
+
+
+class BulkStream:
+    """A ``BulkReader`` that is fed bytes as they come, in any pieces, and keeps payloads whole.
+
+    For those who have no memory to receive into: tests and the simulator.
+    """
+
+    def __init__(self, reader: BulkReader) -> None:
+        self._reader = reader
+        self._buffer = bytearray()
+
+    def feed(self, data: Buffer) -> list[tuple[Frame, bytes]]:
+        """The frames that ``data`` completes, each with its payload.
+
+        Raises ``RemoteProtocolError`` as the reader does.
+        """
+        self._buffer += data
+        complete: list[tuple[Frame, bytes]] = []
+        while need := self._reader.need:
+            if isinstance(need, PayloadNeeded):
+                if len(self._buffer) < need.frame.payload_bytes:
+                    break
+                complete.append((need.frame, self._take_payload(need.frame)))
+            else:
+                if len(self._buffer) < need.byte_count:
+                    break
+                frame = self._reader.take_header(self._take(need.byte_count))
+                if not frame.payload_bytes:
+                    complete.append((frame, b""))
+        return complete
+
+    def _take_payload(self, frame: Frame) -> bytes:
+        payload = self._take(frame.payload_bytes)
+        if frame.kind is FrameKind.ROUND_END:
+            self._reader.take_totals(payload)
+        else:
+            self._reader.payload_taken()
+        return payload
+
+    def _take(self, byte_count: int) -> bytes:
+        taken = bytes(self._buffer[:byte_count])
+        del self._buffer[:byte_count]
+        return taken

@@ -59,18 +59,14 @@ class EventLog(Protocol):
         Raises ``UnreachableError``.
         """
 
-    def read(
-        self, subjects: Sequence[str], *, after_sequence: int = 0
-    ) -> AsyncIterator[Stored]:
+    def read(self, subjects: Sequence[str], *, after_sequence: int = 0) -> AsyncIterator[Stored]:
         """All messages matching any of ``subjects`` (wildcards allowed, all of one stream), in
         order, up to what was the end when the call was made; then it stops.
 
         Raises ``UnreachableError`` if the log is silent for its deadline.
         """
 
-    def tail(
-        self, subjects: Sequence[str], *, after_sequence: int = 0
-    ) -> AsyncIterator[Stored]:
+    def tail(self, subjects: Sequence[str], *, after_sequence: int = 0) -> AsyncIterator[Stored]:
         """As ``read``, then joined to live messages without a gap or a double, until cancelled.
 
         Survives reconnects and server restarts by going on after the last sequence it gave.
@@ -80,7 +76,7 @@ class EventLog(Protocol):
         """Publish a live message that nobody may rely on (progress). Never waits for an answer."""
 
     def listen(self, subjects: Sequence[str]) -> AsyncIterator[tuple[str, bytes]]:
-        """Live messages as they come, from now on, until cancelled; may lose some (bounded queue)."""
+        """Live messages from now on, until cancelled; may lose some (the queue is bounded)."""
 
     async def close(self) -> None:
         """Flush and disconnect; bounded in time, never raises for a lost connection."""

@@ -1,0 +1,251 @@
+"""One ordered reading of one stream, over as many JetStream consumers as it takes.
+
+The messages come through an ephemeral pull consumer that acknowledges nothing. Pulling bounds what
+is in flight, whatever the caller's pace, and a pull request that waits gives live messages as they
+come. Each delivery carries a consumer sequence without gaps: a gap, a silence or a reconnect ends
+the consumer, and a new one begins after the last message that was given.
+
+It must not know the client library: what it needs of a connection is ``PullConnection``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+from uuid import uuid4
+
+import structlog
+
+from godwit.runtime import jetstream_api as api
+from godwit.runtime.event_log import Stored
+from godwit_protocol.errors import InvalidInputError, UnreachableError
+from godwit_protocol.subjects import stream_of
+
+MESSAGES_IN_FLIGHT_MAX: Final = 512
+PULL_BYTES_MAX: Final = 16 * 1024 * 1024
+PULL_EXPIRES_S: Final = 30.0
+HEARTBEAT_S: Final = 1.0
+SILENCE_S_MAX: Final = 2.5
+"""Without a message or a heartbeat for so long, the reader asks for a new consumer."""
+HISTORY_SILENCE_S_MAX: Final = 10.0
+"""A reading of history fails when nothing comes for so long."""
+OPEN_S_MAX: Final = 5.0
+RETRY_WAIT_S: Final = 0.05
+CONSUMER_INACTIVE_S: Final = 60.0
+"""The server forgets a consumer that nobody has pulled from for so long."""
+
+_log: Final = structlog.get_logger(__name__)
+
+
+class Message(Protocol):
+    """A message as the client library gives it."""
+
+    subject: str
+    reply: str
+    data: bytes
+
+    @property
+    def headers(self) -> Mapping[str, str] | None:
+        """The message's headers."""
+
+
+class PullConnection(Protocol):
+    """What a reader needs of the connection."""
+
+    async def ask_api(
+        self, call: str, request: dict[str, Any], shape: type[api.ReplyT], timeout_s: float
+    ) -> api.ReplyT:
+        """Ask the JetStream API."""
+
+    async def post_api(self, call: str, request: dict[str, Any], reply_to: str) -> None:
+        """Send a request to the JetStream API without waiting; may be lost."""
+
+    async def subscribe_inbox(
+        self, keep: Callable[[Any], None]
+    ) -> tuple[str, Callable[[], Awaitable[None]]]:
+        """Return a fresh subject whose messages go to ``keep``, and how to end that."""
+
+
+class PullReader:
+    """Gives the messages after ``after_sequence`` that match ``subjects``, in order.
+
+    With ``history_only`` it ends after those that were there when it was first asked.
+    """
+
+    def __init__(
+        self,
+        connection: PullConnection,
+        subjects: Sequence[str],
+        after_sequence: int,
+        *,
+        history_only: bool,
+    ) -> None:
+        self._connection = connection
+        self._stream = one_stream(subjects)
+        self._filters = tuple(subjects)
+        self._last_sequence = after_sequence
+        self._history_only = history_only
+        self._history_left: int | None = None
+        self._inbox = ""
+        self._unsubscribe: Callable[[], Awaitable[None]] | None = None
+        self._consumer = ""
+        self._consumer_sequence = 0
+        self._asked = 0
+        self._arrived: deque[Message] = deque()
+        self._wake = asyncio.Event()
+        self._expired = True
+
+    def expire(self) -> None:
+        """Begin a new consumer: this one may be gone, or may have lost something."""
+        self._expired = True
+        self._wake.set()
+
+    async def next(self) -> Stored | None:
+        """The next message, or None after the end of the history.
+
+        Raises ``UnreachableError`` if the connection is closed for good or, while reading history,
+        if nothing comes for ``HISTORY_SILENCE_S_MAX``; ``InvalidInputError`` if there is no stream.
+        """
+        if not self._history_only:
+            return await self._next()
+        try:
+            async with asyncio.timeout(HISTORY_SILENCE_S_MAX):
+                return await self._next()
+        except TimeoutError as error:
+            raise UnreachableError(
+                f"the event log was silent for {HISTORY_SILENCE_S_MAX:g} s"
+                f" while {self._stream} was read after {self._last_sequence}"
+            ) from error
+
+    async def close(self) -> None:
+        """Let the server forget the consumer. Waits for nothing."""
+        if self._unsubscribe is not None:
+            await self._unsubscribe()
+            self._unsubscribe = None
+            delete = f"CONSUMER.DELETE.{self._stream}.{self._consumer}"
+            await self._connection.post_api(delete, {}, self._inbox)
+
+    async def _next(self) -> Stored | None:
+        while self._history_left != 0:
+            if self._expired:
+                await self._open()
+            elif not self._arrived:
+                await self._wait()
+            else:
+                stored = self._take(self._arrived.popleft())
+                await self._pull()
+                if stored is not None:
+                    return stored
+        return None
+
+    async def _open(self) -> None:
+        """Begin a consumer after the last message given. Ends when the connection is closed."""
+        await self.close()
+        self._expired = False
+        arrived: deque[Message] = deque()
+        self._arrived = arrived
+        self._asked = self._consumer_sequence = 0
+
+        def keep(message: Message) -> None:
+            arrived.append(message)
+            self._wake.set()
+
+        self._inbox, self._unsubscribe = await self._connection.subscribe_inbox(keep)
+        self._consumer = f"godwit-{uuid4().hex}"
+        pending = await self._create_consumer()
+        if self._history_only:
+            left = self._history_left
+            self._history_left = pending if left is None else min(left, pending)
+        await self._pull()
+
+    async def _create_consumer(self) -> int:
+        """Return how many messages match now."""
+        call = f"CONSUMER.CREATE.{self._stream}.{self._consumer}"
+        request = api.consumer_request(
+            self._stream,
+            self._consumer,
+            self._filters,
+            after_sequence=self._last_sequence,
+            inactive_s=CONSUMER_INACTIVE_S,
+        )
+        while True:
+            try:
+                reply = await self._connection.ask_api(call, request, api.ConsumerReply, OPEN_S_MAX)
+            except api.LogSilentError:
+                _log.warning("event log silent", stream=self._stream, after=self._last_sequence)
+                continue
+            if reply.error is not None:
+                raise InvalidInputError(
+                    f"{', '.join(self._filters)} cannot be read from stream {self._stream}:"
+                    f" {reply.error.description}",
+                    hint="godwit.runtime.provision creates the streams",
+                )
+            return reply.num_pending
+
+    async def _wait(self) -> None:
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(SILENCE_S_MAX):
+                await self._wake.wait()
+        except TimeoutError:
+            self._expired = True
+
+    def _take(self, message: Message) -> Stored | None:
+        """Return what ``message`` holds; None if it is only about the delivery, or out of order."""
+        headers = message.headers or {}
+        if api.STATUS_HEADER in headers and not message.reply.startswith(api.DELIVERY_PREFIX):
+            self._take_status(headers)
+            return None
+        position = api.delivery_position(message.reply)
+        if position.consumer_sequence != self._consumer_sequence + 1:
+            _log.warning("gap in delivery", stream=self._stream, after=self._last_sequence)
+            self._expired = True
+            return None
+        self._consumer_sequence = position.consumer_sequence
+        self._last_sequence = position.stream_sequence
+        self._asked -= 1
+        if self._history_left is not None:
+            self._history_left -= 1
+        return Stored(
+            message.subject, position.stream_sequence, position.time_ns, message.data, headers
+        )
+
+    def _take_status(self, headers: Mapping[str, str]) -> None:
+        """A heartbeat, the end of a pull request, or the end of the consumer."""
+        if headers[api.STATUS_HEADER] == api.STATUS_HEARTBEAT:
+            # While history is missing there is no reason for silence, unless it has expired since.
+            self._expired = self._expired or self._history_only
+        elif api.PENDING_MESSAGES_HEADER in headers:
+            self._asked -= int(headers[api.PENDING_MESSAGES_HEADER])
+        else:
+            self._expired = True
+
+    async def _pull(self) -> None:
+        """Keep enough asked for, in large steps, and never more than there is to come."""
+        wanted = MESSAGES_IN_FLIGHT_MAX
+        if self._history_left is not None:
+            wanted = min(wanted, self._history_left)
+        if self._expired or self._asked >= wanted or self._asked > wanted // 2:
+            return
+        request = api.pull_request(
+            wanted - self._asked,
+            bytes_max=PULL_BYTES_MAX,
+            expires_s=PULL_EXPIRES_S,
+            heartbeat_s=HEARTBEAT_S,
+        )
+        self._asked = wanted
+        call = f"CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
+        await self._connection.post_api(call, request, self._inbox)
+
+
+def one_stream(subjects: Sequence[str]) -> str:
+    """Return the stream that holds all of ``subjects``; raises ``InvalidInputError`` otherwise."""
+    streams = {stream_of(subject) for subject in subjects}
+    if len(streams) != 1:
+        raise InvalidInputError(
+            f"{', '.join(subjects) or 'no subject'} cannot be read together",
+            hint="name at least one subject, all of one stream",
+        )
+    return streams.pop()

@@ -54,11 +54,12 @@ class Guest(Protocol):
     def step(self, requests: Sequence[bytes]) -> Sequence[bytes]:
         """Do a little work (aim below 10 ms: a stun waits for the end of a step).
 
-        ``requests`` may be empty. Returns exactly one reply for each request, in order.
+        ``requests`` may be empty; after a long step the next one is given fewer of them. Returns
+        exactly one reply for each request, in order.
         """
 
     def save(self) -> bytes:
-        """Return the checkpoint: the state that is not in a region; at most 1 MiB, best a few bytes.
+        """Return the checkpoint: the state that is in no region; at most 1 MiB, best a few bytes.
 
         Called between two steps. The guest may be asked to step again afterwards.
         """

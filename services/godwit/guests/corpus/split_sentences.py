@@ -16,7 +16,7 @@ _LINE_END_HYPHEN = re.compile(r"(?<=\w)-\n(?=\w)")
 # The edition puts two columns, or a line's end, after a sentence, and a capital begins the next.
 _SENTENCE_END = re.compile(r"(?<=[.!?])(['\")]*)\s+(?=['\"(_]*[A-Z])")
 _WORDS_MIN = 5
-_CHARACTERS_MAX = 600
+_CHARACTERS_MAX = 200
 
 
 def _paragraphs(text: str) -> Iterator[str]:
@@ -28,7 +28,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 def _sentences(text: str) -> Iterator[str]:
     for paragraph in _paragraphs(text):
         for sentence in _SENTENCE_END.sub(r"\1\n", paragraph).split("\n"):
-            if _WORDS_MIN <= len(sentence.split()) and len(sentence) <= _CHARACTERS_MAX:
+            if len(sentence.split()) >= _WORDS_MIN and len(sentence) <= _CHARACTERS_MAX:
                 yield sentence
 
 

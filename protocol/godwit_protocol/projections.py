@@ -1,7 +1,7 @@
 """What the log says, folded for people and programs: migrations and machines. Pure.
 
-A fold takes one event at a time, in the stream's order, and never fails on an event that it does not
-know.
+A fold takes one event at a time, in the stream's order, and never fails on an event that it does
+not know.
 """
 
 from __future__ import annotations

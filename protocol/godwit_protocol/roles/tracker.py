@@ -2,8 +2,8 @@
 
 Each host has one ledger, an exact subject written by compare-and-set. The ledger is the truth; the
 tracker's state is its fold. A request is decided against the fold and written with the sequence
-that it was decided at: if another tracker wrote first, the write fails, the fold catches up, and the
-request is decided again. So no two reservations can ever overlap, whoever decides. A host's writes
+that it was decided at: if another tracker wrote first, the write fails, the fold catches up, and
+the request is decided again. So no two reservations can ever overlap, whoever decides. A host's writes
 go one after the other; what waits is kept in order.
 
 At this stage a profile fits a GPU if enough of its memory is free.

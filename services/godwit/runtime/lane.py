@@ -1,0 +1,140 @@
+"""A lane: one writer's chain of events about one migration or machine.
+
+Seals events into envelopes (id, sequence in the lane, hash of the one before) and knows the subject
+that each goes to. How a sealed event is stored (at once, through a journal, through the outbox) is
+the caller's matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from godwit.runtime.clock import Clock
+from godwit.runtime.event_log import EventLog
+from godwit_protocol import codec, subjects
+from godwit_protocol.events import CHAIN_START, Envelope, Event, Lane, stored_hash
+from godwit_protocol.roles.effects import Address
+
+
+class ScopeKind(StrEnum):
+    """What a lane is about."""
+
+    MIGRATION = "migration"
+    MACHINE = "machine"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a lane is about. ``machine`` is the machine's name, for a migration's lane too."""
+
+    kind: ScopeKind
+    id: str
+    machine: str
+
+    @classmethod
+    def of_migration(cls, migration: str, machine: str = "") -> Scope:
+        """The scope of one migration."""
+        return cls(ScopeKind.MIGRATION, migration, machine)
+
+    @classmethod
+    def of_machine(cls, name: str) -> Scope:
+        """The scope of one machine's life."""
+        return cls(ScopeKind.MACHINE, name, name)
+
+    def filters(self) -> tuple[str, ...]:
+        """Subject filters that give all events of the scope."""
+        if self.kind is ScopeKind.MIGRATION:
+            return subjects.whole_migration(self.id)
+        return subjects.whole_machine(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """An event ready to be stored: these bytes, and no others, are it."""
+
+    subject: str
+    message_id: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChainPosition:
+    """How far a lane has come: the last event's sequence in it, and the hash of its bytes."""
+
+    sequence: int = 0
+    last_hash: bytes = CHAIN_START
+
+
+class LaneWriter:
+    """Seals events in order. Not thread-safe: one task writes a lane."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        lane: Lane,
+        host: str,
+        scope: Scope,
+        position: ChainPosition | None = None,
+    ) -> None:
+        self.scope = scope
+        self.epoch = 0
+        self._clock = clock
+        self._lane = lane
+        self._host = host
+        self._position = position or ChainPosition()
+
+    def seal(self, event: Event, *, to: Address | None = None, causation: str = "") -> Sealed:
+        """Seal the next event. It is in the chain only after ``advance``."""
+        is_migration = self.scope.kind is ScopeKind.MIGRATION
+        envelope = Envelope(
+            id=self._clock.new_id(),
+            type=event.TYPE,
+            migration=self.scope.id if is_migration else "",
+            machine=self.scope.machine,
+            lane=self._lane,
+            lane_sequence=self._position.sequence + 1,
+            host=self._host,
+            epoch=self.epoch,
+            correlation=self.scope.id,
+            causation=causation,
+            wall_ns=self._clock.wall_ns(),
+            monotonic_ns=self._clock.monotonic_ns(),
+            boot=self._clock.boot(),
+            prev_hash=self._position.last_hash,
+            body=codec.encode_body(event),
+        )
+        return Sealed(self._subject(event, to), envelope.id, codec.encode(envelope))
+
+    def advance(self, sealed: Sealed) -> None:
+        """The sealed event is (or certainly will be) stored: the chain goes on after it."""
+        self._position = ChainPosition(self._position.sequence + 1, stored_hash(sealed.data))
+
+    def name_machine(self, machine: str) -> None:
+        """Learn the machine's name, which a migration's first event brings."""
+        self.scope = replace(self.scope, machine=machine)
+
+    def _subject(self, event: Event, to: Address | None) -> str:
+        kind, scope_id, lane = self.scope.kind, self.scope.id, self._lane
+        if to is not None:
+            return subjects.addressed(to.host, to.service, kind, scope_id, lane, event.TYPE)
+        if kind is ScopeKind.MIGRATION:
+            return subjects.migration(scope_id, lane, event.TYPE)
+        return subjects.machine(scope_id, lane, event.TYPE)
+
+
+def position_after(lane: Lane, host: str, stored: Iterable[bytes]) -> ChainPosition:
+    """How far the lane of ``lane`` and ``host`` has come in ``stored``, a scope's events in order."""
+    position = ChainPosition()
+    for data in stored:
+        envelope = codec.decode(data).envelope
+        if envelope.lane is lane and envelope.host == host:
+            position = ChainPosition(envelope.lane_sequence, stored_hash(data))
+    return position
+
+
+async def position_in_log(log: EventLog, lane: Lane, host: str, scope: Scope) -> ChainPosition:
+    """As ``position_after``, read from the log. Raises ``UnreachableError``."""
+    stored = [message.data async for message in log.read(scope.filters())]
+    return position_after(lane, host, stored)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from godwit_protocol.errors import CorruptError, InvalidInputError
+from godwit_protocol.journal import (
+    RECORD_BYTES_MAX,
+    SECTOR_BYTES,
+    JournalCorruptError,
+    decode_journal,
+    encode_record,
+)
+
+payload_lists = st.lists(st.binary(max_size=60), max_size=6)
+
+
+def journal_of(payloads: list[bytes]) -> bytes:
+    return b"".join(map(encode_record, payloads))
+
+
+@given(payload_lists)
+def test_what_was_written_is_read(payloads: list[bytes]) -> None:
+    data = journal_of(payloads)
+    journaled = decode_journal(data)
+    assert journaled.payloads == tuple(payloads)
+    assert journaled.whole_bytes == len(data)
+
+
+@given(payload_lists, st.data())
+def test_a_journal_cut_anywhere_gives_its_whole_records(
+    payloads: list[bytes], draw: st.DataObject
+) -> None:
+    data = journal_of(payloads)
+    cut = draw.draw(st.integers(0, len(data)))
+    journaled = decode_journal(data[:cut])
+    whole = len(journaled.payloads)
+    assert journaled.payloads == tuple(payloads[:whole])
+    assert journaled.whole_bytes == len(journal_of(payloads[:whole])) <= cut
+    assert whole == len(payloads) or len(journal_of(payloads[: whole + 1])) > cut
+
+
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=6), st.data())
+def test_a_flipped_bit_anywhere_is_corruption_and_never_a_torn_tail(
+    payloads: list[bytes], draw: st.DataObject
+) -> None:
+    data = bytearray(journal_of(payloads))
+    bit = draw.draw(st.integers(0, len(data) * 8 - 1))
+    data[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(JournalCorruptError):
+        decode_journal(bytes(data))
+
+
+@given(payload_lists, st.integers(1, 3 * SECTOR_BYTES))
+def test_a_file_that_grew_before_its_bytes_came_is_torn(payloads: list[bytes], grown: int) -> None:
+    data = journal_of(payloads)
+    assert decode_journal(data + bytes(grown)).whole_bytes == len(data)
+
+
+@given(payload_lists, st.integers(1, 3))
+def test_a_record_whose_last_sectors_did_not_come_is_torn(
+    payloads: list[bytes], sectors: int
+) -> None:
+    data = journal_of(payloads)
+    longer = data + encode_record(b"x" * 4 * SECTOR_BYTES)
+    last_boundary = len(longer) // SECTOR_BYTES * SECTOR_BYTES
+    hole = last_boundary - (sectors - 1) * SECTOR_BYTES
+    torn = longer[:hole] + bytes(len(longer) - hole)
+    if torn != longer:
+        assert decode_journal(torn).payloads == tuple(payloads)
+
+
+def test_the_error_says_where_the_damage_begins() -> None:
+    first = encode_record(b"first")
+    damaged = bytearray(first + encode_record(b"second") + encode_record(b"third"))
+    damaged[len(first) + 14] ^= 0xFF
+    with pytest.raises(JournalCorruptError, match=f"byte {len(first)}") as corruption:
+        decode_journal(bytes(damaged))
+    assert corruption.value.offset == len(first)
+
+
+def test_a_record_too_large_is_refused() -> None:
+    with pytest.raises(InvalidInputError):
+        encode_record(bytes(RECORD_BYTES_MAX + 1))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused_with_a_typed_error(data: bytes) -> None:
+    with contextlib.suppress(CorruptError):
+        assert decode_journal(data).whole_bytes <= len(data)

@@ -1,0 +1,130 @@
+"""The asking side of a control socket, for asyncio: one command under way, a deadline on each.
+
+Knows frames, descriptors and deadlines; not what a command means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+from typing import Final, TypeVar
+
+from godwit_protocol.errors import DeadlineError, RemoteProtocolError, UnreachableError
+
+from . import wire
+
+_READ_BYTES: Final = 2**18
+
+A = TypeVar("A", bound=wire.Message)
+
+
+class Channel:
+    """A connection to the socket at ``path``, made when it is needed and kept."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: socket.socket | None = None
+        self._received = bytearray()
+        self._turn = asyncio.Lock()
+
+    async def ask(self, command: wire.Message, kind: type[A], deadline_s: float) -> A:
+        """Send ``command`` and return its answer, which must be a ``kind``.
+
+        Raises ``UnreachableError`` when nobody listens or the peer dies, ``DeadlineError`` when it
+        is silent for ``deadline_s``, else what the peer answers. After either, or a cancellation,
+        the command may or may not have been obeyed.
+        """
+        answer, fds = await self.ask_with_fds(command, kind, deadline_s)
+        assert not fds, f"{kind.__name__} came with descriptors"
+        return answer
+
+    async def ask_with_fds(
+        self, command: wire.Message, kind: type[A], deadline_s: float
+    ) -> tuple[A, list[int]]:
+        """As ``ask``; the descriptors that came with the answer are the caller's to close."""
+        try:
+            async with asyncio.timeout(deadline_s), self._turn:
+                body, fds = await self._exchange(wire.frame(command))
+        except TimeoutError as error:
+            what = type(command).__name__
+            raise DeadlineError(f"{self._path}: no answer to {what} in {deadline_s} s") from error
+        except OSError as error:
+            raise UnreachableError(f"nobody answers at {self._path} ({error})") from error
+        answer = wire.decode_answer(body)
+        if not isinstance(answer, kind):
+            raise RemoteProtocolError(f"{type(answer).__name__} where {kind.__name__} was due")
+        return answer, fds
+
+    async def ended(self) -> None:
+        """Wait until the peer is dead, which hangs up. Returns at once if nobody listens."""
+        async with self._turn:
+            try:
+                connection = self._connected()
+                while await self._read_some(connection, []):
+                    pass
+            except (OSError, UnreachableError):
+                pass
+            finally:
+                self.close()
+
+    def close(self) -> None:
+        """Hang up. The next ``ask`` connects anew."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+            self._received.clear()
+
+    def _connected(self) -> socket.socket:
+        if self._connection is None:
+            self._connection = wire.connect(self._path)
+        return self._connection
+
+    async def _exchange(self, data: bytes) -> tuple[bytes, list[int]]:
+        fds: list[int] = []
+        try:
+            connection = self._connected()
+            await asyncio.get_running_loop().sock_sendall(connection, data)
+            while (body := wire.take_frame(self._received)) is None:
+                await self._read_on(connection, fds)
+        except BaseException:
+            # What is still to come would be taken for the answer to the next command.
+            self.close()
+            for fd in fds:
+                os.close(fd)
+            raise
+        return body, fds
+
+    async def _read_on(self, connection: socket.socket, fds: list[int]) -> None:
+        if not await self._read_some(connection, fds):
+            raise ConnectionResetError("the peer hung up")
+
+    async def _read_some(self, connection: socket.socket, fds: list[int]) -> bool:
+        """Add what is there to what was received; False at the end."""
+        while True:
+            try:
+                data, came, _, _ = socket.recv_fds(
+                    connection, _READ_BYTES, wire.FDS_MAX, socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                await _readable(connection)
+                continue
+            fds += came
+            self._received += data
+            return bool(data)
+
+
+async def _readable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(connection, _resolve, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(connection)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():  # the reader may fire once more before it is removed
+        future.set_result(None)

@@ -1,0 +1,212 @@
+"""The native driver: the hypervisor port, spoken to launcher and VMMs over their sockets.
+
+Holds nothing that a restart would lose: what runs on a host is found in its directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from godwit_protocol.errors import (
+    DeadlineError,
+    GuestError,
+    RefusedError,
+    UnreachableError,
+)
+from godwit_protocol.machine import MachineSpec
+
+from ..port import Checkpoint, VmmState, VmmStatus
+from . import kernel, wire
+from .channel import Channel
+from .memory import MachineMemory, Runs, available_bytes
+from .paths import LAUNCHER_SOCKET, MachineFolder
+
+ANSWER_S_MAX: Final = 5.0
+"""For what a VMM answers at once, which is at the end of the guest's current step."""
+GUEST_S_MAX: Final = 60.0
+"""For what runs the guest's own code: its construction and its boot may read large files."""
+POPULATE_S_MAX: Final = 30.0
+POPULATE_PAGES: Final = 16384
+"""Pages a command populates at most twice of: between two the VMM answers others."""
+KILL_S_MAX: Final = 5.0
+
+
+class NativeVmm:
+    """A handle on one native VMM; ``port.Vmm``, with access to its memory."""
+
+    def __init__(self, folder: MachineFolder) -> None:
+        self._folder = folder
+        self._channel = Channel(folder.socket)
+
+    @property
+    def name(self) -> str:
+        """The machine's name."""
+        return self._folder.path.name
+
+    async def status(self) -> VmmStatus:
+        """Any state."""
+        return await self._status(ANSWER_S_MAX)
+
+    async def start(self, epoch: int) -> int:
+        """GATED; see ``port.Vmm``. Raises ``GuestError`` if the guest's boot fails."""
+        return (await self._channel.ask(wire.Start(epoch), wire.Running, GUEST_S_MAX)).began_ns
+
+    async def pause(self) -> Checkpoint:
+        """RUNNING or PAUSED; see ``port.Vmm``. Never waits for the log."""
+        paused = await self._channel.ask(wire.Pause(), wire.Paused, ANSWER_S_MAX)
+        return Checkpoint(paused.checkpoint, paused.stopped_ns)
+
+    async def resume(self, epoch: int) -> int:
+        """PAUSED; see ``port.Vmm``."""
+        return (await self._channel.ask(wire.Resume(epoch), wire.Running, ANSWER_S_MAX)).began_ns
+
+    async def load(self, checkpoint: bytes) -> None:
+        """GATED; see ``port.Vmm``. Raises ``GuestError``, ``CorruptError``."""
+        await self._channel.ask(wire.Load(checkpoint), wire.Done, ANSWER_S_MAX)
+
+    async def open_gate(self, epoch: int) -> int:
+        """LOADED; see ``port.Vmm``. Never waits for the log."""
+        return (await self._channel.ask(wire.OpenGate(epoch), wire.Running, ANSWER_S_MAX)).began_ns
+
+    async def memory(self) -> MachineMemory:
+        """Any state: the machine's memory, mapped into this process too. The caller closes it."""
+        spec = (await self.status()).spec
+        regions, fds = await self._channel.ask_with_fds(
+            wire.GetRegions(), wire.Regions, ANSWER_S_MAX
+        )
+        return MachineMemory.adopt(spec.regions(), fds, regions.addresses)
+
+    async def populate(self, extents: Sequence[Runs]) -> None:
+        """GATED: make pages, one ``Runs`` a region, really there in the VMM.
+
+        Raises ``RefusedError`` if memory is lacking; what was populated until then stays.
+        """
+        regions = (await self.status()).spec.regions()
+        for region, runs in zip(regions, extents, strict=True):
+            for batch in _batches(runs):
+                command = wire.Populate(region.name, batch.astype("<i8").tobytes())
+                await self._channel.ask(command, wire.Done, POPULATE_S_MAX)
+
+    async def stop(self) -> None:
+        """Any state; see ``port.Vmm``. A VMM that does not answer is killed."""
+        try:
+            with suppress(UnreachableError):
+                await self._channel.ask(wire.Stop(), wire.Done, ANSWER_S_MAX)
+                async with asyncio.timeout(ANSWER_S_MAX):
+                    await self._channel.ended()
+        except (DeadlineError, TimeoutError):
+            await self._kill()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the handle; the VMM goes on."""
+        self._channel.close()
+
+    async def constructed(self) -> None:
+        """Wait until a new VMM has constructed its guest. Raises ``GuestError`` if that failed."""
+        try:
+            status = await self._status(GUEST_S_MAX)
+        except UnreachableError as error:
+            raise UnreachableError(
+                f"the VMM of {self.name} died at its start", hint=f"see {self._folder.log}"
+            ) from error
+        if status.state is VmmState.FAILED:
+            raise GuestError(status.failure, hint=f"see {self._folder.log}")
+
+    async def _status(self, deadline_s: float) -> VmmStatus:
+        answer = await self._channel.ask(wire.GetStatus(), wire.Status, deadline_s)
+        return VmmStatus(
+            spec=answer.spec,
+            state=answer.state,
+            epoch=answer.epoch,
+            pid=answer.pid,
+            steps=answer.steps,
+            failure=answer.failure,
+        )
+
+    async def _kill(self) -> None:
+        # It is connected but silent: alive, so that the pid file is still its own.
+        with suppress(ProcessLookupError):
+            os.kill(int(self._folder.pid.read_text()), signal.SIGKILL)
+        try:
+            async with asyncio.timeout(KILL_S_MAX):
+                await self._channel.ended()
+        except TimeoutError as error:
+            raise DeadlineError(f"the VMM of {self.name} outlives SIGKILL") from error
+
+
+class NativeHypervisor:
+    """``port.Hypervisor`` for native machines on the host with this directory."""
+
+    def __init__(self, host_dir: Path, nats_url: str) -> None:
+        """``nats_url`` is where new VMMs reach the event log for guest I/O."""
+        self._host_dir = host_dir
+        self._nats_url = nats_url
+
+    def missing(self) -> Sequence[str]:
+        """What the kernel lacks, found by trying."""
+        return kernel.missing()
+
+    async def create(self, spec: MachineSpec) -> NativeVmm:
+        """See ``port.Hypervisor``. Raises ``UnreachableError`` if the host has no launcher."""
+        _check_memory(spec.checked())
+        launcher = Channel(self._host_dir / LAUNCHER_SOCKET)
+        try:
+            await launcher.ask(wire.Spawn(spec, self._nats_url), wire.Done, ANSWER_S_MAX)
+        finally:
+            launcher.close()
+        vmm = NativeVmm(MachineFolder.of(self._host_dir, spec.name))
+        try:
+            await vmm.constructed()
+        except BaseException:
+            await vmm.stop()
+            raise
+        return vmm
+
+    async def find(self, name: str) -> NativeVmm | None:
+        """See ``port.Hypervisor``."""
+        return _if_alive(MachineFolder.of(self._host_dir, name))
+
+    async def find_all(self) -> Sequence[NativeVmm]:
+        """See ``port.Hypervisor``; by name."""
+        found = map(_if_alive, MachineFolder.all(self._host_dir))
+        return [vmm for vmm in found if vmm is not None]
+
+
+def _if_alive(folder: MachineFolder) -> NativeVmm | None:
+    try:
+        wire.connect(folder.socket).close()
+    except UnreachableError:
+        return None
+    return NativeVmm(folder)
+
+
+def _check_memory(spec: MachineSpec) -> None:
+    # Framebuffers are simulated here and sparse: only RAM must fit as a whole.
+    available = available_bytes()
+    if spec.ram_bytes > available:
+        raise RefusedError(
+            f"machine {spec.name} wants {spec.ram_bytes} bytes of RAM; {available} are available",
+            hint="give it less, or start it on another host",
+        )
+
+
+def _batches(runs: Runs) -> Iterator[Runs]:
+    """Cut ``runs`` into groups of up to twice ``POPULATE_PAGES`` pages."""
+    pieces = -(-runs[:, 1] // POPULATE_PAGES)
+    which = np.repeat(np.arange(len(runs)), pieces)
+    piece = np.arange(len(which)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    starts = runs[which, 0] + piece * POPULATE_PAGES
+    counts = np.minimum(runs[which].sum(axis=1) - starts, POPULATE_PAGES)
+    group = np.cumsum(counts) // POPULATE_PAGES
+    cut = np.stack([starts, counts], axis=1)
+    return iter(np.split(cut, np.flatnonzero(np.diff(group)) + 1) if len(cut) else [])

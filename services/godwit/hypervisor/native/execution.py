@@ -1,0 +1,134 @@
+"""A guest under execution: its calls, what they must return, and how much it gets at once.
+
+Knows the guest and its memory; nothing of states, sockets or the log. Whatever a guest raises comes
+out as ``GuestError``, with the traceback in the log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, ParamSpec, TypeVar
+
+import structlog
+
+from godwit.guests.loader import load_guest
+from godwit_protocol.errors import GodwitError, GuestError
+from godwit_protocol.machine import RAM_REGION, MachineSpec
+
+from .memory import MachineMemory
+
+CHECKPOINT_BYTES_MAX: Final = 2**20
+BATCH_MAX: Final = 64
+STEP_NS_MAX: Final = 10_000_000
+"""A stun waits for the end of a step, so a longer one gets fewer requests the next time."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NativeVGpu:
+    """As ``guests.protocol.VGpu``."""
+
+    profile: str
+    framebuffer: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class NativeMachine:
+    """As ``guests.protocol.Machine``."""
+
+    name: str
+    ram: memoryview
+    vgpus: tuple[NativeVGpu, ...]
+
+    @classmethod
+    def of(cls, spec: MachineSpec, memory: MachineMemory) -> NativeMachine:
+        """What the guest sees of ``memory``."""
+        framebuffers = memory.regions[1:]
+        vgpus = [
+            NativeVGpu(vgpu.profile, region.view)
+            for vgpu, region in zip(spec.vgpus, framebuffers, strict=True)
+        ]
+        return cls(spec.name, memory[RAM_REGION].view, tuple(vgpus))
+
+
+class Execution:
+    """One guest in its machine. Every method raises ``GuestError``."""
+
+    def __init__(self, spec: MachineSpec, memory: MachineMemory) -> None:
+        """Import and construct the guest."""
+        self._machine = NativeMachine.of(spec, memory)
+        self._guest = load_guest(spec.guest, spec.guest_source)
+        self.steps = 0
+        self.batch = 1
+        """How many requests the next step may get."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether the guest says that it has nothing to do until the next request."""
+        return bool(_guarded("idle", getattr, self._guest, "idle", False))
+
+    def boot(self) -> None:
+        """Start for the first time."""
+        _guarded("boot", self._guest.boot, self._machine)
+
+    def load(self, checkpoint: bytes) -> None:
+        """Go on from ``checkpoint``."""
+        _guarded("load", self._guest.load, self._machine, checkpoint)
+
+    def save(self) -> bytes:
+        """Return the guest's checkpoint."""
+        checkpoint = _guarded("save", self._guest.save)
+        if not isinstance(checkpoint, bytes):
+            raise GuestError(
+                f"the guest's save returned {type(checkpoint).__name__}", hint="return bytes"
+            )
+        if len(checkpoint) > CHECKPOINT_BYTES_MAX:
+            raise GuestError(
+                f"the guest's checkpoint has {len(checkpoint)} bytes",
+                hint=f"keep lasting state in the regions: at most {CHECKPOINT_BYTES_MAX} bytes",
+            )
+        return checkpoint
+
+    def step(self, requests: Sequence[bytes]) -> Sequence[bytes]:
+        """Run one step; returns one reply for each request."""
+        began_ns = time.monotonic_ns()
+        replies = _guarded("step", self._guest.step, requests)
+        took_ns = time.monotonic_ns() - began_ns
+        _guarded("step", _check_replies, requests, replies)
+        self.steps += 1
+        self._adapt(len(requests), took_ns)
+        return replies
+
+    def _adapt(self, count: int, took_ns: int) -> None:
+        if took_ns > STEP_NS_MAX:
+            self.batch = max(self.batch // 2, 1)
+        elif count == self.batch and took_ns < STEP_NS_MAX // 2:
+            self.batch = min(self.batch * 2, BATCH_MAX)
+
+
+def _check_replies(requests: Sequence[bytes], replies: Sequence[bytes]) -> None:
+    if len(replies) != len(requests):
+        raise GuestError(
+            f"the guest gave {len(replies)} replies to {len(requests)} requests",
+            hint="step returns exactly one reply for each request, in order",
+        )
+    for reply in replies:
+        if not isinstance(reply, bytes):
+            raise GuestError(f"the guest's reply is {type(reply).__name__}", hint="return bytes")
+
+
+def _guarded(what: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call into the guest. ``SystemExit`` too is only a failure of the guest, not of the VMM."""
+    try:
+        return call(*args, **kwargs)
+    except GodwitError:
+        raise
+    except (Exception, SystemExit) as error:
+        _log.exception("the guest failed", call=what)
+        raise GuestError(f"the guest failed in {what}: {type(error).__name__}: {error}") from error

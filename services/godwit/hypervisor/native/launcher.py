@@ -1,0 +1,143 @@
+"""The launcher: a tiny process a host that starts VMMs (``python -m godwit.hypervisor.native``).
+
+VMMs are its children, not the host services': those may crash and restart, also in containers. When
+it ends itself, the VMMs go on. It imports next to nothing, and knows nothing of what a VMM does.
+
+The lock on a machine's pid file is inherited by its VMM, and so tells whether that lives, whatever
+files were left behind. The socket is made here: a client can connect before the VMM is up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from godwit_protocol.errors import (
+    ConflictError,
+    GodwitError,
+    InvalidInputError,
+    RefusedError,
+    RemoteProtocolError,
+)
+from godwit_protocol.subjects import checked_name
+
+from . import wire
+from .paths import LAUNCHER_LOCK, LAUNCHER_SOCKET, MachineFolder
+from .server import ControlServer
+
+HOST_DIR_VARIABLE: Final = "GODWIT_HOST_DIR"
+VMM_MODULE: Final = "godwit.hypervisor.native.vmm"
+
+_log = logging.getLogger("godwit.launcher")
+_orders: msgspec.msgpack.Decoder[wire.Spawn] = msgspec.msgpack.Decoder(wire.Spawn)
+
+
+class Launcher:
+    """Serves ``Spawn`` in a host's directory, which it locks: there is one launcher a host."""
+
+    def __init__(self, host_dir: Path) -> None:
+        """Raises ``ConflictError`` if another launcher serves ``host_dir``."""
+        host_dir.mkdir(parents=True, exist_ok=True)
+        self._host_dir = host_dir.resolve()
+        self._lock = _lock(host_dir / LAUNCHER_LOCK, f"a launcher already serves {host_dir}")
+        path = host_dir / LAUNCHER_SOCKET
+        path.unlink(missing_ok=True)
+        self._server = ControlServer(wire.listen(path), self._answer)
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._stopping = False
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        self._server.watch(reader.fileno(), lambda: self._take_signals(reader.recv(64)))
+        while not self._stopping:
+            self._server.poll(None)
+
+    def _take_signals(self, numbers: bytes) -> None:
+        self._children = [child for child in self._children if child.poll() is None]
+        self._stopping = self._stopping or signal.SIGTERM in numbers or signal.SIGINT in numbers
+
+    def _answer(self, body: bytes) -> tuple[wire.Message, Sequence[int]]:
+        try:
+            order = _orders.decode(body)
+        except msgspec.DecodeError as error:
+            raise RemoteProtocolError(f"an order that cannot be read: {error}") from error
+        try:
+            self._spawn(order)
+        except GodwitError as error:
+            return wire.failed(error), ()
+        except OSError as error:
+            return wire.failed(RefusedError(f"no VMM can be started: {error}")), ()
+        return wire.Done(), ()
+
+    def _spawn(self, order: wire.Spawn) -> None:
+        spec = order.spec.checked()
+        folder = MachineFolder.of(self._host_dir, checked_name(spec.name, "machine"))
+        folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = _lock(folder.pid, f"machine {spec.name} exists on this host")
+        try:
+            folder.socket.unlink(missing_ok=True)
+            folder.order.write_bytes(msgspec.msgpack.encode(order))
+            with wire.listen(folder.socket) as listener:
+                child = _start_vmm(folder, spec.env, listener.fileno(), lock)
+            os.truncate(lock, 0)
+            os.write(lock, str(child.pid).encode())
+        finally:
+            os.close(lock)
+        self._children.append(child)
+        _log.info("started the VMM of %s as process %d", spec.name, child.pid)
+
+
+def _lock(path: Path, conflict: str) -> int:
+    """Return a descriptor that holds the lock on ``path``. Raises ``ConflictError``."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise ConflictError(conflict) from error
+    return lock
+
+
+def _start_vmm(
+    folder: MachineFolder, env: dict[str, str], listener: int, lock: int
+) -> subprocess.Popen[bytes]:
+    with folder.log.open("ab") as log:
+        # -P: nothing in the working directory is imported by mistake.
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", VMM_MODULE, str(folder.path), str(listener), str(lock)],
+            cwd=folder.path,
+            env={**os.environ, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(listener, lock),
+            start_new_session=True,
+        )
+
+
+def main() -> None:
+    """Serve the host directory named by ``GODWIT_HOST_DIR``."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
+    try:
+        host_dir = os.environ.get(HOST_DIR_VARIABLE)
+        if not host_dir:
+            raise InvalidInputError(f"{HOST_DIR_VARIABLE} is not set")
+        Launcher(Path(host_dir)).run()
+    except GodwitError as error:
+        _log.error("%s", error)
+        sys.exit(error.exit_code)

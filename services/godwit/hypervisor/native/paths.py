@@ -1,0 +1,48 @@
+"""Where the native hypervisor keeps its files, under a host's directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+LAUNCHER_SOCKET: Final = "launcher.sock"
+LAUNCHER_LOCK: Final = "launcher.lock"
+_MACHINES: Final = "machines"
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFolder:
+    """The files of one VMM: ``$GODWIT_HOST_DIR/machines/<name>/``."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, host_dir: Path, machine: str) -> MachineFolder:
+        """The folder of a machine; it need not exist."""
+        return cls(host_dir / _MACHINES / machine)
+
+    @classmethod
+    def all(cls, host_dir: Path) -> list[MachineFolder]:
+        """Those that exist, by name, whether or not their VMM lives."""
+        return [cls(path) for path in sorted((host_dir / _MACHINES).glob("*/"))]
+
+    @property
+    def socket(self) -> Path:
+        """The control socket."""
+        return self.path / "vmm.sock"
+
+    @property
+    def order(self) -> Path:
+        """The ``Spawn`` message that it was created by."""
+        return self.path / "spec"
+
+    @property
+    def pid(self) -> Path:
+        """The process id, in a file that the VMM holds locked for as long as it lives."""
+        return self.path / "pid"
+
+    @property
+    def log(self) -> Path:
+        """What the VMM and its guest print."""
+        return self.path / "log"

@@ -1,0 +1,106 @@
+"""The listening side of a control socket: one thread, never blocked by a client.
+
+A client has at most one command under way: the next is read when the last answer has gone out, so
+that nothing grows. Knows frames and descriptors; what a command means is its caller's.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from godwit_protocol.errors import RemoteProtocolError
+
+from . import wire
+
+CLIENTS_MAX: Final = 64
+_READ_BYTES: Final = 2**18
+
+Answerer = Callable[[bytes], tuple[wire.Message, Sequence[int]]]
+"""Takes a command's body; returns the answer and the descriptors that go with it."""
+
+
+@dataclass(slots=True, eq=False)
+class _Client:
+    connection: socket.socket
+    received: bytearray = field(default_factory=bytearray)
+    unsent: bytes = b""
+
+
+class ControlServer:
+    """Accepts clients of ``listener`` and answers their commands, while ``poll`` is called."""
+
+    def __init__(self, listener: socket.socket, answer: Answerer) -> None:
+        self._answer = answer
+        self._selector = selectors.DefaultSelector()
+        self._clients: set[_Client] = set()
+        self._listener = listener
+        self.watch(self._listener.fileno(), self._accept)
+
+    def watch(self, fd: int, ready: Callable[[], None]) -> None:
+        """Call ``ready`` in ``poll`` whenever ``fd`` can be read."""
+        self._selector.register(fd, selectors.EVENT_READ, ready)
+
+    def poll(self, timeout_s: float | None) -> None:
+        """Serve what is there; wait for at most ``timeout_s`` (None: for ever) if nothing is."""
+        for key, _ in self._selector.select(timeout_s):
+            key.data()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        if len(self._clients) >= CLIENTS_MAX:
+            connection.close()
+            return
+        connection.setblocking(False)
+        client = _Client(connection)
+        self._clients.add(client)
+        self.watch(connection.fileno(), lambda: self._serve(client))
+
+    def _serve(self, client: _Client) -> None:
+        try:
+            if client.unsent:
+                self._send_rest(client)
+            else:
+                self._receive(client)
+            self._answer_next(client)
+        except (OSError, EOFError, RemoteProtocolError):
+            self._drop(client)
+
+    def _receive(self, client: _Client) -> None:
+        data = client.connection.recv(_READ_BYTES)
+        if not data:
+            raise EOFError
+        client.received += data
+
+    def _answer_next(self, client: _Client) -> None:
+        while not client.unsent and (body := wire.take_frame(client.received)) is not None:
+            answer, fds = self._answer(body)
+            data = wire.frame(answer)
+            client.unsent = data[_send(client.connection, data, fds) :]
+        if client.unsent:
+            self._await(client, selectors.EVENT_WRITE)
+
+    def _send_rest(self, client: _Client) -> None:
+        client.unsent = client.unsent[client.connection.send(client.unsent) :]
+        if not client.unsent:
+            self._await(client, selectors.EVENT_READ)
+
+    def _await(self, client: _Client, events: int) -> None:
+        key = self._selector.get_key(client.connection)
+        self._selector.modify(client.connection, events, key.data)
+
+    def _drop(self, client: _Client) -> None:
+        self._selector.unregister(client.connection)
+        self._clients.discard(client)
+        client.connection.close()
+
+
+def _send(connection: socket.socket, data: bytes, fds: Sequence[int]) -> int:
+    # Only a client that asks without reading can make this raise BlockingIOError: it is dropped.
+    return socket.send_fds(connection, [data], list(fds)) if fds else connection.send(data)

@@ -1,0 +1,268 @@
+"""The VMM: the process that holds one machine (``python -m godwit.hypervisor.native.vmm``).
+
+One thread, one loop: serve the control socket, then let the guest do one step. Commands are thus
+always answered between two steps, which is where a stun lands. Guest I/O has its own thread. It
+knows neither migrations nor peers: who may run the machine is its caller's to decide; it only
+refuses an epoch that is older than one it has seen.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import structlog
+
+from godwit.runtime.event_log import EventLog
+from godwit_protocol.errors import (
+    ConflictError,
+    CorruptError,
+    GodwitError,
+    GuestError,
+    InvalidInputError,
+    RemoteProtocolError,
+)
+
+from ..port import VmmState
+from . import kernel, wire
+from .execution import Execution
+from .guest_io import GuestIo
+from .guest_queues import IoState
+from .memory import MachineMemory
+from .paths import MachineFolder
+from .server import ControlServer
+
+FIRST_CONTACT_S_MAX: Final = 10.0
+LAST_REPLIES_S_MAX: Final = 1.0
+IDLE_S_MAX: Final = 1.0
+"""An idle guest is asked again after this time whether it still is."""
+SWITCH_INTERVAL_S: Final = 0.0005
+"""How long a busy guest may keep guest I/O from running, and the other way round."""
+
+_ANY: Final = frozenset(VmmState)
+_ALLOWED: Final[dict[type[wire.Message], frozenset[VmmState]]] = {
+    wire.GetStatus: _ANY,
+    wire.GetRegions: _ANY,
+    wire.Stop: _ANY,
+    wire.Start: frozenset({VmmState.GATED}),
+    wire.Populate: frozenset({VmmState.GATED}),
+    wire.Load: frozenset({VmmState.GATED}),
+    wire.OpenGate: frozenset({VmmState.LOADED}),
+    wire.Pause: frozenset({VmmState.RUNNING, VmmState.PAUSED}),
+    wire.Resume: frozenset({VmmState.PAUSED}),
+}
+
+_log = structlog.get_logger(__name__)
+_commands: msgspec.msgpack.Decoder[wire.VmmCommand] = msgspec.msgpack.Decoder(wire.VmmCommand)
+
+
+class MachineCheckpoint(msgspec.Struct, frozen=True):
+    """What ``pause`` gives and ``load`` takes."""
+
+    guest: bytes
+    io: IoState
+    steps: int
+
+
+class VmmProcess:
+    """One machine: its memory, its guest, its state."""
+
+    def __init__(self, order: wire.Spawn, listener: socket.socket) -> None:
+        """Allocate the memory and construct the guest; a guest that cannot be is FAILED."""
+        self._spec = order.spec
+        self._state = VmmState.GATED
+        self._failure = ""
+        self._epoch = 0
+        self._stopping = False
+        self._paused: wire.Paused | None = None
+        self._idle_s = 0.0
+        self._worked_ns = time.monotonic_ns()
+        self._execution: Execution | None = None
+        self._memory = MachineMemory.allocate(self._spec.regions())
+        self._tracking_fd = kernel.track_writes(
+            [(region.address, region.size_bytes) for region in self._memory.regions]
+        )
+        self._io = GuestIo(self._spec.name, lambda: _connect(order.nats_url, self._spec.name))
+        self._server = ControlServer(listener, self._answer)
+        self._server.watch(self._io.wake_fd, self._io.drain_wake)
+        self._construct()
+
+    def _construct(self) -> None:
+        try:
+            self._execution = Execution(self._spec, self._memory)
+        except GodwitError as error:
+            self._fail(error)
+        else:
+            self._io.start()
+
+    def run(self) -> None:
+        """Serve and step until told to stop."""
+        while not self._stopping:
+            running = self._state is VmmState.RUNNING
+            self._server.poll(self._idle_s if running else None)
+            if self._state is VmmState.RUNNING and not self._stopping:
+                self._step()
+        if self._state is VmmState.RUNNING:
+            self._io.flush(LAST_REPLIES_S_MAX)
+
+    def _step(self) -> None:
+        execution = self._guest()
+        try:
+            requests = self._io.take(execution.batch)
+            if requests or not execution.idle:
+                replies = execution.step([request.data for request in requests])
+                self._worked_ns = time.monotonic_ns()
+                self._io.reply(requests, replies)
+            self._idle_s = IDLE_S_MAX if execution.idle and not self._io.waiting() else 0.0
+        except GuestError as error:
+            self._fail(error)
+
+    def _fail(self, error: GodwitError) -> None:
+        _log.error("the machine failed", machine=self._spec.name, reason=str(error))
+        self._io.hold()
+        self._failure = str(error)
+        self._state = VmmState.FAILED
+
+    def _guest(self) -> Execution:
+        assert self._execution is not None, "only a FAILED machine has no guest"
+        return self._execution
+
+    def _answer(self, body: bytes) -> tuple[wire.Message, Sequence[int]]:
+        try:
+            command = _commands.decode(body)
+        except msgspec.DecodeError as error:
+            raise RemoteProtocolError(f"a command that cannot be read: {error}") from error
+        try:
+            self._check_state(command)
+            return self._obey(command)
+        except GodwitError as error:
+            if isinstance(error, GuestError):
+                self._fail(error)
+            return wire.failed(error), ()
+        except Exception:
+            # A defect in a command must not end the machine.
+            _log.exception("a command failed", machine=self._spec.name)
+            return wire.failed(
+                GodwitError(f"{type(command).__name__} failed; see the VMM's log")
+            ), ()
+
+    def _check_state(self, command: wire.VmmCommand) -> None:
+        if self._state not in _ALLOWED[type(command)]:
+            raise ConflictError(
+                f"machine {self._spec.name} is {self._state}: no {type(command).__name__} now",
+                hint=self._failure,
+            )
+
+    def _obey(self, command: wire.VmmCommand) -> tuple[wire.Message, Sequence[int]]:
+        match command:
+            case wire.GetStatus():
+                return self._status(), ()
+            case wire.GetRegions():
+                return self._regions()
+            case wire.Start(epoch):
+                return self._start(epoch), ()
+            case wire.Pause():
+                return self._pause(), ()
+            case wire.Resume(epoch) | wire.OpenGate(epoch):
+                return self._run(epoch), ()
+            case wire.Load(checkpoint):
+                return self._load(checkpoint), ()
+            case wire.Populate(region, runs):
+                return self._populate(region, runs), ()
+            case wire.Stop():
+                self._stopping = True
+                return wire.Done(), ()
+
+    def _status(self) -> wire.Status:
+        steps = self._execution.steps if self._execution else 0
+        return wire.Status(self._spec, self._state, self._epoch, os.getpid(), steps, self._failure)
+
+    def _regions(self) -> tuple[wire.Message, Sequence[int]]:
+        regions = self._memory.regions
+        addresses = tuple(region.address for region in regions)
+        return wire.Regions(addresses), [region.fd for region in regions]
+
+    def _start(self, epoch: int) -> wire.Running:
+        self._io.begin(FIRST_CONTACT_S_MAX)
+        self._guest().boot()
+        return self._run(epoch)
+
+    def _run(self, epoch: int) -> wire.Running:
+        if epoch < self._epoch:
+            raise ConflictError(
+                f"machine {self._spec.name} has run in epoch {self._epoch}: {epoch} is over"
+            )
+        self._epoch = epoch
+        self._state = VmmState.RUNNING
+        self._paused = None
+        self._idle_s = 0.0
+        self._io.release()
+        # The first step follows as soon as the answer is in the socket's buffer.
+        self._worked_ns = time.monotonic_ns()
+        return wire.Running(self._worked_ns)
+
+    def _pause(self) -> wire.Paused:
+        if self._paused is None:
+            # An idle machine was ready to work until now.
+            stopped_ns = time.monotonic_ns() if self._idle_s else self._worked_ns
+            self._io.hold()
+            guest = self._guest()
+            state = MachineCheckpoint(guest.save(), self._io.save(), guest.steps)
+            self._paused = wire.Paused(msgspec.msgpack.encode(state), stopped_ns)
+            self._state = VmmState.PAUSED
+        return self._paused
+
+    def _load(self, data: bytes) -> wire.Done:
+        try:
+            checkpoint = msgspec.msgpack.decode(data, type=MachineCheckpoint)
+        except msgspec.DecodeError as error:
+            raise CorruptError(f"a checkpoint that cannot be read: {error}") from error
+        guest = self._guest()
+        guest.load(checkpoint.guest)
+        guest.steps = checkpoint.steps
+        self._io.load(checkpoint.io)
+        self._state = VmmState.LOADED
+        return wire.Done()
+
+    def _populate(self, name: str, runs: bytes) -> wire.Done:
+        try:
+            region = self._memory[name]
+            region.populate(np.frombuffer(runs, "<i8").reshape(-1, 2))
+        except (KeyError, ValueError) as error:
+            raise InvalidInputError(
+                f"no such pages of machine {self._spec.name}: {error}"
+            ) from error
+        return wire.Done()
+
+
+async def _connect(url: str, machine: str) -> EventLog:
+    from godwit.runtime.nats_log import NatsLog  # a slow import, which the loop need not wait for
+
+    return await NatsLog.connect(url, name=f"vmm-{machine}")
+
+
+def main() -> None:
+    """Run the VMM in the folder, with the listening socket and the lock, that are given."""
+    folder = MachineFolder(Path(sys.argv[1]))
+    listener_fd, lock_fd = int(sys.argv[2]), int(sys.argv[3])
+    os.set_inheritable(lock_fd, False)  # a process that the guest starts must not hold it
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    order = msgspec.msgpack.decode(folder.order.read_bytes(), type=wire.Spawn)
+    try:
+        VmmProcess(order, socket.socket(fileno=listener_fd)).run()
+    except BaseException:
+        _log.exception("the VMM ends", machine=order.spec.name)
+        os._exit(1)
+    # At once: the memory goes with the process, and its clients see it go.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

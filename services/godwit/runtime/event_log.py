@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from godwit_protocol.errors import ConflictError
+
+MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
+"""Every stored message carries its message id in this header."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from godwit.runtime import jetstream_api as api
-from godwit.runtime.event_log import AppendConflictError, Stored
+from godwit.runtime.event_log import MESSAGE_ID_HEADER, AppendConflictError, Stored
 from godwit.runtime.pull_reader import PullReader
 from godwit_protocol.errors import (
     GodwitError,
@@ -118,7 +118,7 @@ class NatsLog:
         timeout_s: float = 5.0,
     ) -> int:
         """As ``EventLog.append``; raises ``LogFullError`` too, when there is no room."""
-        sent = {**(headers or {}), api.MESSAGE_ID_HEADER: message_id}
+        sent = {**(headers or {}), MESSAGE_ID_HEADER: message_id}
         if expected_last_sequence is not None:
             sent[api.EXPECTED_SEQUENCE_HEADER] = str(expected_last_sequence)
         stream_of(subject)
@@ -351,7 +351,7 @@ class NatsLog:
         """
         question = {"seq": expected + 1, "next_by_subj": subject}
         first = await self._stored_message(subject, question, timeout_s)
-        if first is not None and first.headers.get(api.MESSAGE_ID_HEADER) == message_id:
+        if first is not None and first.headers.get(MESSAGE_ID_HEADER) == message_id:
             return first.sequence
         found = "a lower one" if first is None else f"a message at {first.sequence}"
         raise AppendConflictError(f"{subject} was expected to end at {expected}, but has {found}")

@@ -1,0 +1,367 @@
+"""The ``GODWIT_*`` variables: one table that is parsed, checked and documented.
+
+A field of ``Config`` carries the variable's name, form, default and meaning; ``rows`` gives the
+table to the docs. Knows the environment only as a mapping; nothing else may read it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from godwit_protocol.catalogue import GPU_MODELS
+from godwit_protocol.errors import InvalidInputError
+from godwit_protocol.subjects import checked_name
+
+PORT_MAX: Final = 65535
+BULK_CONNECTIONS_MAX: Final = 64
+GPUS_MAX: Final = 64
+_METADATA_KEY: Final = "variable"
+
+
+class Service(StrEnum):
+    """What reads a configuration."""
+
+    COORDINATOR = "coordinator"
+    SOURCE_HOST = "source_host"
+    DESTINATION_HOST = "destination_host"
+    GPU_STATE_TRACKER = "gpu_state_tracker"
+    MONITOR = "monitor"
+    PROVISION = "provision"
+    COMMAND = "godwit"
+
+
+class LogFormat(StrEnum):
+    """How log lines look. ``AUTO``: for people on a terminal, JSON elsewhere."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+_ALL: Final = frozenset(Service)
+_SERVICES: Final = _ALL - {Service.COMMAND, Service.PROVISION}
+_HOST_SERVICES: Final = frozenset({Service.SOURCE_HOST, Service.DESTINATION_HOST})
+
+
+class ConfigError(InvalidInputError):
+    """A variable has a value that cannot be right. ``variable`` and ``value`` say which."""
+
+    def __init__(self, variable: str, value: str, allowed: str) -> None:
+        found = f"is {value!r}" if value else "is not set"
+        super().__init__(f"{variable} {found}", hint=f"give {allowed}")
+        self.variable = variable
+        self.value = value
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One variable. ``parse`` raises ``ValueError``, ``KeyError`` or ``InvalidInputError``."""
+
+    name: str
+    parse: Callable[[str], Any]
+    allowed: str
+    default: Callable[[Mapping[str, str]], str]
+    default_shown: str
+    doc: str
+    read_by: frozenset[Service]
+    required_by: frozenset[Service]
+
+
+@dataclass(frozen=True, slots=True)
+class VariableRow:
+    """One line of the table in the docs."""
+
+    name: str
+    allowed: str
+    default: str
+    doc: str
+    read_by: tuple[str, ...]
+
+
+def _variable(
+    name: str,
+    parse: Callable[[str], Any],
+    allowed: str,
+    default: str | Callable[[Mapping[str, str]], str],
+    doc: str,
+    *,
+    default_shown: str | None = None,
+    read_by: frozenset[Service] = _SERVICES,
+    required_by: frozenset[Service] = frozenset(),
+) -> Mapping[str, Variable]:
+    literal = default if isinstance(default, str) else ""
+    compute = (lambda _: literal) if isinstance(default, str) else default
+    shown = literal if default_shown is None else default_shown
+    variable = Variable(name, parse, allowed, compute, shown, doc, read_by, required_by)
+    return {_METADATA_KEY: variable}
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"nats", "tls", "ws", "wss"} or not parts.hostname:
+        raise ValueError
+    return text
+
+
+def _whole_number(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return parse
+
+
+def _name_or_nothing(text: str) -> str:
+    return checked_name(text, "configured") if text else ""
+
+
+def _name(text: str) -> str:
+    return checked_name(text, "configured")
+
+
+def _address(text: str) -> str:
+    if not text or any(character.isspace() for character in text):
+        raise ValueError
+    return text
+
+
+def _absolute_path(text: str) -> Path:
+    if not text:
+        raise ValueError
+    return Path(text).expanduser().absolute()
+
+
+def _gpus(text: str) -> tuple[str, ...]:
+    """``MODEL:COUNT,…`` as one model name a GPU."""
+    models: list[str] = []
+    for item in filter(None, text.split(",")):
+        model, _, count = item.strip().partition(":")
+        if model not in GPU_MODELS:
+            raise ValueError
+        models += [model] * _whole_number(1, GPUS_MAX)(count or "1")
+    if len(models) > GPUS_MAX:
+        raise ValueError
+    return tuple(models)
+
+
+def _log_level(text: str) -> int:
+    return logging.getLevelNamesMapping()[text.upper()]
+
+
+def _default_directory(environ: Mapping[str, str]) -> str:
+    if runtime := environ.get("XDG_RUNTIME_DIR"):
+        return f"{runtime}/godwit"
+    return f"/tmp/godwit-{os.getuid()}"
+
+
+def _default_host_directory(environ: Mapping[str, str]) -> str:
+    root = environ.get("GODWIT_DIR") or _default_directory(environ)
+    return f"{root}/hosts/{environ.get('GODWIT_HOST', '')}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A process's configuration, checked."""
+
+    nats_url: str = field(
+        metadata=_variable(
+            "GODWIT_NATS_URL",
+            _url,
+            "a URL like nats://127.0.0.1:4222",
+            "nats://127.0.0.1:4222",
+            "The NATS server that holds the event log.",
+            read_by=_ALL,
+        )
+    )
+    nats_replicas: int = field(
+        metadata=_variable(
+            "GODWIT_NATS_REPLICAS",
+            _whole_number(1, 5),
+            "1 to 5",
+            "1",
+            "How many servers of a NATS cluster keep each message: 1 on a single server, else 3 or 5.",
+            read_by=frozenset({Service.PROVISION}),
+        )
+    )
+    directory: Path = field(
+        metadata=_variable(
+            "GODWIT_DIR",
+            _absolute_path,
+            "a directory",
+            _default_directory,
+            "Where a local cluster keeps its files, and where commands look for it.",
+            default_shown="$XDG_RUNTIME_DIR/godwit, else /tmp/godwit-$UID",
+            read_by=_ALL,
+        )
+    )
+    host: str = field(
+        metadata=_variable(
+            "GODWIT_HOST",
+            _name_or_nothing,
+            "this host's name: 1 to 63 of a-z, 0-9 and '-'",
+            "",
+            "The name of the host that the service belongs to.",
+            default_shown="(must be set)",
+            read_by=_HOST_SERVICES,
+            required_by=_HOST_SERVICES,
+        )
+    )
+    host_directory: Path = field(
+        metadata=_variable(
+            "GODWIT_HOST_DIR",
+            _absolute_path,
+            "a directory",
+            _default_host_directory,
+            "Where a host keeps its journals and its machines' sockets. Both services of a host share"
+            " it, and it must survive their restarts.",
+            default_shown="$GODWIT_DIR/hosts/$GODWIT_HOST",
+            read_by=_HOST_SERVICES,
+        )
+    )
+    gpus: tuple[str, ...] = field(
+        metadata=_variable(
+            "GODWIT_GPUS",
+            _gpus,
+            f"MODEL:COUNT,… of {', '.join(GPU_MODELS)}, at most {GPUS_MAX} GPUs",
+            "",
+            "The host's simulated GPUs, such as H100-80GB:2. Empty: none.",
+            default_shown="(none)",
+            read_by=_HOST_SERVICES,
+        )
+    )
+    link_host: str = field(
+        metadata=_variable(
+            "GODWIT_LINK_HOST",
+            _address,
+            "an address or a name that other hosts reach",
+            "127.0.0.1",
+            "Where the destination listens for the direct link, and what it announces.",
+            read_by=frozenset({Service.DESTINATION_HOST}),
+        )
+    )
+    link_port: int = field(
+        metadata=_variable(
+            "GODWIT_LINK_PORT",
+            _whole_number(0, PORT_MAX),
+            f"0 to {PORT_MAX}",
+            "0",
+            "The direct link's port; 0 takes any free one.",
+            read_by=frozenset({Service.DESTINATION_HOST}),
+        )
+    )
+    bulk_connections: int = field(
+        metadata=_variable(
+            "GODWIT_BULK_CONNECTIONS",
+            _whole_number(1, BULK_CONNECTIONS_MAX),
+            f"1 to {BULK_CONNECTIONS_MAX}",
+            "2",
+            "How many connections carry a migration's pages.",
+            read_by=_HOST_SERVICES,
+        )
+    )
+    coordinator_id: str = field(
+        metadata=_variable(
+            "GODWIT_COORDINATOR_ID",
+            _name,
+            "a name: 1 to 63 of a-z, 0-9 and '-'",
+            "coordinator-1",
+            "Names this replica of the coordinator in the log; no two may share it.",
+            read_by=frozenset({Service.COORDINATOR}),
+        )
+    )
+    tracker_id: str = field(
+        metadata=_variable(
+            "GODWIT_TRACKER_ID",
+            _name,
+            "a name: 1 to 63 of a-z, 0-9 and '-'",
+            "tracker-1",
+            "Names this replica of the tracker in the log; no two may share it.",
+            read_by=frozenset({Service.GPU_STATE_TRACKER}),
+        )
+    )
+    health_host: str = field(
+        metadata=_variable(
+            "GODWIT_HEALTH_HOST",
+            _address,
+            "an address of this machine",
+            "127.0.0.1",
+            "Where the health endpoint listens.",
+        )
+    )
+    health_port: int = field(
+        metadata=_variable(
+            "GODWIT_HEALTH_PORT",
+            _whole_number(0, PORT_MAX),
+            f"0 to {PORT_MAX}",
+            "0",
+            "The health endpoint's port; 0 takes any free one and writes it to a file.",
+        )
+    )
+    log_level: int = field(
+        metadata=_variable(
+            "GODWIT_LOG_LEVEL",
+            _log_level,
+            "debug, info, warning, error or critical",
+            "info",
+            "The least severe log lines that are written.",
+            read_by=_ALL,
+        )
+    )
+    log_format: LogFormat = field(
+        metadata=_variable(
+            "GODWIT_LOG_FORMAT",
+            LogFormat,
+            "auto, json or console",
+            "auto",
+            "How log lines look; auto is console on a terminal, else json.",
+            read_by=_ALL,
+        )
+    )
+
+
+def load(service: Service, environ: Mapping[str, str]) -> Config:
+    """Return the configuration of ``service``. Empty variables count as unset.
+
+    Raises ``ConfigError`` for the first variable that ``service`` reads and that is wrong. What it
+    does not read keeps its default, whatever the environment says.
+    """
+    values = {name: _value(variable, service, environ) for name, variable in _variables()}
+    return Config(**values)
+
+
+def rows() -> tuple[VariableRow, ...]:
+    """Return the table of all variables, for the docs."""
+    return tuple(
+        VariableRow(
+            variable.name,
+            variable.allowed,
+            variable.default_shown,
+            variable.doc,
+            tuple(service.value for service in Service if service in variable.read_by),
+        )
+        for _, variable in _variables()
+    )
+
+
+def _variables() -> Iterator[tuple[str, Variable]]:
+    return ((item.name, item.metadata[_METADATA_KEY]) for item in fields(Config))
+
+
+def _value(variable: Variable, service: Service, environ: Mapping[str, str]) -> Any:
+    given = environ.get(variable.name, "") if service in variable.read_by else ""
+    text = given or variable.default(environ)
+    if not text and service in variable.required_by:
+        raise ConfigError(variable.name, text, variable.allowed)
+    try:
+        return variable.parse(text)
+    except (ValueError, KeyError, InvalidInputError) as error:
+        raise ConfigError(variable.name, text, variable.allowed) from error

@@ -1,0 +1,199 @@
+"""A bounded outbox for appends that may lag behind what they report.
+
+Each lane is stored in order, one append at a time; lanes run beside each other. An append is tried
+until it is stored or the outbox is closed: an outbox that gave up would leave a hole in the log. It
+lives in memory: what must survive this process's death is in a journal first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from godwit.runtime.event_log import MESSAGE_ID_HEADER, EventLog
+from godwit_protocol.errors import (
+    DeadlineError,
+    GodwitError,
+    InvalidInputError,
+    LocalProtocolError,
+    RefusedError,
+)
+
+MESSAGES_MAX: Final = 10_000
+BYTES_MAX: Final = 64 * 1024 * 1024
+APPENDS_IN_FLIGHT_MAX: Final = 64
+APPEND_S_MAX: Final = 5.0
+BACKOFF_S_MIN: Final = 0.1
+BACKOFF_S_MAX: Final = 5.0
+READ_BACK_AFTER_S: Final = 60.0
+"""Well within the log's deduplication window, after which a repeat would be stored twice."""
+
+_log: Final = structlog.get_logger(__name__)
+
+
+class OutboxFullError(RefusedError):
+    """There is no room; nothing was taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    subject: str
+    data: bytes
+    message_id: str
+    headers: Mapping[str, str]
+    since_s: float
+
+
+class Outbox:
+    """Appends to ``log`` in the background. Belongs to one event loop."""
+
+    def __init__(
+        self, log: EventLog, *, messages_max: int = MESSAGES_MAX, bytes_max: int = BYTES_MAX
+    ) -> None:
+        self._event_log = log
+        self._messages_max = messages_max
+        self._bytes_max = bytes_max
+        self._lanes: dict[str, deque[_Pending]] = {}
+        self._workers: set[asyncio.Task[None]] = set()
+        self._in_flight = asyncio.Semaphore(APPENDS_IN_FLIGHT_MAX)
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._closed = False
+        self._depth = 0
+        self._bytes = 0
+        self._refused = 0
+
+    @property
+    def depth(self) -> int:
+        """How many messages are not yet stored."""
+        return self._depth
+
+    @property
+    def refused(self) -> int:
+        """How many messages the log will never take: each was logged as an error."""
+        return self._refused
+
+    @property
+    def oldest_age_s(self) -> float:
+        """How long the oldest message has waited; 0 if there is none."""
+        waiting = (lane[0].since_s for lane in self._lanes.values())
+        now_s = asyncio.get_running_loop().time()
+        return now_s - min(waiting, default=now_s)
+
+    def put(
+        self,
+        subject: str,
+        data: bytes,
+        message_id: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        lane: str | None = None,
+    ) -> None:
+        """Take a message; never waits. Messages of one ``lane`` are stored in this order.
+
+        The lane is by default the subject without its last token, the event's type. Raises
+        ``OutboxFullError``, or ``LocalProtocolError`` after ``close``.
+        """
+        if self._closed:
+            raise LocalProtocolError("the outbox is closed")
+        if self._depth >= self._messages_max or self._bytes + len(data) > self._bytes_max:
+            raise OutboxFullError(
+                f"the outbox holds {self._depth} messages of {self._bytes} bytes and is full",
+                hint="the event log is slow or unreachable",
+            )
+        now_s = asyncio.get_running_loop().time()
+        pending = _Pending(subject, data, message_id, dict(headers or {}), now_s)
+        self._count(pending, +1)
+        self._enqueue(lane or subject.rpartition(".")[0], pending)
+
+    async def flush(self, timeout_s: float) -> None:
+        """Wait until all is stored. Raises ``DeadlineError``; what is left stays and goes on."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError as error:
+            raise DeadlineError(
+                f"the outbox still holds {self._depth} messages after {timeout_s:g} s"
+            ) from error
+
+    async def close(self) -> int:
+        """Stop at once; ``flush`` first. Returns how many messages were not stored, or may not be.
+
+        Idempotent.
+        """
+        self._closed = True
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        if self._depth:
+            _log.error("outbox closed with messages", depth=self._depth)
+        return self._depth
+
+    def _enqueue(self, lane: str, pending: _Pending) -> None:
+        if lane in self._lanes:
+            self._lanes[lane].append(pending)
+            return
+        self._lanes[lane] = deque([pending])
+        worker = asyncio.create_task(self._deliver(lane), name=f"outbox {lane}")
+        self._workers.add(worker)
+        worker.add_done_callback(self._workers.discard)
+
+    def _count(self, pending: _Pending, sign: int) -> None:
+        self._depth += sign
+        self._bytes += sign * len(pending.data)
+        if self._depth:
+            self._empty.clear()
+        else:
+            self._empty.set()
+
+    async def _deliver(self, lane: str) -> None:
+        """Store a lane's messages until there is none. A lane exists only while it has one."""
+        waiting = self._lanes[lane]
+        while waiting:
+            await self._store(waiting[0])
+            self._count(waiting.popleft(), -1)
+        del self._lanes[lane]
+
+    async def _store(self, pending: _Pending) -> None:
+        backoff_s = BACKOFF_S_MIN
+        while True:
+            try:
+                async with self._in_flight:
+                    await self._attempt(pending)
+            except InvalidInputError as error:
+                self._refused += 1
+                _log.error(
+                    "event log will never take it",
+                    subject=pending.subject,
+                    message_id=pending.message_id,
+                    error=error.message,
+                )
+                return
+            except GodwitError as error:
+                _log.warning("append delayed", subject=pending.subject, error=error.message)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
+            else:
+                return
+
+    async def _attempt(self, pending: _Pending) -> None:
+        waited_s = asyncio.get_running_loop().time() - pending.since_s
+        if waited_s > READ_BACK_AFTER_S and await self._is_stored(pending):
+            return
+        await self._event_log.append(
+            pending.subject,
+            pending.data,
+            message_id=pending.message_id,
+            headers=pending.headers,
+            timeout_s=APPEND_S_MAX,
+        )
+
+    async def _is_stored(self, pending: _Pending) -> bool:
+        """A lane has one writer: if an unclear attempt succeeded, it is its subject's last."""
+        last = await self._event_log.last(pending.subject)
+        return last is not None and last.headers.get(MESSAGE_ID_HEADER) == pending.message_id

@@ -1,0 +1,296 @@
+"""The destination's end of the bulk connections: from sockets into the machine's memory.
+
+One thread a connection, blocking in the kernel with the GIL released; a run is received straight
+into the mapped region. What is known on the event loop is only how far the rounds have come. What
+the rounds mean is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVarTuple, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from godwit_protocol.bulk import (
+    CHUNK_PAGES,
+    FIRST_ROUND,
+    PAGE_NUMBER_BYTES,
+    SCATTER_PAGES_MAX,
+    TOTALS_BYTES,
+    BulkLink,
+    BulkReader,
+    RoundTotals,
+)
+from godwit_protocol.errors import (
+    AbortedError,
+    DeadlineError,
+    GodwitError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    UnreachableError,
+)
+from godwit_protocol.framing import HEADER_BYTES, Frame, FrameKind, Preamble
+from godwit_protocol.machine import PAGE_BYTES
+
+from .connection import STALL_S, BulkConnection, ConnectionLostError
+from .partition import PageView
+
+IDLE_S: Final = 600.0
+"""How long a source may say nothing between two frames. It guards against a source that lives and
+is silent for ever; the migration's own deadlines are shorter."""
+CLOSE_TIMEOUT_S: Final = 5.0
+
+Ts = TypeVarTuple("Ts")
+
+
+class _Incoming:
+    """One bulk connection of the destination, used by its own thread."""
+
+    def __init__(
+        self, link: BulkLink, index: int, connection: BulkConnection, regions: Sequence[PageView]
+    ) -> None:
+        self._link = link
+        self._index = index
+        self._connection = connection
+        self._regions = regions
+        self._reader = BulkReader(link, index)
+        self._header = memoryview(bytearray(HEADER_BYTES))
+        self._totals = memoryview(bytearray(TOTALS_BYTES))
+        self._scattered = np.empty(SCATTER_PAGES_MAX * (PAGE_NUMBER_BYTES + PAGE_BYTES), np.uint8)
+
+    def serve(self, idle_s: float, round_ended: Callable[[int, RoundTotals], None]) -> None:
+        """Apply frames until END. Raises ``RemoteProtocolError`` or ``ConnectionLostError``."""
+        try:
+            self._serve_frames(idle_s, round_ended)
+        except ConnectionLostError as error:
+            place = f"bulk connection {self._index}, round {self._reader.round_number}"
+            raise ConnectionLostError(f"{place}: {error.message}") from error
+
+    def _serve_frames(self, idle_s: float, round_ended: Callable[[int, RoundTotals], None]) -> None:
+        while self._reader.need is not None:
+            self._connection.receive_after_idle(self._header, idle_s)
+            frame = self._reader.take_header(self._header)
+            match frame.kind:
+                case FrameKind.RUN:
+                    self._take_run(frame)
+                case FrameKind.SCATTER:
+                    self._take_scatter(frame)
+                case FrameKind.ZERO:
+                    self._pages_of(frame).fill(0)
+                case FrameKind.ROUND_END:
+                    self._connection.receive(self._totals)
+                    round_ended(frame.round_number, self._reader.take_totals(self._totals))
+                case _:
+                    pass  # END: the reader needs no more
+
+    def _pages_of(self, frame: Frame) -> PageView:
+        return self._regions[frame.region][frame.first_page : frame.first_page + frame.page_count]
+
+    def _take_run(self, frame: Frame) -> None:
+        self._connection.receive(self._pages_of(frame).data.cast("B"))
+        self._reader.payload_taken()
+
+    def _take_scatter(self, frame: Frame) -> None:
+        payload = self._scattered[: frame.payload_bytes]
+        self._connection.receive(payload.data)
+        numbers_bytes = frame.page_count * PAGE_NUMBER_BYTES
+        numbers = payload[:numbers_bytes].view("<u8")
+        self._check_numbers(frame, numbers)
+        pages = payload[numbers_bytes:].reshape(frame.page_count, PAGE_BYTES)
+        self._regions[frame.region][numbers.astype(np.int64)] = pages
+        self._reader.payload_taken()
+
+    def _check_numbers(self, frame: Frame, numbers: NDArray[np.uint64]) -> None:
+        if numbers.max() >= len(self._regions[frame.region]):
+            raise RemoteProtocolError(
+                f"a SCATTER frame names page {numbers.max()} of region {frame.region},"
+                f" which has {len(self._regions[frame.region])}"
+            )
+        if np.any(numbers // CHUNK_PAGES % self._link.connections != self._index):
+            raise RemoteProtocolError(
+                "a SCATTER frame names pages that travel on another connection"
+            )
+
+
+@dataclass(slots=True)
+class _RoundProgress:
+    connections_ended: int = 0
+    totals: RoundTotals = field(default_factory=RoundTotals)
+
+
+class IncomingSession:
+    """The bulk connections of one migration, on its destination.
+
+    Used on the event loop on which it was made. It fails once, at the first error on any
+    connection: the source finds all of them closed then, and every wait here raises the error.
+    Waits have no deadline of their own beyond ``idle_s``: bring ``asyncio.timeout``. Close the
+    session before the machine's memory is freed, or run.
+    """
+
+    def __init__(
+        self,
+        link: BulkLink,
+        regions: Sequence[PageView],
+        *,
+        idle_s: float = IDLE_S,
+        stall_s: float = STALL_S,
+    ) -> None:
+        """``regions``: the machine's memory, writable, populated before for speed.
+
+        Raises ``LocalProtocolError`` if it is not what the link says.
+        """
+        self.link = link.checked()
+        self._regions = _checked_regions(link, regions)
+        self._idle_s = idle_s
+        self._stall_s = stall_s
+        self._loop = asyncio.get_running_loop()
+        self._connections: dict[int, BulkConnection] = {}
+        self._threads: list[threading.Thread] = []
+        self._rounds: list[_RoundProgress] = []
+        self._connections_ended = 0
+        self._failure: GodwitError | None = None
+        self._news = asyncio.Event()
+
+    @property
+    def failure(self) -> GodwitError | None:
+        """What the session failed of, if it did."""
+        return self._failure
+
+    def admit(self, preamble: Preamble, sock: socket.socket) -> None:
+        """Serve a connection whose token was found right, in a thread of its own; takes the socket.
+
+        One that the link has no place for fails the session.
+        """
+        if self._failure is None and (fault := self._admission_fault(preamble)):
+            self._fail(RemoteProtocolError(fault))
+        if self._failure is not None:
+            sock.close()
+            return
+        connection = BulkConnection(sock, stall_s=self._stall_s)
+        incoming = _Incoming(self.link, preamble.connection, connection, self._regions)
+        thread = threading.Thread(
+            target=self._serve,
+            args=(incoming, connection),
+            name=f"bulk-receive-{preamble.connection}",
+            daemon=True,
+        )
+        self._connections[preamble.connection] = connection
+        self._threads.append(thread)
+        thread.start()
+        self._tell()
+
+    async def connected(self) -> None:
+        """Wait until all connections are there. Raises the failure."""
+        await self._until(lambda: len(self._connections) == self.link.connections)
+
+    async def round_applied(self, round_number: int) -> RoundTotals:
+        """Wait until every page of a round is in memory; any number of waits for any round.
+
+        Returns the totals of all connections. Raises ``RemoteProtocolError`` if the source broke
+        the protocol, ``UnreachableError`` if it is gone or ended before that round,
+        ``AbortedError`` if the session was closed.
+        """
+        await self._until(lambda: self._is_applied(round_number))
+        return self._rounds[round_number - FIRST_ROUND].totals
+
+    async def close(self) -> None:
+        """Break off what is still being received, and wait until no thread writes memory any more.
+
+        Idempotent. Raises ``DeadlineError`` after ``CLOSE_TIMEOUT_S``: the memory is in use then.
+        """
+        if self._connections_ended < self.link.connections:
+            self._fail(AbortedError("this side closed the link"))
+        await asyncio.to_thread(_join, self._threads)
+        self._regions.clear()
+
+    def _is_applied(self, round_number: int) -> bool:
+        index = round_number - FIRST_ROUND
+        return (
+            index < len(self._rounds)
+            and self._rounds[index].connections_ended == self.link.connections
+        )
+
+    async def _until(self, reached: Callable[[], bool]) -> None:
+        while not reached():
+            if self._failure is not None:
+                raise self._failure
+            if self._connections_ended == self.link.connections:
+                raise UnreachableError(
+                    f"the source ended the link after {len(self._rounds)} rounds"
+                )
+            await self._news.wait()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _admission_fault(self, preamble: Preamble) -> str:
+        if preamble.connections != self.link.connections:
+            return f"the source opens {preamble.connections} connections, not the agreed number"
+        if preamble.connection >= self.link.connections:
+            return f"there is no bulk connection {preamble.connection}"
+        if preamble.connection in self._connections:
+            return f"bulk connection {preamble.connection} came twice"
+        return ""
+
+    def _serve(self, incoming: _Incoming, connection: BulkConnection) -> None:
+        """The body of a connection's thread."""
+        try:
+            incoming.serve(self._idle_s, lambda *ended: self._on_loop(self._round_ended, *ended))
+        except GodwitError as error:
+            self._on_loop(self._fail, error)
+        except Exception as error:  # a defect must fail the session too, and not leave it waiting
+            self._on_loop(self._fail, LocalProtocolError(f"receiving failed: {error!r}"))
+        else:
+            self._on_loop(self._connection_ended)
+        finally:
+            connection.close()
+
+    def _on_loop(self, act: Callable[[Unpack[Ts]], None], *arguments: *Ts) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            self._loop.call_soon_threadsafe(act, *arguments)
+
+    def _round_ended(self, round_number: int, totals: RoundTotals) -> None:
+        index = round_number - FIRST_ROUND
+        if index == len(self._rounds):
+            self._rounds.append(_RoundProgress())
+        progress = self._rounds[index]
+        progress.connections_ended += 1
+        progress.totals = progress.totals.plus(totals.pages, totals.payload_bytes, totals.frames)
+        self._tell()
+
+    def _connection_ended(self) -> None:
+        self._connections_ended += 1
+        self._tell()
+
+    def _fail(self, error: GodwitError) -> None:
+        if self._failure is None:
+            self._failure = error
+            for connection in self._connections.values():
+                connection.shut()
+            self._tell()
+
+
+def _checked_regions(link: BulkLink, regions: Sequence[PageView]) -> list[PageView]:
+    shapes = tuple(pages.shape for pages in regions)
+    expected = tuple((pages, PAGE_BYTES) for pages in link.region_pages)
+    in_place = all(pages.flags.writeable and pages.flags.c_contiguous for pages in regions)
+    if shapes != expected or not in_place:
+        raise LocalProtocolError(f"memory of shapes {shapes} is no place for regions {expected}")
+    return list(regions)
+
+
+def _join(threads: Sequence[threading.Thread]) -> None:
+    deadline = time.monotonic() + CLOSE_TIMEOUT_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():
+            raise DeadlineError(f"{thread.name} is still receiving after {CLOSE_TIMEOUT_S} s")

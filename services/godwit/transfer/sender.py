@@ -1,0 +1,278 @@
+"""The source's end of the bulk connections: rounds of pages, from memfds to sockets.
+
+One thread a connection, blocking in the kernel with the GIL released. Which pages make a round, and
+what the rounds mean, is not known here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from godwit_protocol.bulk import BulkLink, BulkWriter, RoundTotals
+from godwit_protocol.errors import AbortedError, LocalProtocolError
+from godwit_protocol.machine import PAGE_BYTES
+
+from .connection import CONNECT_TIMEOUT_S, STALL_S, BulkConnection
+from .partition import (
+    LONG_RUN_PAGES,
+    NO_RUNS,
+    PageView,
+    Runs,
+    blocks,
+    check_runs,
+    pieces_on,
+    scattered,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RegionWork:
+    """What one round sends of one region. No page is named twice."""
+
+    region: int
+    """Index into the machine's regions, the same on both hosts."""
+    fd: int
+    """The region's memfd; page n lies n times the page's bytes into it."""
+    pages: PageView
+    """The same memory, mapped."""
+    runs: Runs
+    """Pages to send."""
+    zero_runs: Runs = field(default_factory=lambda: NO_RUNS)
+    """Pages that are zero, and need only be named."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentRound:
+    """What a round cost on the source: all of it was handed to the kernel."""
+
+    pages: int
+    """Zero pages included."""
+    sent_bytes: int
+    """Bytes of pages that went out."""
+    wire_bytes: int
+    """Those, and everything that frames them."""
+    frames: int
+    duration_ns: int
+
+
+class Pacer(Protocol):
+    """Spaces the frames of all connections, so that a bandwidth cap holds."""
+
+    def take(self, byte_count: int) -> None:
+        """Return when ``byte_count`` more bytes may go out. Called by several threads, with at most
+        a frame at a time; must return within a second, granted or not, so that an abort is heard.
+        """
+
+
+class _Unpaced:
+    def take(self, byte_count: int) -> None:
+        pass
+
+
+class _Outgoing:
+    """One bulk connection of the source, used by one thread at a time."""
+
+    def __init__(
+        self, link: BulkLink, index: int, connection: BulkConnection, pacer: Pacer
+    ) -> None:
+        self.connection = connection
+        self.wire_bytes = 0
+        self._link = link
+        self._index = index
+        self._pacer = pacer
+        self._writer = BulkWriter(link, index)
+
+    @property
+    def round_number(self) -> int:
+        return self._writer.round_number
+
+    def hello(self, token: bytes) -> None:
+        self.connection.send(self._writer.preamble(token))
+
+    def send_round(self, work: Sequence[RegionWork]) -> RoundTotals:
+        for region in work:
+            for runs in blocks(region.runs):
+                self._send_runs(region, pieces_on(runs, self._index, self._link.connections))
+            for runs in blocks(region.zero_runs):
+                self._send_zeros(region, pieces_on(runs, self._index, self._link.connections))
+        totals = self._writer.totals
+        end = self._writer.round_end()
+        self.connection.send(end)
+        self.wire_bytes += len(end)
+        return totals
+
+    def end(self) -> None:
+        self.connection.send(self._writer.end())
+
+    def _send_runs(self, region: RegionWork, pieces: Runs) -> None:
+        is_long = pieces[:, 1] >= LONG_RUN_PAGES
+        for first, count in pieces[is_long].tolist():
+            self._send_run(region, first, count)
+        for numbers in scattered(pieces[~is_long]):
+            # Indexing into a new array is three times as fast as np.take into one that is kept, and
+            # the allocator gives the same block again for each frame.
+            gathered = region.pages[numbers]
+            header = self._writer.scatter(region.region, len(numbers))
+            self._send_frame(header + numbers.astype("<u8").tobytes(), gathered.data)
+
+    def _send_run(self, region: RegionWork, first: int, count: int) -> None:
+        header = self._writer.run(region.region, first, count)
+        byte_count = count * PAGE_BYTES
+        self._pacer.take(len(header) + byte_count)
+        self.connection.send(header, more_follows=True)
+        self.connection.send_file(region.fd, first * PAGE_BYTES, byte_count)
+        self.wire_bytes += len(header) + byte_count
+
+    def _send_zeros(self, region: RegionWork, pieces: Runs) -> None:
+        for first, count in pieces.tolist():
+            header = self._writer.zero(region.region, first, count)
+            self._pacer.take(len(header))
+            self.connection.send(header, more_follows=True)
+            self.wire_bytes += len(header)
+
+    def _send_frame(self, head: bytes, payload: memoryview) -> None:
+        self._pacer.take(len(head) + payload.nbytes)
+        self.connection.send(head, more_follows=True)
+        self.connection.send(payload)
+        self.wire_bytes += len(head) + payload.nbytes
+
+
+class BulkSender:
+    """The bulk connections of one migration, on its source.
+
+    One caller sends; ``abort`` and ``progress`` may be called by any thread meanwhile. After any
+    error nothing more can be sent. Close it in the end, whatever happened.
+    """
+
+    def __init__(self, link: BulkLink, connections: Sequence[BulkConnection], pacer: Pacer) -> None:
+        """Use ``connect`` instead."""
+        self._link = link
+        self._outgoing = [
+            _Outgoing(link, index, connection, pacer)
+            for index, connection in enumerate(connections)
+        ]
+        self._threads = ThreadPoolExecutor(len(connections), thread_name_prefix="bulk-send")
+        self._aborted = False
+
+    @classmethod
+    def connect(
+        cls,
+        host: str,
+        port: int,
+        link: BulkLink,
+        token: bytes,
+        *,
+        pacer: Pacer | None = None,
+        timeout_s: float = CONNECT_TIMEOUT_S,
+        stall_s: float = STALL_S,
+    ) -> BulkSender:
+        """Open all connections and say hello on each; blocks.
+
+        Whether the destination admitted them is for it to say, on the control connection. Raises
+        ``UnreachableError``.
+        """
+        link.checked()
+        connections: list[BulkConnection] = []
+        try:
+            for _ in range(link.connections):
+                opened = BulkConnection.open(host, port, timeout_s=timeout_s, stall_s=stall_s)
+                connections.append(opened)
+            sender = cls(link, connections, pacer or _Unpaced())
+            for outgoing in sender._outgoing:
+                outgoing.hello(token)
+        except BaseException:
+            for connection in connections:
+                connection.close()
+            raise
+        return sender
+
+    def send_round(self, round_number: int, work: Sequence[RegionWork]) -> SentRound:
+        """Send a round, and block until the kernel has all of it. Rounds count from 1, no gaps.
+
+        That the destination has applied it is for the destination to say. Raises
+        ``LocalProtocolError`` for another round or runs outside a region (nothing was sent then),
+        ``UnreachableError`` when the peer is gone or takes nothing, ``AbortedError`` after
+        ``abort``.
+        """
+        self._check(round_number, work)
+        started_ns = time.monotonic_ns()
+        for outgoing in self._outgoing:
+            outgoing.wire_bytes = 0
+        totals = self._on_every_connection(lambda outgoing: outgoing.send_round(work))
+        zero_pages = sum(int(region.zero_runs[:, 1].sum()) for region in work)
+        pages = sum(each.pages for each in totals)
+        return SentRound(
+            pages=pages,
+            sent_bytes=(pages - zero_pages) * PAGE_BYTES,
+            wire_bytes=self.progress(),
+            frames=sum(each.frames for each in totals),
+            duration_ns=time.monotonic_ns() - started_ns,
+        )
+
+    def progress(self) -> int:
+        """Bytes of the current or last round that were handed to the kernel so far."""
+        return sum(outgoing.wire_bytes for outgoing in self._outgoing)
+
+    def end(self) -> None:
+        """Tell the destination that no round follows, and close. Raises as ``send_round`` does."""
+        try:
+            self._on_every_connection(_Outgoing.end)
+        finally:
+            self.close()
+
+    def abort(self) -> None:
+        """Break all connections off, from any thread; a round that is being sent raises then.
+
+        Idempotent, does not block.
+        """
+        self._aborted = True
+        self._shut()
+
+    def close(self) -> None:
+        """Free sockets and threads, breaking off what is being sent. Idempotent."""
+        self.abort()
+        self._threads.shutdown()
+        for outgoing in self._outgoing:
+            outgoing.connection.close()
+
+    def _check(self, round_number: int, work: Sequence[RegionWork]) -> None:
+        upcoming = self._outgoing[0].round_number
+        if round_number != upcoming:
+            raise LocalProtocolError(f"round {round_number} is to be sent, and {upcoming} is next")
+        for region in work:
+            if len(region.pages) != self._link.region_pages[region.region]:
+                raise LocalProtocolError(
+                    f"region {region.region} has {len(region.pages)} pages, and the link was told"
+                    f" {self._link.region_pages[region.region]}"
+                )
+            check_runs(region.runs, len(region.pages))
+            check_runs(region.zero_runs, len(region.pages))
+
+    def _on_every_connection(self, act: Callable[[_Outgoing], T]) -> list[T]:
+        """Let each connection's thread ``act``. The first failure breaks the others off too."""
+        acting = [self._threads.submit(act, outgoing) for outgoing in self._outgoing]
+        failure = _first_failure(acting, self._shut)
+        if failure is None:
+            return [each.result() for each in acting]
+        if self._aborted:
+            raise AbortedError("sending was aborted") from failure
+        raise failure
+
+    def _shut(self) -> None:
+        for outgoing in self._outgoing:
+            outgoing.connection.shut()
+
+
+def _first_failure(acting: Sequence[Future[T]], stop: Callable[[], None]) -> BaseException | None:
+    """Wait for all; at the first failure call ``stop``, so that the wait ends, and return it."""
+    first: BaseException | None = None
+    for done in as_completed(acting):
+        if first is None and (first := done.exception()) is not None:
+            stop()
+    return first

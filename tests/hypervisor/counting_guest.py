@@ -7,6 +7,7 @@ Requests: ``count``, ``count …`` -> the counter's next value; ``stamp REGION P
 
 import os
 import struct
+from pathlib import Path
 
 PAGE = 4096
 
@@ -57,7 +58,7 @@ class CountingGuest:
 
     def _readinto(self, region, page, count):
         start = int(page) * PAGE
-        with open("/dev/urandom", "rb", buffering=0) as source:
+        with Path("/dev/urandom").open("rb", buffering=0) as source:
             taken = source.readinto(self.regions[int(region)][start : start + int(count) * PAGE])
         return str(taken).encode()
 

@@ -42,8 +42,8 @@ class DirtyTracker(Protocol):
         A page that is written while the call runs is reported now or by the next call, never lost.
         """
 
-    def peek(self) -> int:
-        """How many pages a ``scan`` would report now. Resets nothing."""
+    def peek(self) -> list[int]:
+        """How many pages of each region a ``scan`` would report now. Resets nothing."""
 
     def close(self) -> None:
         """Stop tracking. Idempotent; touches neither the memory nor the VMM."""
@@ -78,9 +78,9 @@ class WriteProtectTracker:
         """Read and reset; see ``DirtyTracker``."""
         return self._ask(_RegionTracker.read_and_reset)
 
-    def peek(self) -> int:
+    def peek(self) -> list[int]:
         """Count only; see ``DirtyTracker``."""
-        return sum(self._ask(_RegionTracker.count))
+        return self._ask(_RegionTracker.count)
 
     def close(self) -> None:
         """Stop; see ``DirtyTracker``."""
@@ -88,9 +88,13 @@ class WriteProtectTracker:
 
     def _ask(self, question: Callable[[_RegionTracker], T]) -> list[T]:
         try:
-            return [question(tracker) for tracker in self._regions]
+            answers = [question(tracker) for tracker in self._regions]
+            alive = self._scanner.tracks(self._regions[0].region.address)
         except OSError as error:
             raise UnreachableError(f"VMM {self._pid} cannot be scanned: {error}") from error
+        if not alive:
+            raise UnreachableError(f"VMM {self._pid} is dead: its memory cannot be scanned")
+        return answers
 
 
 class _RegionTracker:

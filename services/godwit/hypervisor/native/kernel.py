@@ -42,6 +42,7 @@ _REGISTER_LAYOUT: Final = "=4Q"  # struct uffdio_register: start, len, mode, ioc
 
 _PM_SCAN_WP_MATCHING: Final = 1 << 0  # linux/fs.h, as all PM_SCAN and PAGE_IS names here
 _PM_SCAN_CHECK_WPASYNC: Final = 1 << 1
+_PAGE_IS_WPALLOWED: Final = 1 << 0
 _PAGE_IS_WRITTEN: Final = 1 << 1
 _SCAN_LAYOUT: Final = "=12Q"  # struct pm_scan_arg
 _SCAN_WALK_END: Final = 4  # index of walk_end in it
@@ -148,17 +149,25 @@ class PagemapScanner:
             start = stopped
         return runs[0] if len(runs) == 1 else np.concatenate(runs)
 
+    def tracks(self, address: int) -> bool:
+        """Whether the page at ``address`` is still there, registered for tracking.
+
+        The memory of a dead process scans as clean, without an error: ask this after a scan.
+        """
+        count, _ = self._ioctl(0, address, address + PAGE_BYTES, 0, _PAGE_IS_WPALLOWED)
+        return count == 1
+
     def _scan_once(self, flags: int, start: int, end: int) -> tuple[int, int]:
-        size = struct.calcsize(_SCAN_LAYOUT)
         # category_mask and return_mask of exactly PAGE_IS_WRITTEN: the kernel's fast path, which
         # alone also reports pages that were written and then swapped out.
-        argument = bytearray(
-            struct.pack(
-                _SCAN_LAYOUT,
-                *(size, flags, start, end, 0, self._vector.ctypes.data, len(self._vector)),
-                *(0, 0, _PAGE_IS_WRITTEN, 0, _PAGE_IS_WRITTEN),
-            )
-        )
+        return self._ioctl(flags, start, end, _PAGE_IS_WRITTEN, _PAGE_IS_WRITTEN)
+
+    def _ioctl(self, flags: int, start: int, end: int, mask: int, wanted: int) -> tuple[int, int]:
+        """Returns how many runs are in the vector, and the address where the walk ended."""
+        size = struct.calcsize(_SCAN_LAYOUT)
+        vector = (self._vector.ctypes.data, len(self._vector))
+        fields = (size, flags, start, end, 0, *vector, 0, 0, mask, 0, wanted)
+        argument = bytearray(struct.pack(_SCAN_LAYOUT, *fields))
         count = fcntl.ioctl(self._fd, _PAGEMAP_SCAN, argument)
         return count, struct.unpack(_SCAN_LAYOUT, argument)[_SCAN_WALK_END]
 

@@ -85,7 +85,6 @@ class Region:
         """
         if len(runs) and (runs.min() < 0 or runs.sum(axis=1).max() > self.page_count):
             raise ValueError(f"region {self.name} has {self.page_count} pages")
-        _check_available(int(runs[:, 1].sum()) * PAGE_BYTES)
         for start, count in runs.tolist():
             address = self._own_address + start * PAGE_BYTES
             try:
@@ -128,8 +127,11 @@ def available_bytes() -> int:
     raise UnsupportedError("/proc/meminfo has no MemAvailable", hint="Linux is needed")
 
 
-def _check_available(wanted_bytes: int) -> None:
-    # The kernel refuses no page of a memfd: it kills processes instead.
+def check_available(wanted_bytes: int) -> None:
+    """Raise ``RefusedError`` unless so much memory can be had, and ``RESERVE_BYTES`` be left.
+
+    The kernel refuses no page of a memfd: it kills processes instead.
+    """
     available = available_bytes() - RESERVE_BYTES
     if wanted_bytes > available:
         raise RefusedError(

@@ -29,13 +29,14 @@ from godwit_protocol.errors import (
     InvalidInputError,
     RemoteProtocolError,
 )
+from godwit_protocol.machine import PAGE_BYTES
 
 from ..port import VmmState
 from . import kernel, wire
 from .execution import Execution
 from .guest_io import GuestIo
 from .guest_queues import IoState
-from .memory import MachineMemory
+from .memory import MachineMemory, check_available
 from .paths import MachineFolder
 from .server import ControlServer
 
@@ -233,8 +234,9 @@ class VmmProcess:
 
     def _populate(self, name: str, runs: bytes) -> wire.Done:
         try:
-            region = self._memory[name]
-            region.populate(np.frombuffer(runs, "<i8").reshape(-1, 2))
+            pages = np.frombuffer(runs, "<i8").reshape(-1, 2)
+            check_available(int(pages[:, 1].sum()) * PAGE_BYTES)
+            self._memory[name].populate(pages)
         except (KeyError, ValueError) as error:
             raise InvalidInputError(
                 f"no such pages of machine {self._spec.name}: {error}"

@@ -1,0 +1,219 @@
+"""No written page is ever missed, whoever writes it and however: seen from outside the writer."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from godwit.hypervisor.native.dirty import BLOCK_PAGES, WriteProtectTracker
+from godwit.hypervisor.native.memory import MachineMemory
+from godwit_protocol.errors import UnreachableError
+from godwit_protocol.machine import PAGE_BYTES, RegionSpec
+
+SIZES = (3 * BLOCK_PAGES + 7, 40)
+GIB_PAGES = 2**30 // PAGE_BYTES
+
+
+class WriterProcess:
+    """The writer, and its memory mapped here too, as a host service has a VMM's."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("writer.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def send(self, *command):
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+
+    def receive(self):
+        return json.loads(self.process.stdout.readline())
+
+    def do(self, *command):
+        self.send(*command)
+        return self.receive()
+
+    def allocate(self, *sizes):
+        parts = self.do("allocate", *sizes)
+        specs = [RegionSpec(f"r{index}", pages * PAGE_BYTES) for index, pages in enumerate(sizes)]
+        folder = f"/proc/{self.process.pid}/fd"
+        fds = [os.open(f"{folder}/{fd}", os.O_RDWR) for fd, _ in parts]
+        return MachineMemory.adopt(specs, fds, [address for _, address in parts])
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def writer():
+    process = WriterProcess()
+    yield process
+    process.close()
+
+
+def tracked(writer, *sizes):
+    memory = writer.allocate(*sizes)
+    return memory, WriteProtectTracker(writer.process.pid, memory)
+
+
+def pages_of(runs):
+    return {page for start, count in runs.tolist() for page in range(start, start + count)}
+
+
+def copy(memory, replica, rounds):
+    for region, target, runs in zip(memory.regions, replica.regions, rounds, strict=True):
+        for start, count in runs.tolist():
+            target.pages[start : start + count] = region.pages[start : start + count]
+
+
+def empty_like(memory):
+    return MachineMemory.allocate([RegionSpec(r.name, r.size_bytes) for r in memory.regions])
+
+
+@st.composite
+def writes(draw):
+    region = draw(st.integers(0, len(SIZES) - 1))
+    page = draw(st.integers(0, SIZES[region] - 1))
+    count = draw(st.integers(1, min(20, SIZES[region] - page)))
+    return (draw(st.sampled_from(["store", "readinto", "read", "populate"])), region, page, count)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    before=st.lists(writes(), max_size=8),
+    after=st.lists(writes() | st.just(("scan",)) | st.just(("peek",)), max_size=30),
+)
+def test_rounds_give_an_equal_copy_for_any_sequence_of_writes_and_scans(writer, before, after):
+    memory = writer.allocate(*SIZES)
+    for write in before:
+        writer.do(*write)
+    tracker = WriteProtectTracker(writer.process.pid, memory)
+    replica = empty_like(memory)
+    copy(memory, replica, tracker.arm())
+    written = [set() for _ in SIZES]
+    for verb, *arguments in after:
+        if verb == "scan":
+            rounds = tracker.scan()
+            assert all(w <= pages_of(r) for w, r in zip(written, rounds, strict=True))
+            copy(memory, replica, rounds)
+            written = [set() for _ in SIZES]
+        elif verb == "peek":
+            assert all(n >= len(w) for n, w in zip(tracker.peek(), written, strict=True))
+        else:
+            writer.do(verb, *arguments)
+            if verb in ("store", "readinto"):
+                region, page, count = arguments
+                written[region] |= set(range(page, page + count))
+    copy(memory, replica, tracker.scan())
+    assert replica.digests() == memory.digests()
+    assert tracker.peek() == [0, 0]
+    tracker.close()
+    memory.close()
+    replica.close()
+
+
+def test_a_free_running_writer_loses_nothing_between_read_and_reset(writer):
+    memory, tracker = tracked(writer, *SIZES)
+    replica = empty_like(memory)
+    copy(memory, replica, tracker.arm())
+    scans = 0
+    for seed in range(3):
+        writer.send("storm", seed, 20_000)
+        while not _answered(writer):
+            copy(memory, replica, tracker.scan())
+            scans += 1
+        writer.receive()
+    copy(memory, replica, tracker.scan())
+    assert scans > 3
+    assert replica.digests() == memory.digests()
+
+
+def _answered(writer):
+    return bool(select.select([writer.process.stdout], [], [], 0)[0])
+
+
+def test_a_scan_reports_exactly_what_was_written_and_only_once(writer):
+    memory, tracker = tracked(writer, *SIZES)
+    writer.do("store", 0, 3, 2)
+    writer.do("store", 0, 700, 1)
+    assert [runs.tolist() for runs in tracker.arm()] == [[[3, 2], [700, 1]], []]
+    assert [runs.tolist() for runs in tracker.scan()] == [[], []]
+    writer.do("store", 0, 4, 1)
+    writer.do("readinto", 1, 10, 3)
+    assert tracker.peek() == [1, 3]
+    assert [runs.tolist() for runs in tracker.scan()] == [[[4, 1]], [[10, 3]]]
+    assert [runs.tolist() for runs in tracker.scan()] == [[], []]
+    memory.close()
+
+
+def test_a_block_that_fills_after_arming_is_reported_without_its_holes(writer):
+    memory, tracker = tracked(writer, *SIZES)
+    tracker.arm()
+    writer.do("store", 0, BLOCK_PAGES + 9, 2)
+    assert tracker.peek() == [2, 0]
+    assert tracker.scan()[0].tolist() == [[BLOCK_PAGES + 9, 2]]
+    writer.do("store", 0, BLOCK_PAGES + 100, 1)
+    assert tracker.scan()[0].tolist() == [[BLOCK_PAGES + 100, 1]]
+    memory.close()
+
+
+def test_arming_again_begins_anew(writer):
+    memory, tracker = tracked(writer, *SIZES)
+    tracker.arm()
+    writer.do("store", 1, 5, 1)
+    assert tracker.arm()[1].tolist() == [[5, 1]]
+    assert tracker.scan()[1].tolist() == []
+    memory.close()
+
+
+def test_more_runs_than_one_answer_of_the_kernel_holds(writer):
+    memory, tracker = tracked(writer, 140_000)
+    tracker.arm()
+    writer.do("populate", 0, 0, memory.regions[0].page_count)
+    tracker.scan()
+    writer.do("comb", 0)
+    runs = tracker.scan()[0]
+    assert len(runs) == 70_000
+    assert (runs == np.stack([np.arange(0, 140_000, 2), np.ones(70_000)], axis=1)).all()
+    memory.close()
+
+
+def test_a_large_sparse_region_costs_far_less_than_a_millisecond(writer):
+    memory, tracker = tracked(writer, 8 * GIB_PAGES)
+    for page in (0, 5 * BLOCK_PAGES, 8 * GIB_PAGES - 1):
+        writer.do("store", 0, page, 1)
+    tracker.arm()
+    took = []
+    for _ in range(20):
+        began = time.perf_counter()
+        tracker.scan()
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.0005
+    assert os.fstat(memory.regions[0].fd).st_blocks * 512 == 3 * PAGE_BYTES
+    memory.close()
+
+
+def test_a_dead_vmm_is_told_as_such():
+    process = WriterProcess()
+    memory, tracker = tracked(process, *SIZES)
+    tracker.arm()
+    process.process.kill()
+    process.close()
+    with pytest.raises(UnreachableError):
+        tracker.scan()
+    with pytest.raises(UnreachableError):
+        WriteProtectTracker(process.process.pid, memory)
+    memory.close()

@@ -188,7 +188,7 @@ class Config:
             _whole_number(1, 5),
             "1 to 5",
             "1",
-            "How many servers of a NATS cluster keep each message: 1 on a single server, else 3 or 5.",
+            "How many servers keep each message: 1 on a single server, else 3 or 5.",
             read_by=frozenset({Service.PROVISION}),
         )
     )
@@ -221,8 +221,8 @@ class Config:
             _absolute_path,
             "a directory",
             _default_host_directory,
-            "Where a host keeps its journals and its machines' sockets. Both services of a host share"
-            " it, and it must survive their restarts.",
+            "Where a host keeps its journals and its machines' sockets. Its two services share it,"
+            " and it must survive their restarts.",
             default_shown="$GODWIT_DIR/hosts/$GODWIT_HOST",
             read_by=_HOST_SERVICES,
         )

@@ -7,11 +7,16 @@ altered silently is no log. Which subjects go where is in ``godwit_protocol.subj
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
+import structlog
+
+from godwit.runtime.config import Service
 from godwit.runtime.jetstream_api import Discard, Storage, StreamRules
 from godwit.runtime.nats_log import NatsLog
+from godwit.runtime.service import ServiceContext, run_service
 from godwit_protocol.errors import ConflictError
 from godwit_protocol.subjects import (
     EVENTS,
@@ -105,3 +110,13 @@ def check_stream(rules: StreamRules, found: dict[str, Any]) -> None:
             wanted, actual = sorted(wanted), sorted(actual)  # noqa: PLW2901  # order is no rule
         if actual != wanted:
             raise StreamMismatchError(rules.name, field, wanted, actual)
+
+
+async def main(context: ServiceContext) -> None:
+    """The one-shot job."""
+    names = await provision(context.log, replicas=context.config.nats_replicas)
+    structlog.get_logger(__name__).info("streams are as they must be", streams=names)
+
+
+if __name__ == "__main__":
+    sys.exit(run_service(Service.PROVISION, main))

@@ -1,0 +1,120 @@
+"""A service's journal: an append-only file of records that survives the service's death.
+
+The framing of records is pure and in ``godwit_protocol.journal``; this module owns the file. All
+calls block: an append takes some microseconds, a synchronous one what the disk's flush takes (0.1
+to some ms), which is meant to be waited for. It must not know what a record means.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Final
+
+from godwit_protocol.errors import ConflictError, CorruptError
+from godwit_protocol.journal import decode_journal, encode_record
+
+JOURNAL_BYTES_MAX: Final = 256 * 1024 * 1024
+
+
+class JournalFailedError(CorruptError):
+    """The disk did not take a record. Whether it is there is unknown until the journal is reopened,
+    so that nothing may be appended after it.
+    """
+
+
+class Journal:
+    """An open journal. One process holds it at a time; one thread uses it at a time."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._failed = False
+        self.records: tuple[bytes, ...] = self._recover()
+        """What had been appended when the journal was opened."""
+
+    @classmethod
+    def open(cls, path: Path) -> Journal:
+        """Open or create the journal at ``path``, cutting a torn tail.
+
+        Raises ``ConflictError`` if another process holds it, ``CorruptError`` if it is damaged.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        created = not path.exists()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            _lock(path, descriptor)
+            journal = cls(path, descriptor)
+            if created:
+                _sync_directory(path.parent)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return journal
+
+    def append(self, payload: bytes, *, sync: bool) -> None:
+        """Append one record. With ``sync`` it, and all before it, is on the disk on return.
+
+        Without ``sync`` it survives the death of this process, but not of the host. Raises
+        ``InvalidInputError`` for a payload too large, ``JournalFailedError`` if the disk fails;
+        from then on the journal takes nothing more.
+        """
+        record = encode_record(payload)
+        if self._failed:
+            raise JournalFailedError(f"{self.path} failed before and must be reopened")
+        try:
+            self._write(record)
+            if sync:
+                os.fdatasync(self._descriptor)
+        except OSError as error:
+            self._failed = True
+            raise JournalFailedError(
+                f"{self.path} did not take a record: {error.strerror}",
+                hint="look at the disk's space and health, then restart the service",
+            ) from error
+
+    def close(self) -> None:
+        """Let go of the file. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, -1
+        self._failed = True
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def remove(self) -> None:
+        """Delete the journal, durably: on return no restart will find it again. Idempotent."""
+        self.path.unlink(missing_ok=True)
+        _sync_directory(self.path.parent)
+        self.close()
+
+    def _recover(self) -> tuple[bytes, ...]:
+        size = os.fstat(self._descriptor).st_size
+        if size > JOURNAL_BYTES_MAX:
+            raise CorruptError(f"{self.path} has {size} bytes; a journal is never so large")
+        journaled = decode_journal(os.pread(self._descriptor, size, 0))
+        if journaled.whole_bytes != size:
+            os.ftruncate(self._descriptor, journaled.whole_bytes)
+            os.fsync(self._descriptor)
+        return journaled.payloads
+
+    def _write(self, record: bytes) -> None:
+        rest = memoryview(record)
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+
+
+def _lock(path: Path, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConflictError(
+            f"{path} is held by another process", hint="stop the other copy of this service"
+        ) from error
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

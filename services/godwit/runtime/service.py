@@ -1,0 +1,202 @@
+"""Run a service: configuration, logs, health, the event log, signals and exit codes.
+
+A service is ``async def main(context)``. It is cancelled on SIGTERM and SIGINT and gets
+``STOP_S_MAX`` to end in an orderly way. What it raises becomes the process's exit code: a
+``GodwitError`` is one clear line, anything else is a defect and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from godwit.runtime import config as configuration
+from godwit.runtime import telemetry
+from godwit.runtime.config import Config, LogFormat, Service
+from godwit.runtime.health import Health
+from godwit.runtime.nats_log import NatsLog
+from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
+
+CONNECT_TRIES_MAX: Final = 30
+CONNECT_TRY_S: Final = 2.0
+CONNECT_WAIT_S: Final = 1.0
+STOP_S_MAX: Final = 10.0
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_log: Final = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceContext:
+    """What a service is given."""
+
+    service: Service
+    config: Config
+    directory: Path
+    """The service's own directory, not shared with another service."""
+    log: NatsLog
+    """The event log, connected; streams may not be there yet."""
+    health: Health
+    """``ready`` is for the service to set."""
+    tasks: asyncio.TaskGroup
+    """Background tasks: if one fails the service ends, and with the service they end."""
+
+
+Main = Callable[[ServiceContext], Awaitable[None]]
+
+
+class _FinishedError(Exception):
+    """``main`` has returned: a task group ends its tasks for nothing less."""
+
+
+def run_service(service: Service, main: Main, environ: Mapping[str, str] = os.environ) -> int:
+    """Run ``main`` until it returns, fails, or the process is told to stop.
+
+    Returns the exit status: 0 after an orderly stop, else the ``exit_code`` of what was raised.
+    """
+    try:
+        config = configuration.load(service, environ)
+    except GodwitError as error:
+        telemetry.configure(service, logging.INFO, LogFormat.AUTO)
+        return _report(error)
+    telemetry.configure(service, config.log_level, config.log_format)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner, telemetry.bound(host=config.host):
+        return runner.run(_until_told_to_stop(_serve(service, config, main)))
+
+
+def service_directory(service: Service, config: Config) -> Path:
+    """Where a service keeps what is its own: beside its host's files, or under ``GODWIT_DIR``."""
+    if config.host:
+        return config.host_directory / service
+    names = {
+        Service.COORDINATOR: config.coordinator_id,
+        Service.GPU_STATE_TRACKER: config.tracker_id,
+    }
+    return config.directory / "services" / service / names.get(service, "")
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _until_told_to_stop(serving: Awaitable[None]) -> int:
+    """Return the exit status of ``serving``, which is cancelled by the first signal."""
+    task = asyncio.ensure_future(serving)
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, told.set)
+    waiting = asyncio.create_task(told.wait())
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if told.is_set():
+        _log.info("stopping")
+        await _stop(task)
+    return _outcome(task)
+
+
+async def _stop(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=STOP_S_MAX)
+    if not done:
+        # A task that swallows its cancellation would also hang the loop's own end.
+        os._exit(_report(DeadlineError(f"the service did not stop within {STOP_S_MAX:g} s")))
+
+
+def _outcome(task: asyncio.Future[None]) -> int:
+    if task.cancelled():
+        _log.info("stopped")
+        return 0
+    error = task.exception()
+    return 0 if error is None else _report(error)
+
+
+def _report(error: BaseException) -> int:
+    """Log why the process ends, and return its exit status."""
+    error = _cause(error)
+    if isinstance(error, GodwitError):
+        hint = {"hint": error.hint} if error.hint else {}
+        _log.critical(error.message, code=error.code, **hint)
+        return error.exit_code
+    _log.critical("defect", exc_info=error)
+    return GodwitError.exit_code
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The most telling exception of a group: a typed one before any other."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    causes = [_cause(inner) for inner in error.exceptions]
+    return next((cause for cause in causes if isinstance(cause, GodwitError)), causes[0])
+
+
+async def _serve(service: Service, config: Config, main: Main) -> None:
+    health = Health(service)
+    directory = service_directory(service, config)
+    async with _health_served(health, config, directory), _connected(service, config) as log:
+        health.add_check("event_log", lambda: "" if log.is_connected else "not connected")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_watch(log))
+                await main(ServiceContext(service, config, directory, log, health, tasks))
+                raise _FinishedError
+        except* _FinishedError:
+            _log.info("finished")
+
+
+@contextlib.asynccontextmanager
+async def _health_served(health: Health, config: Config, directory: Path) -> AsyncIterator[None]:
+    if health.service == Service.PROVISION:
+        yield
+        return
+    port = await health.start(config.health_host, config.health_port, directory)
+    _log.info("health endpoint", address=config.health_host, port=port)
+    try:
+        yield
+    finally:
+        await health.close()
+
+
+@contextlib.asynccontextmanager
+async def _connected(service: Service, config: Config) -> AsyncIterator[NatsLog]:
+    log = await connect(service, config)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+async def connect(service: Service, config: Config) -> NatsLog:
+    """Connect to the event log, waiting for it to come up.
+
+    Raises ``UnreachableError`` after ``CONNECT_TRIES_MAX`` tries.
+    """
+    name = "-".join(filter(None, (service, config.host)))
+    for attempt in range(1, CONNECT_TRIES_MAX):
+        try:
+            return await NatsLog.connect(config.nats_url, name=name, timeout_s=CONNECT_TRY_S)
+        except UnreachableError as error:
+            _log.warning("waiting for the event log", url=config.nats_url, tried=attempt)
+            _log.debug("event log unreachable", error=error.message)
+            await asyncio.sleep(CONNECT_WAIT_S)
+    return await NatsLog.connect(config.nats_url, name=name, timeout_s=CONNECT_TRY_S)
+
+
+async def _watch(log: NatsLog) -> None:
+    await log.closed()
+    raise UnreachableError(
+        "the connection to the event log was closed for good", hint="look at the NATS server's log"
+    )

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import numpy as np
 
-from godwit_protocol.errors import GuestError, InvalidInputError
+from godwit_protocol.errors import GuestError
 from godwit_protocol.machine import PAGE_BYTES
 
 from .header import HEADER_BYTES, Header
@@ -120,23 +120,15 @@ class Embedder:
                 }
 
     def _add(self, texts: Sequence[str]) -> dict[str, Any]:
-        encoded = [_utf8(text) for text in texts]
+        encoded = [text.encode() for text in texts]
         self._index.require_room(len(texts), sum(map(len, encoded)))
         vectors = [self._embed(text) for text in texts]
         added = [self._index.add(*entry) for entry in zip(vectors, encoded, strict=True)]
         return {"added": len(added), "first": added[0], "count": self._index.count}
 
     def _embed(self, text: str) -> Floats:
-        _utf8(text)
         tokens = self._tokenizer.encode(text).ids
         return self._model.embed(np.array(tokens, np.int64))
-
-
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInputError("the text has half a surrogate pair") from error
 
 
 def _framebuffer(machine: Machine) -> memoryview:

@@ -24,8 +24,8 @@ _PAGE_WORDS: Final = PAGE_BYTES // 8
 _ZERO_PAGE: Final = np.uint64(1 << 63)
 """This bit of a table entry says that the page was filled with zeros at that generation."""
 
-# Word j of a page is the page's checksum times an odd number of its own: each word changes with each
-# generation, and one multiplication makes it.
+# Word j of a page is the page's checksum times an odd number of its own: each word changes with
+# each generation, and one multiplication makes it.
 _FACTORS: Final = random_words(0x0DD_FAC7, 0, _PAGE_WORDS) | np.uint64(1)
 _AT_ONCE: Final = 1024
 """Pages compared at once, so that a check needs 4 MiB besides the machine's memory."""

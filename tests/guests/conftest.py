@@ -1,23 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
-from in_process_machine import InProcessMachine
+from in_process_machine import CAPACITY, Booted, InProcessMachine
 
 from godwit.guests.embedder import Embedder
 from godwit.guests.minilm import WEIGHTS_BYTES
-
-CAPACITY = 64
-
-
-@dataclass(frozen=True)
-class Booted:
-    """A machine whose framebuffer holds the weights, and the checkpoint of its empty index."""
-
-    machine: InProcessMachine
-    checkpoint: bytes
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,9 @@ from godwit.guests.protocol import Guest
 
 GuestT = TypeVar("GuestT", bound=Guest)
 
+CAPACITY = 64
+"""Texts that the index of the session's embedder holds."""
+
 
 @dataclass(frozen=True)
 class InProcessVGpu:
@@ -39,6 +42,14 @@ class InProcessMachine:
 
     def image(self) -> list[bytes]:
         return [region.tobytes() for region in self.regions()]
+
+
+@dataclass(frozen=True)
+class Booted:
+    """A machine whose framebuffer holds the weights, and the checkpoint of its empty index."""
+
+    machine: InProcessMachine
+    checkpoint: bytes
 
 
 def region(size_bytes: int) -> memoryview:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CAPACITY, Booted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from in_process_machine import InProcessMachine, ask, moved
+from in_process_machine import CAPACITY, Booted, InProcessMachine, ask, moved
 
 from godwit.guests import corpus, minilm_package
 from godwit.guests.embedder import ADD_TEXTS_MAX, TEXT_CHARACTERS_MAX, Embedder

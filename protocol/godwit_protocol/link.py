@@ -12,7 +12,9 @@ import msgspec
 
 from .errors import RemoteProtocolError
 from .events.migration import AbortReason, Verify
+from .framing import CONTROL_PAYLOAD_BYTES_MAX
 from .machine import RegionSpec
+from .unpacking import unpack
 
 LINK_VERSION: Final = 1
 
@@ -127,7 +129,7 @@ def encode(message: LinkMessage) -> bytes:
 
 def decode(payload: bytes) -> AnyLinkMessage:
     """Return the message. Raises ``RemoteProtocolError`` for anything else."""
-    try:
-        return _decoder.decode(payload)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise RemoteProtocolError(f"the peer's control message cannot be read: {error}") from error
+    what = "the peer's control message"
+    return unpack(
+        _decoder, payload, what, bytes_max=CONTROL_PAYLOAD_BYTES_MAX, error=RemoteProtocolError
+    )

@@ -13,12 +13,14 @@ is owned by nobody.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
-from .errors import CorruptError, LocalProtocolError
+from .errors import LocalProtocolError
+from .unpacking import unpack
 
-RECORD_BYTES_MAX = 4096
+RECORD_BYTES_MAX: Final = 4096
 
 
 class RegisterValue(StrEnum):
@@ -119,12 +121,7 @@ def encode(record: RegisterRecord) -> bytes:
 
 def decode(data: bytes) -> RegisterRecord:
     """Return the record. Raises ``CorruptError`` for anything that is not one."""
-    if len(data) > RECORD_BYTES_MAX:
-        raise CorruptError(f"register record of {len(data)} bytes (limit {RECORD_BYTES_MAX})")
-    try:
-        return msgspec.msgpack.decode(data, type=RegisterRecord)
-    except msgspec.MsgspecError as error:
-        raise CorruptError(f"register record cannot be read: {error}") from error
+    return unpack(_record_decoder, data, "a register record", bytes_max=RECORD_BYTES_MAX)
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +138,8 @@ def encode_claim(claim: Claim) -> bytes:
 
 def decode_claim(data: bytes) -> Claim:
     """Return the claim. Raises ``CorruptError`` for anything that is not one."""
-    try:
-        return msgspec.msgpack.decode(data, type=Claim)
-    except msgspec.MsgspecError as error:
-        raise CorruptError(f"claim cannot be read: {error}") from error
+    return unpack(_claim_decoder, data, "a claim", bytes_max=RECORD_BYTES_MAX)
+
+
+_record_decoder: Final = msgspec.msgpack.Decoder(RegisterRecord)
+_claim_decoder: Final = msgspec.msgpack.Decoder(Claim)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
 from .errors import CorruptError
 from .events.machine import GpuInventory
 from .events.migration import Placement
+from .unpacking import unpack
+
+ENTRY_BYTES_MAX: Final = 64 * 1024
+SETTLED_MAX: Final = 10_000
+"""Refused and released reservations that a picture remembers, the newest."""
 
 
 class RefusalCode(StrEnum):
@@ -18,24 +24,34 @@ class RefusalCode(StrEnum):
     NO_GPU = "no_gpu"
     DOES_NOT_FIT = "does_not_fit"
     MODEL_MISMATCH = "model_mismatch"
+    TOO_MANY_WAITING = "too_many_waiting"
 
 
 class EntryKind(StrEnum):
     """What a line of the ledger says of its reservation."""
 
     HELD = "held"
+    REFUSED = "refused"
     CONFIRMED = "confirmed"
     RELEASED = "released"
 
 
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A typed no."""
+
+    code: RefusalCode
+    message: str
+
+
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a host's ledger."""
+    """One line of a host's ledger. A refusal stands in it too: whoever reads it, says the same."""
 
     kind: EntryKind
     reservation: str
     machine: str
     host: str
     placements: tuple[Placement, ...] = ()
+    refusal: Refusal | None = None
     why: str = ""
 
 
@@ -55,6 +71,8 @@ class HostPicture(msgspec.Struct, frozen=True, kw_only=True):
     announced: bool = False
     gpus: tuple[GpuInventory, ...] = ()
     holdings: dict[str, Holding] = {}
+    settled: dict[str, Refusal | None] = {}
+    """Reservations that are over: refused, or released (None). They are not decided again."""
     sequence: int = 0
 
     def free_bytes(self, gpu: int) -> int:
@@ -77,13 +95,6 @@ class ProfileWanted(msgspec.Struct, frozen=True, kw_only=True):
     framebuffer_bytes: int
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """A typed no."""
-
-    code: RefusalCode
-    message: str
-
-
 def encode_entry(entry: LedgerEntry) -> bytes:
     """Return the entry as MessagePack."""
     return msgspec.msgpack.encode(entry)
@@ -91,15 +102,18 @@ def encode_entry(entry: LedgerEntry) -> bytes:
 
 def decode_entry(data: bytes) -> LedgerEntry:
     """Return the entry. Raises ``CorruptError`` for anything that is not one."""
-    try:
-        return msgspec.msgpack.decode(data, type=LedgerEntry)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise CorruptError(f"ledger entry cannot be read: {error}") from error
+    entry = unpack(_entry_decoder, data, "a ledger entry", bytes_max=ENTRY_BYTES_MAX)
+    if (entry.kind is EntryKind.REFUSED) != (entry.refusal is not None):
+        raise CorruptError(f"the ledger entry of {entry.reservation} has a refusal or lacks one")
+    return entry
+
+
+_entry_decoder: Final = msgspec.msgpack.Decoder(LedgerEntry)
 
 
 def apply(picture: HostPicture, entry: LedgerEntry, sequence: int) -> HostPicture:
     """Fold one ledger entry, stored at ``sequence``. Releasing what is not held changes nothing."""
-    holdings = dict(picture.holdings)
+    holdings, settled = dict(picture.holdings), picture.settled
     if entry.kind is EntryKind.HELD:
         holdings[entry.reservation] = Holding(
             reservation=entry.reservation,
@@ -109,10 +123,19 @@ def apply(picture: HostPicture, entry: LedgerEntry, sequence: int) -> HostPictur
         )
     elif entry.kind is EntryKind.RELEASED:
         holdings.pop(entry.reservation, None)
+        settled = _remember(settled, entry)
+    elif entry.kind is EntryKind.REFUSED:
+        settled = _remember(settled, entry)
     elif entry.reservation in holdings:
         held = holdings[entry.reservation]
         holdings[entry.reservation] = msgspec.structs.replace(held, confirmed=True)
-    return msgspec.structs.replace(picture, holdings=holdings, sequence=sequence)
+    return msgspec.structs.replace(picture, holdings=holdings, settled=settled, sequence=sequence)
+
+
+def _remember(settled: dict[str, Refusal | None], entry: LedgerEntry) -> dict[str, Refusal | None]:
+    forgotten = list(settled)[: max(len(settled) + 1 - SETTLED_MAX, 0)]
+    kept = {name: refusal for name, refusal in settled.items() if name not in forgotten}
+    return {**kept, entry.reservation: entry.refusal}
 
 
 def decide(

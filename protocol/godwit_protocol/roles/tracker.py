@@ -3,8 +3,9 @@
 Each host has one ledger, an exact subject written by compare-and-set. The ledger is the truth; the
 tracker's state is its fold. A request is decided against the fold and written with the sequence
 that it was decided at: if another tracker wrote first, the write fails, the fold catches up, and
-the request is decided again. So no two reservations can ever overlap, whoever decides. A host's writes
-go one after the other; what waits is kept in order.
+the request is decided again. So no two reservations can ever overlap, whoever decides, and since a
+refusal is a line too, no two trackers can answer one request differently. A host's writes go one
+after the other; what waits is kept in order.
 
 At this stage a profile fits a GPU if enough of its memory is free.
 """
@@ -24,6 +25,7 @@ from ..ledger import (
     LedgerEntry,
     ProfileWanted,
     Refusal,
+    RefusalCode,
     apply,
     decide,
 )
@@ -32,7 +34,7 @@ from .effects import Durability, Effect
 from .inputs import Input
 
 WAITING_MAX: Final = 10_000
-"""Requests that may wait for one host's ledger; more are refused."""
+"""Requests that may wait for one host's ledger; more are refused, without a line in the ledger."""
 
 
 class HostSeen(Input, frozen=True, kw_only=True):
@@ -137,15 +139,17 @@ def _host_of(state: TrackerState, reservation: str) -> str | None:
 
 
 def _host_seen(state: TrackerState, given: HostSeen) -> Result:
-    picture = state.hosts.get(given.host, HostPicture(host=given.host))
+    picture = _picture(state, given.host)
     seen = msgspec.structs.replace(picture, gpus=given.gpus, announced=True)
     return _with(state, given.host, seen), ()
 
 
 def _stored(state: TrackerState, given: LedgerStored) -> Result:
     host = given.entry.host
-    picture = apply(state.hosts.get(host, HostPicture(host=host)), given.entry, given.sequence)
-    state = _with(state, host, picture)
+    picture = _picture(state, host)
+    if given.sequence <= picture.sequence:
+        return state, ()
+    state = _with(state, host, apply(picture, given.entry, given.sequence))
     told = _told(given.entry)
     state = _replace(
         state,
@@ -158,11 +162,12 @@ def _stored(state: TrackerState, given: LedgerStored) -> Result:
 
 def _undone(waiting: tuple[Waiting, ...], entry: LedgerEntry) -> tuple[Waiting, ...]:
     """What still waits, now that ``entry`` is written."""
-    return tuple(
-        item
-        for item in waiting
-        if item.reservation != entry.reservation or _kind_of(item) is not entry.kind
-    )
+    kind = EntryKind.HELD if entry.kind is EntryKind.REFUSED else entry.kind
+    return tuple(item for item in waiting if not _is(item, entry.reservation, kind))
+
+
+def _is(item: Waiting, reservation: str, kind: EntryKind) -> bool:
+    return item.reservation == reservation and _kind_of(item) is kind
 
 
 def _kind_of(item: Waiting) -> EntryKind:
@@ -179,15 +184,22 @@ def _refused(state: TrackerState, host: str) -> Result:
     """Decide again, but only if the fold has moved on: else the line that won is still to come."""
     attempted = state.writing.get(host)
     state = _replace(state, writing=_without(state.writing, host))
-    if attempted is not None and state.hosts[host].sequence == attempted:
+    if attempted is not None and _picture(state, host).sequence == attempted:
         return state, ()
     return _next(state, host)
 
 
 def _enqueue(state: TrackerState, host: str, item: Waiting) -> Result:
+    """Let ``item`` wait its turn. A request over the bound is refused; an end never is, or capacity
+    would leak: there are only as many as there are reservations.
+    """
     waiting = state.waiting.get(host, ())
-    if len(waiting) >= WAITING_MAX or item in waiting:
+    if any(_is(other, item.reservation, _kind_of(item)) for other in waiting):
         return state, ()
+    if len(waiting) >= WAITING_MAX and isinstance(item, ReservationWanted):
+        message = f"{len(waiting)} requests wait for the ledger of host {host}"
+        refusal = Refusal(code=RefusalCode.TOO_MANY_WAITING, message=message)
+        return state, (_refusal(item.reservation, host, refusal),)
     state = _replace(state, waiting={**state.waiting, host: (*waiting, item)})
     return _next(state, host)
 
@@ -208,7 +220,7 @@ def _next(state: TrackerState, host: str) -> Result:
         first, *rest = state.waiting[host]
         decided = _decide(state, host, first)
         if isinstance(decided, LedgerEntry):
-            expected = state.hosts[host].sequence
+            expected = _picture(state, host).sequence
             state = _replace(state, writing={**state.writing, host: expected})
             write = WriteLedger(entry=decided, expected_sequence=expected)
             return state, (*effects, write)
@@ -219,8 +231,8 @@ def _next(state: TrackerState, host: str) -> Result:
 
 def _decide(state: TrackerState, host: str, item: Waiting) -> LedgerEntry | tuple[Effect, ...]:
     """The line to write, or what to say when there is none to write."""
-    picture = state.hosts.get(host)
-    held = picture.holdings.get(item.reservation) if picture else None
+    picture = _picture(state, host)
+    held = picture.holdings.get(item.reservation)
     if not isinstance(item, ReservationWanted):
         if held is None or (isinstance(item, ReservationUsed) and held.confirmed):
             return ()
@@ -235,18 +247,21 @@ def _decide(state: TrackerState, host: str, item: Waiting) -> LedgerEntry | tupl
         )
     if held is not None:
         return (_granted(item.reservation, host, held.placements),)
-    decided = decide(picture, host, item.vgpus)
-    if isinstance(decided, Refusal):
-        refused = ev.ReservationRefused(
-            reservation=item.reservation, target=host, code=decided.code, message=decided.message
-        )
-        return (_answer(item.reservation, refused),)
+    if item.reservation in picture.settled:
+        refusal = picture.settled[item.reservation]
+        return () if refusal is None else (_refusal(item.reservation, host, refusal),)
+    return _line(item, decide(picture, host, item.vgpus))
+
+
+def _line(item: ReservationWanted, decided: tuple[ev.Placement, ...] | Refusal) -> LedgerEntry:
+    refused = isinstance(decided, Refusal)
     return LedgerEntry(
-        kind=EntryKind.HELD,
+        kind=EntryKind.REFUSED if refused else EntryKind.HELD,
         reservation=item.reservation,
         machine=item.machine,
-        host=host,
-        placements=decided,
+        host=item.host,
+        placements=() if isinstance(decided, Refusal) else decided,
+        refusal=decided if isinstance(decided, Refusal) else None,
     )
 
 
@@ -254,6 +269,9 @@ def _told(entry: LedgerEntry) -> tuple[Effect, ...]:
     match entry.kind:
         case EntryKind.HELD:
             return (_granted(entry.reservation, entry.host, entry.placements),)
+        case EntryKind.REFUSED:
+            assert entry.refusal is not None
+            return (_refusal(entry.reservation, entry.host, entry.refusal),)
         case EntryKind.CONFIRMED:
             confirmed = ev.ReservationConfirmed(reservation=entry.reservation, target=entry.host)
             return (_answer(entry.reservation, confirmed),)
@@ -269,9 +287,20 @@ def _granted(reservation: str, host: str, placements: tuple[ev.Placement, ...]) 
     return _answer(reservation, granted)
 
 
+def _refusal(reservation: str, host: str, refusal: Refusal) -> Effect:
+    refused = ev.ReservationRefused(
+        reservation=reservation, target=host, code=refusal.code, message=refusal.message
+    )
+    return _answer(reservation, refused)
+
+
 def _answer(reservation: str, event: Event) -> Effect:
     append = fx.Append(event=event, durability=Durability.LOGGED)
     return Answer(reservation=reservation, append=append)
+
+
+def _picture(state: TrackerState, host: str) -> HostPicture:
+    return state.hosts.get(host, HostPicture(host=host))
 
 
 def _with(state: TrackerState, host: str, picture: HostPicture) -> TrackerState:

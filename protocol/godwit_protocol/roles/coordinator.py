@@ -63,6 +63,9 @@ class CoordinatorState(msgspec.Struct, frozen=True, kw_only=True):
     verify: ev.Verify = ev.Verify.OFF
     spec: MachineSpec | None = None
     deadline_ns: int = 0
+    migration_deadline_ns: int = 0
+    cancelled: bool = False
+    """An operator asked for it before the claim was settled."""
     alarmed: bool = False
 
 
@@ -98,7 +101,7 @@ def _considered(state: CoordinatorState, given: Input, now_ns: int) -> Result:
     after = _replace(
         state, machine=given.machine, destination=given.destination, limits=given.limits
     )
-    refusal = _objection(given)
+    refusal = _CANCELLED if state.cancelled else _objection(given)
     if refusal is not None:
         return _end(after, Outcome.ABORTED, *refusal)
     assert record is not None
@@ -109,7 +112,7 @@ def _considered(state: CoordinatorState, given: Input, now_ns: int) -> Result:
         epoch=record.epoch,
         verify=given.verify,
         spec=given.spec,
-        deadline_ns=now_ns + given.limits.deadline_ns,
+        migration_deadline_ns=now_ns + given.limits.deadline_ns,
     )
     return after, (fx.TakeClaim(machine=given.machine),)
 
@@ -130,6 +133,8 @@ def _claimed(state: CoordinatorState, given: Input, now_ns: int) -> Result:
     if not given.won:
         message = f"migration {given.holder} is moving machine {state.machine!r}"
         return _end(state, Outcome.ABORTED, AbortReason.ALREADY_MIGRATING, message)
+    if state.cancelled:
+        return _end(state, Outcome.ABORTED, *_CANCELLED)
     assert state.spec is not None
     wanted = ev.ReservationRequested(
         reservation=state.migration,
@@ -138,7 +143,8 @@ def _claimed(state: CoordinatorState, given: Input, now_ns: int) -> Result:
         profiles=tuple(vgpu.profile for vgpu in state.spec.vgpus),
         framebuffer_bytes=tuple(vgpu.framebuffer_bytes for vgpu in state.spec.vgpus),
     )
-    after = _replace(state, phase=Phase.RESERVING, deadline_ns=now_ns + RESERVATION_DEADLINE_NS)
+    deadline_ns = min(now_ns + RESERVATION_DEADLINE_NS, state.migration_deadline_ns)
+    after = _replace(state, phase=Phase.RESERVING, deadline_ns=deadline_ns)
     return after, (_logged(wanted),)
 
 
@@ -154,7 +160,8 @@ def _granted(state: CoordinatorState, given: Input, now_ns: int) -> Result:
         verify=state.verify,
         placements=given.placements,
     )
-    after = _replace(state, phase=Phase.PREPARING, deadline_ns=now_ns + PREPARATION_DEADLINE_NS)
+    deadline_ns = min(now_ns + PREPARATION_DEADLINE_NS, state.migration_deadline_ns)
+    after = _replace(state, phase=Phase.PREPARING, deadline_ns=deadline_ns)
     to = fx.Address(state.destination, Service.DESTINATION_HOST)
     return after, (_logged(ordered, to),)
 
@@ -174,6 +181,10 @@ def _ready(state: CoordinatorState, given: Input, now_ns: int) -> Result:
     wait_ns = state.limits.deadline_ns + SOURCE_GRACE_NS
     after = _replace(state, phase=Phase.MOVING, deadline_ns=now_ns + wait_ns)
     return after, (_logged(started, fx.Address(state.source, Service.SOURCE_HOST)),)
+
+
+def _remember_cancel(state: CoordinatorState, _given: Input, _now_ns: int) -> Result:
+    return _replace(state, cancelled=True), ()
 
 
 def _give_up_unstarted(state: CoordinatorState, given: Input, now_ns: int) -> Result:
@@ -241,7 +252,7 @@ def _settled(state: CoordinatorState, _given: Input, _now_ns: int) -> Result:
 def _why(state: CoordinatorState, given: Input) -> tuple[AbortReason, str]:
     match given:
         case inp.CancelWanted():
-            return AbortReason.CANCELLED, "cancelled by an operator"
+            return _CANCELLED
         case inp.Refused():
             return given.reason, given.message
         case _:
@@ -254,6 +265,7 @@ def _logged(event: Event, to: fx.Address | None = None) -> Effect:
 
 _replace = msgspec.structs.replace
 
+_CANCELLED: Final = (AbortReason.CANCELLED, "cancelled by an operator")
 _RESULTS: Final[tuple[type[Input], ...]] = (
     inp.Appended,
     inp.ClaimSettled,
@@ -288,6 +300,8 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[CoordinatorState]]:
     for phase in (p.RESERVING, p.PREPARING):
         for given in troubles:
             rows[phase, given] = row(_give_up_unstarted, phase, p.SETTLING)
+    for phase in (p.CONSIDERING, p.CLAIMING):
+        rows[phase, inp.CancelWanted] = row(_remember_cancel, phase)
     for phase in (p.MOVING, p.ABORTING):
         rows[phase, inp.SourceAbandoned] = row(_abandoned, p.SETTLING)
         rows[phase, inp.Activated] = row(_activated, p.RELEASING)

@@ -178,21 +178,10 @@ def _loaded(state: DestinationState, given: Input, now_ns: int) -> Result:
     return after, (_journaled(staged), fx.Say(message=link.Staged()))
 
 
-def _bad_image(state: DestinationState, given: Input, _now_ns: int) -> Result:
-    """Journal that this image will not run, and only then say so: the source relies on it."""
-    assert isinstance(given, inp.ImageBad)
-    told = _journaled(ev.ImageDiscarded(reason=given.reason, message=given.message))
-    refused = fx.Say(message=link.Refuse(reason=given.reason, message=given.message))
-    after = _replace(
-        state,
-        phase=Phase.DISCARDING,
-        abort_reason=given.reason,
-        abort_message=given.message,
-    )
-    return after, (told, refused, fx.FreeMemory())
-
-
 def _give_up(state: DestinationState, given: Input, now_ns: int) -> Result:
+    """Refuse. The source relies on it, though nothing is journaled: without STAGED in the journal,
+    not even a restarted destination runs this image.
+    """
     if isinstance(given, inp.Tick) and now_ns < state.deadline_ns:
         return state, ()
     reason, message = _why(given)
@@ -329,7 +318,7 @@ def _why(given: Input) -> tuple[AbortReason, str]:
             return given.reason, "the source aborted"
         case inp.PeerRuns():
             return AbortReason.CANCELLED, "the source runs the machine"
-        case inp.AbortWanted():
+        case inp.AbortWanted() | inp.ImageBad():
             return given.reason, given.message
         case inp.OperationFailed():
             return AbortReason.DESTINATION_REFUSED, given.message
@@ -358,7 +347,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[DestinationState]]:
         (p.RECEIVING, inp.RoundReceived): row(_round_received, p.RECEIVING),
         (p.RECEIVING, inp.PeerStage): row(_stage, p.LOADING),
         (p.LOADING, inp.ImageLoaded): row(_loaded, p.STAGED),
-        (p.LOADING, inp.ImageBad): row(_bad_image, p.DISCARDING),
+        (p.LOADING, inp.ImageBad): row(_give_up, p.DISCARDING),
         (p.STAGED, inp.PeerGo): row(_go, p.ACTIVATING),
         (p.STAGED, inp.PeerAbort): row(_quarantine, p.QUARANTINED),
         (p.STAGED, inp.PeerRuns): row(_source_runs, p.DISCARDING),

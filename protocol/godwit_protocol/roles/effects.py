@@ -107,13 +107,13 @@ class SayStage(Effect, frozen=True, kw_only=True):
 
 
 class ResumeMachine(Effect, frozen=True, kw_only=True):
-    """Run the machine here again, under ``epoch``."""
+    """Run the machine here again, under ``epoch``. ``Resumed`` or ``ResumeFailed`` comes back."""
 
     epoch: int
 
 
 class FreeMemory(Effect, frozen=True, kw_only=True):
-    """End the VMM."""
+    """End the VMM, once no other effect on it is under way. ``MemoryFreed`` comes back."""
 
 
 # Destination

@@ -119,6 +119,15 @@ class Resumed(Input, frozen=True, kw_only=True):
     first_step_ns: int
 
 
+class ResumeFailed(Input, frozen=True, kw_only=True):
+    """The machine could not be run on the source again.
+
+    Not an ``OperationFailed``: one of the copy that the abort broke off may still come.
+    """
+
+    message: str
+
+
 class MemoryFreed(Input, frozen=True, kw_only=True):
     """The VMM is gone and its memory with it."""
 

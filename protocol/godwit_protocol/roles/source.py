@@ -152,9 +152,13 @@ def _intent_failed(state: SourceState, given: Input, _now_ns: int) -> Result:
 
 
 def _give_up_running(state: SourceState, given: Input, now_ns: int) -> Result:
-    if isinstance(given, inp.Tick) and now_ns < min(state.deadline_ns, state.migration_deadline_ns):
+    if isinstance(given, inp.Tick) and now_ns < _soonest_ns(state):
         return state, ()
     return _abandon(state, *_why(given))
+
+
+def _soonest_ns(state: SourceState) -> int:
+    return min(state.deadline_ns, state.migration_deadline_ns)
 
 
 def _abandon(state: SourceState, reason: AbortReason, message: str) -> Result:
@@ -194,7 +198,7 @@ def _paused(state: SourceState, given: Input, now_ns: int) -> Result:
 
 def _abort_when_paused(state: SourceState, given: Input, now_ns: int) -> Result:
     """The pause is under way and cannot be called back: wait for it, then resume."""
-    if isinstance(given, inp.Tick) and now_ns < min(state.deadline_ns, state.migration_deadline_ns):
+    if isinstance(given, inp.Tick) and now_ns < _soonest_ns(state):
         return state, ()
     reason, message = _why(given)
     if state.abort_reason is not AbortReason.NONE:
@@ -220,9 +224,9 @@ def _final_sent(state: SourceState, given: Input, now_ns: int) -> Result:
 
 
 def _resume_unless_in_time(state: SourceState, given: Input, now_ns: int) -> Result:
-    if isinstance(given, inp.Tick):
-        if now_ns < state.deadline_ns:
-            return state, ()
+    if isinstance(given, inp.Tick) and now_ns < _soonest_ns(state):
+        return state, ()
+    if isinstance(given, inp.Tick) and now_ns >= state.deadline_ns:
         message = f"the last copy did not end within {state.limits.stun_limit_ns / 1e6:.0f} ms"
         return _resume(state, AbortReason.STUN_LIMIT_EXCEEDED, message)
     return _resume(state, *_why(given))
@@ -242,8 +246,15 @@ def _resumed(state: SourceState, given: Input, _now_ns: int) -> Result:
 
 
 def _resume_failed(state: SourceState, given: Input, _now_ns: int) -> Result:
-    assert isinstance(given, inp.OperationFailed)
+    """The machine runs nowhere. If it was taken back, the destination may hold the one good image:
+    then it must not hear that the migration is over, or it would free it.
+    """
+    assert isinstance(given, inp.ResumeFailed)
     failed = _lagging(MachineFailed(message=given.message))
+    record = state.register.record
+    if record is not None and record.migration == state.migration:
+        doubting, alarm = _doubt(state, f"taken back, and does not run: {given.message}")
+        return doubting, (failed, *alarm)
     after = _replace(state, abort_reason=AbortReason.MACHINE_FAILED, abort_message=given.message)
     ended, effects = _end_abandoned(after, 0)
     return ended, (failed, *effects)
@@ -464,7 +475,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
         (p.RECLAIMING, inp.CasSettled): row(_taken_back, p.RESUMING, p.RELEASING, p.DOUBTING),
         (p.RECLAIMING, inp.CasUnclear): row(_try_again, p.RECLAIMING),
         (p.RESUMING, inp.Resumed): row(_resumed, p.ABANDONED),
-        (p.RESUMING, inp.OperationFailed): row(_resume_failed, p.ABANDONED),
+        (p.RESUMING, inp.ResumeFailed): row(_resume_failed, p.ABANDONED, p.DOUBTING),
         (p.RELEASING, inp.MemoryFreed): row(_freed, p.RELEASED),
         (p.DOUBTING, inp.PeerActive): row(_active, p.RELEASING),
     }
@@ -485,6 +496,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
         inp.Tick,
         inp.PeerQuarantined,
         inp.PeerRefused,
+        inp.OperationFailed,
     )
     for given in doubts:
         rows[p.COMMITTED, given] = row(_intend_abort, p.COMMITTED, p.ABORTING)
@@ -503,12 +515,14 @@ _LATE: Final[dict[type[Input], set[Phase]]] = {
     inp.LinkUp: {Phase.ABANDONED},
     inp.Appended: {Phase.ABANDONED},
     inp.AppendFailed: {Phase.ABANDONED},
-    inp.OperationFailed: {Phase.ABANDONED},
+    inp.OperationFailed: {Phase.RESUMING, Phase.ABANDONED},
     inp.FinalSent: {Phase.RESUMING, Phase.ABANDONED},
-    inp.PeerStaged: {Phase.TAKING_BACK, Phase.RESUMING, Phase.ABANDONED},
+    inp.PeerStaged: {Phase.TAKING_BACK, Phase.RESUMING, Phase.DOUBTING, Phase.ABANDONED},
     inp.PeerRefused: set(Phase),
     inp.PeerQuarantined: set(Phase) - {Phase.CONNECTING, Phase.PRECOPYING, Phase.INTENDING},
     inp.PeerActive: {Phase.RELEASING, Phase.RELEASED},
+    inp.CasSettled: {Phase.RELEASING, Phase.RELEASED},
+    inp.CasUnclear: {Phase.RELEASING, Phase.RELEASED},
     inp.PeerFenced: set(Phase),
 }
 """What may come late or twice, and where it then changes nothing."""

@@ -73,9 +73,17 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def next_deadline_ns(state: SourceState) -> int | None:
-    """When the state wants a ``Tick`` (CLOCK_MONOTONIC); None if never."""
-    if state.phase in TERMINAL or state.phase in (Phase.RELEASING, Phase.RESUMING):
-        return None
-    if state.phase in (*NEVER_STOPPED, Phase.PAUSING, Phase.COPYING):
+    """When the state wants a ``Tick`` (CLOCK_MONOTONIC); None if never.
+
+    A phase without one waits for an effect of ours, which has a deadline of its own, or, when the
+    alarm has been raised, for proof. A tick at the deadline moves it, or ends the wait.
+    """
+    if state.phase in (*NEVER_STOPPED, Phase.COPYING):
         return min(state.deadline_ns, state.migration_deadline_ns)
-    return None if state.alarmed else state.deadline_ns
+    if state.phase is Phase.PAUSING and state.abort_reason is AbortReason.NONE:
+        return min(state.deadline_ns, state.migration_deadline_ns)
+    if state.phase in (Phase.STAGING, Phase.COMMITTED):
+        return state.deadline_ns
+    if state.phase is Phase.AWAITING_QUARANTINE and not state.alarmed:
+        return state.deadline_ns
+    return None

@@ -78,7 +78,7 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     duration_ns: int
     scan_ns: int
     remaining_bytes: int
-    remaining_by_region: dict[str, int] = {}
+    bytes_by_region: dict[str, int] = {}
 
 
 class MigrationRequested(Event, frozen=True, kw_only=True):
@@ -174,6 +174,19 @@ class PreparationRefused(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "preparation_refused"
     message: str
+
+
+class StartDecided(Event, frozen=True, kw_only=True):
+    """Whether the source will be told to start, and if not, why. At most one a migration.
+
+    Replicas of the coordinator may see a deadline or a refusal differently; what this one event
+    says goes for all of them.
+    """
+
+    TYPE: ClassVar[str] = "start_decided"
+    start: bool
+    reason: AbortReason = AbortReason.NONE
+    message: str = ""
 
 
 class MigrationStarted(Event, frozen=True, kw_only=True):

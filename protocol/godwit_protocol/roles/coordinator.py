@@ -3,11 +3,20 @@
 Theory of operation. The claim on the machine, written by compare-and-set, keeps two migrations of
 one machine apart, whichever coordinator runs them. Each decision is an event of a type of its own,
 appended to a subject that must be empty: so any number of coordinators may fold the same log and
-decide the same, and only one of them writes it. The coordinator is never needed during the stun.
-It ends a migration on the hosts' word alone, never on their silence: a silent party is ordered to
-abort, and if it stays silent an alarm says so.
+only one of them writes it.
 
-Times are wall clock in nanoseconds since the epoch, so that another replica can take over.
+Until the source is told to start, replicas may see different things: a deadline that one of them
+slept through, a register read too late. What they do meanwhile only prepares. The one decision
+between starting and giving up is one event, ``StartDecided``, and each replica acts on what stands
+in the log, never on what it wanted to write. From there the hosts' facts decide.
+
+The coordinator is never needed during the stun. It ends a started migration on the hosts' word
+alone, never on their silence: a silent party is ordered to abort, and if it stays silent an alarm
+says so.
+
+Times are wall clock in nanoseconds since the epoch, so that another replica can take over. A
+coordinator that restarts feeds the whole log of the migration through ``step`` and leaves out the
+appends that stand in it.
 """
 
 from __future__ import annotations
@@ -18,6 +27,7 @@ from typing import Final
 import msgspec
 
 from .. import register as reg
+from ..errors import LocalProtocolError
 from ..events import Event
 from ..events import migration as ev
 from ..events.migration import AbortReason, Outcome
@@ -43,6 +53,7 @@ class Phase(StrEnum):
     CLAIMING = "claiming"
     RESERVING = "reserving"
     PREPARING = "preparing"
+    DECIDING = "deciding"
     MOVING = "moving"
     ABORTING = "aborting"
     RELEASING = "releasing"
@@ -62,10 +73,12 @@ class CoordinatorState(msgspec.Struct, frozen=True, kw_only=True):
     limits: ev.Limits = ev.Limits()
     verify: ev.Verify = ev.Verify.OFF
     spec: MachineSpec | None = None
+    preparation_ordered: bool = False
+    ready: inp.DestinationReady | None = None
     deadline_ns: int = 0
     migration_deadline_ns: int = 0
     cancelled: bool = False
-    """An operator asked for it before the claim was settled."""
+    """An operator asked for it while nothing could be decided."""
     alarmed: bool = False
 
 
@@ -103,7 +116,7 @@ def _considered(state: CoordinatorState, given: Input, now_ns: int) -> Result:
     )
     refusal = _CANCELLED if state.cancelled else _objection(given)
     if refusal is not None:
-        return _end(after, Outcome.ABORTED, *refusal)
+        return _give_up(after, *refusal)
     assert record is not None
     after = _replace(
         after,
@@ -132,9 +145,9 @@ def _claimed(state: CoordinatorState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.ClaimSettled)
     if not given.won:
         message = f"migration {given.holder} is moving machine {state.machine!r}"
-        return _end(state, Outcome.ABORTED, AbortReason.ALREADY_MIGRATING, message)
+        return _give_up(state, AbortReason.ALREADY_MIGRATING, message)
     if state.cancelled:
-        return _end(state, Outcome.ABORTED, *_CANCELLED)
+        return _give_up(state, *_CANCELLED)
     assert state.spec is not None
     wanted = ev.ReservationRequested(
         reservation=state.migration,
@@ -161,19 +174,54 @@ def _granted(state: CoordinatorState, given: Input, now_ns: int) -> Result:
         placements=given.placements,
     )
     deadline_ns = min(now_ns + PREPARATION_DEADLINE_NS, state.migration_deadline_ns)
-    after = _replace(state, phase=Phase.PREPARING, deadline_ns=deadline_ns)
+    after = _replace(
+        state, phase=Phase.PREPARING, preparation_ordered=True, deadline_ns=deadline_ns
+    )
     to = fx.Address(state.destination, Service.DESTINATION_HOST)
     return after, (_logged(ordered, to),)
 
 
-def _ready(state: CoordinatorState, given: Input, now_ns: int) -> Result:
+def _preparation_known(state: CoordinatorState, given: Input, _now_ns: int) -> Result:
+    """What was ordered goes, also if this replica read another register."""
+    assert isinstance(given, inp.PreparationKnown)
+    after = _replace(
+        state,
+        preparation_ordered=True,
+        spec=given.spec,
+        source=given.source,
+        epoch=given.register_epoch,
+    )
+    return after, ()
+
+
+def _ready(state: CoordinatorState, given: Input, _now_ns: int) -> Result:
     assert isinstance(given, inp.DestinationReady)
+    after = _replace(state, phase=Phase.DECIDING, ready=given)
+    if state.phase is Phase.DECIDING:
+        return after, ()
+    return after, (_logged(ev.StartDecided(start=True)),)
+
+
+def _start_known(state: CoordinatorState, given: Input, now_ns: int) -> Result:
+    assert isinstance(given, inp.StartKnown)
+    if not given.start:
+        return _end_unstarted(state, given)
+    moving, started = _start(state, now_ns)
+    if not state.cancelled:
+        return moving, started
+    aborting, ordered = _order_abort(moving, inp.CancelWanted(), now_ns)
+    return aborting, (*started, *ordered)
+
+
+def _start(state: CoordinatorState, now_ns: int) -> Result:
+    if state.ready is None:
+        raise LocalProtocolError(f"migration {state.migration} is to start, but nobody listens")
     started = ev.MigrationStarted(
         source=state.source,
         destination=state.destination,
-        address=given.address,
-        port=given.port,
-        token=given.token,
+        address=state.ready.address,
+        port=state.ready.port,
+        token=state.ready.token,
         register_epoch=state.epoch,
         limits=state.limits,
         verify=state.verify,
@@ -187,15 +235,24 @@ def _remember_cancel(state: CoordinatorState, _given: Input, _now_ns: int) -> Re
     return _replace(state, cancelled=True), ()
 
 
-def _give_up_unstarted(state: CoordinatorState, given: Input, now_ns: int) -> Result:
-    """The source has not been told to start: ending it here is safe."""
+def _trouble(state: CoordinatorState, given: Input, now_ns: int) -> Result:
     if isinstance(given, inp.Tick) and now_ns < state.deadline_ns:
         return state, ()
-    reason, message = _why(state, given)
-    ended, effects = _end(state, Outcome.ABORTED, reason, message)
-    if state.phase is not Phase.PREPARING:
+    return _give_up(state, *_why(state, given))
+
+
+def _give_up(state: CoordinatorState, reason: AbortReason, message: str) -> Result:
+    """Want to end it without a start. ``StartKnown`` says whether another replica wanted one."""
+    decided = ev.StartDecided(start=False, reason=reason, message=message)
+    return _replace(state, phase=Phase.DECIDING), (_logged(decided),)
+
+
+def _end_unstarted(state: CoordinatorState, given: inp.StartKnown) -> Result:
+    """The source will never be told to start: ending it here is safe."""
+    ended, effects = _end(state, Outcome.ABORTED, given.reason, given.message)
+    if not state.preparation_ordered:
         return ended, effects
-    order = ev.AbortOrdered(reason=reason, message=message)
+    order = ev.AbortOrdered(reason=given.reason, message=given.message)
     told = _logged(order, fx.Address(state.destination, Service.DESTINATION_HOST))
     return ended, (told, *effects)
 
@@ -245,6 +302,11 @@ def _end(state: CoordinatorState, outcome: Outcome, reason: AbortReason, message
     return after, (ended, fx.ReleaseClaim(machine=state.machine))
 
 
+def _end_known(state: CoordinatorState, _given: Input, _now_ns: int) -> Result:
+    after = _replace(state, phase=Phase.SETTLING)
+    return after, (fx.ReleaseClaim(machine=state.machine),)
+
+
 def _settled(state: CoordinatorState, _given: Input, _now_ns: int) -> Result:
     return _replace(state, phase=Phase.ENDED), (fx.Finish(reason=AbortReason.NONE),)
 
@@ -272,6 +334,9 @@ _RESULTS: Final[tuple[type[Input], ...]] = (
     inp.Granted,
     inp.Refused,
     inp.DestinationReady,
+    inp.PreparationKnown,
+    inp.StartKnown,
+    inp.EndKnown,
     inp.CancelWanted,
     inp.SourceAbandoned,
     inp.Activated,
@@ -285,10 +350,11 @@ _RESULTS: Final[tuple[type[Input], ...]] = (
 def _rows() -> dict[tuple[StrEnum, type[Input]], Row[CoordinatorState]]:
     p = Phase
     rows: dict[tuple[StrEnum, type[Input]], Row[CoordinatorState]] = {
-        (p.CONSIDERING, inp.Considered): row(_considered, p.CLAIMING, p.SETTLING),
-        (p.CLAIMING, inp.ClaimSettled): row(_claimed, p.RESERVING, p.SETTLING),
+        (p.CONSIDERING, inp.Considered): row(_considered, p.CLAIMING, p.DECIDING),
+        (p.CLAIMING, inp.ClaimSettled): row(_claimed, p.RESERVING, p.DECIDING),
         (p.RESERVING, inp.Granted): row(_granted, p.PREPARING),
-        (p.PREPARING, inp.DestinationReady): row(_ready, p.MOVING),
+        (p.PREPARING, inp.DestinationReady): row(_ready, p.DECIDING),
+        (p.DECIDING, inp.DestinationReady): row(_ready, p.DECIDING),
         (p.MOVING, inp.CancelWanted): row(_order_abort, p.ABORTING),
         (p.MOVING, inp.Tick): row(_order_abort, p.MOVING, p.ABORTING),
         (p.ABORTING, inp.Tick): row(_alarm, p.ABORTING),
@@ -299,9 +365,15 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[CoordinatorState]]:
     troubles: tuple[type[Input], ...] = (inp.Refused, inp.CancelWanted, inp.Tick)
     for phase in (p.RESERVING, p.PREPARING):
         for given in troubles:
-            rows[phase, given] = row(_give_up_unstarted, phase, p.SETTLING)
-    for phase in (p.CONSIDERING, p.CLAIMING):
+            rows[phase, given] = row(_trouble, phase, p.DECIDING)
+    for phase in (p.CONSIDERING, p.CLAIMING, p.DECIDING):
         rows[phase, inp.CancelWanted] = row(_remember_cancel, phase)
+    for phase in (p.CLAIMING, p.RESERVING, p.PREPARING, p.DECIDING):
+        rows[phase, inp.PreparationKnown] = row(_preparation_known, phase)
+        rows[phase, inp.StartKnown] = row(_start_known, p.MOVING, p.ABORTING, p.SETTLING)
+    for phase in Phase:
+        if phase not in (p.CONSIDERING, p.SETTLING, p.ENDED):
+            rows[phase, inp.EndKnown] = row(_end_known, p.SETTLING)
     for phase in (p.MOVING, p.ABORTING):
         rows[phase, inp.SourceAbandoned] = row(_abandoned, p.SETTLING)
         rows[phase, inp.Activated] = row(_activated, p.RELEASING)

@@ -280,6 +280,26 @@ class DestinationReady(Input, frozen=True, kw_only=True):
     token: bytes
 
 
+class PreparationKnown(Input, frozen=True, kw_only=True):
+    """The order to the destination stands in the log, whichever replica wrote it."""
+
+    spec: MachineSpec
+    source: str
+    register_epoch: int
+
+
+class StartKnown(Input, frozen=True, kw_only=True):
+    """The decision whether to start stands in the log, whichever replica wrote it."""
+
+    start: bool
+    reason: AbortReason
+    message: str
+
+
+class EndKnown(Input, frozen=True, kw_only=True):
+    """The migration's end stands in the log, whichever replica wrote it."""
+
+
 class CancelWanted(Input, frozen=True, kw_only=True):
     """An operator asked for a cancel."""
 

@@ -260,7 +260,7 @@ def _opened(state: DestinationState, given: Input, _now_ns: int) -> Result:
     active = link.Active(epoch=state.register.record.epoch, first_step_ns=given.first_step_ns)
     return _replace(state, phase=Phase.ACTIVE), (
         fx.Say(message=active),
-        _journaled(told),
+        _to_source(state, told),
         fx.Finish(reason=AbortReason.NONE),
     )
 
@@ -292,11 +292,7 @@ def _read_fate(state: DestinationState, given: Input, now_ns: int) -> Result:
 
 def _quarantine(state: DestinationState, given: Input, _now_ns: int) -> Result:
     reason = given.reason if isinstance(given, inp.PeerAbort) else AbortReason.SOURCE_LOST
-    told = fx.Append(
-        event=ev.ImageQuarantined(reason=reason),
-        durability=Durability.JOURNALED,
-        to=fx.Address(state.source, fx.Service.SOURCE_HOST),
-    )
+    told = _to_source(state, ev.ImageQuarantined(reason=reason))
     after = _replace(state, phase=Phase.QUARANTINED, abort_reason=reason)
     return after, (told, fx.Say(message=link.Quarantined()))
 
@@ -332,6 +328,11 @@ def _lagging(event: Event) -> Effect:
 
 def _journaled(event: Event) -> Effect:
     return fx.Append(event=event, durability=Durability.JOURNALED)
+
+
+def _to_source(state: DestinationState, event: Event) -> Effect:
+    to = fx.Address(state.source, fx.Service.SOURCE_HOST)
+    return fx.Append(event=event, durability=Durability.JOURNALED, to=to)
 
 
 _replace = msgspec.structs.replace

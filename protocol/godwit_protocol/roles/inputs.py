@@ -146,7 +146,7 @@ class PeerStaged(PeerInput, frozen=True, kw_only=True):
 
 
 class PeerActive(PeerInput, frozen=True, kw_only=True):
-    """The destination owns the machine and runs it."""
+    """The destination owns the machine and runs it: said on the link, or in the log."""
 
     epoch: int
 

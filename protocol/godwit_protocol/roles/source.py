@@ -5,7 +5,9 @@ Theory of operation. Until ``INTENDING`` the machine has never stopped: any trou
 the source just resumes. In ``STAGING`` it may have one, but has no GO: the source takes the machine
 back in the register (S2) and resumes. After GO (``COMMITTED``) no timeout makes it run: it writes
 B, and needs the destination's word that the image is quarantined (or proof that its host is fenced)
-before it writes S2. Where nothing can be proven it holds still (``DOUBTING``) and says so.
+before it writes S2. If the register names the destination, it never runs the machine again, but
+keeps the bytes (``YIELDED``) until the destination says that it runs. Where nothing can be proven
+it holds still (``DOUBTING``) and says so.
 
 Times are the host's CLOCK_MONOTONIC in nanoseconds.
 """
@@ -315,7 +317,7 @@ def _intend_abort(state: SourceState, given: Input, now_ns: int) -> Result:
 def _abort_settled(state: SourceState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.CasSettled)
     if not given.won:
-        return _lost(state, given.standing)
+        return _lost(state, given.standing, now_ns)
     told = fx.Append(
         event=ev.AbortIntended(reason=state.abort_reason), durability=Durability.JOURNALED
     )
@@ -339,21 +341,31 @@ def _reclaim(state: SourceState, _given: Input, _now_ns: int) -> Result:
     return after, (_cas(after, reg.taken_back),)
 
 
-def _taken_back(state: SourceState, given: Input, _now_ns: int) -> Result:
+def _taken_back(state: SourceState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.CasSettled)
     if not given.won:
-        return _lost(state, given.standing)
+        return _lost(state, given.standing, now_ns)
     told = ev.MachineTakenBack(reason=state.abort_reason, register_sequence=given.standing.sequence)
     after = _replace(state, register=given.standing, unclear=0)
     resuming, effects = _resume(after, state.abort_reason, state.abort_message)
     return resuming, (fx.Append(event=told, durability=Durability.JOURNALED), *effects)
 
 
-def _lost(state: SourceState, standing: reg.RegisterView) -> Result:
-    """Somebody else wrote the register. If it names the destination, it runs there."""
+def _lost(state: SourceState, standing: reg.RegisterView, now_ns: int) -> Result:
+    """Somebody else wrote the register."""
     if _names_destination(state, standing):
-        return _release(_replace(state, register=standing))
+        return _yield(state, standing, now_ns)
     return _doubt(state, f"the register holds {standing.record}")
+
+
+def _yield(state: SourceState, standing: reg.RegisterView, now_ns: int) -> Result:
+    """The destination owns the machine, but has not said that it runs: keep what may be the only
+    copy.
+    """
+    deadline_ns = now_ns + SWITCHOVER_STEP_DEADLINE_NS
+    return _replace(
+        state, phase=Phase.YIELDED, register=standing, alarmed=False, deadline_ns=deadline_ns
+    ), ()
 
 
 def _names_destination(state: SourceState, standing: reg.RegisterView) -> bool:
@@ -402,10 +414,10 @@ def _doubt(state: SourceState, message: str) -> Result:
     return _replace(state, phase=Phase.DOUBTING, alarmed=True), (told,)
 
 
-def _look(state: SourceState, given: Input, _now_ns: int) -> Result:
+def _look(state: SourceState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.RegisterRead)
     if _names_destination(state, given.standing):
-        return _release(_replace(state, register=given.standing))
+        return _yield(state, given.standing, now_ns)
     return state, ()
 
 
@@ -461,10 +473,10 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
         (p.STAGING, inp.PeerStaged): row(_staged, p.COMMITTED),
         (p.STAGING, inp.PeerRefused): row(_refused_to_stage, p.RESUMING),
         (p.COMMITTED, inp.PeerActive): row(_active, p.RELEASING),
-        (p.TAKING_BACK, inp.CasSettled): row(_taken_back, p.RESUMING, p.RELEASING, p.DOUBTING),
+        (p.TAKING_BACK, inp.CasSettled): row(_taken_back, p.RESUMING, p.YIELDED, p.DOUBTING),
         (p.TAKING_BACK, inp.CasUnclear): row(_try_again, p.TAKING_BACK),
         (p.ABORTING, inp.CasSettled): row(
-            _abort_settled, p.AWAITING_QUARANTINE, p.RECLAIMING, p.RELEASING, p.DOUBTING
+            _abort_settled, p.AWAITING_QUARANTINE, p.RECLAIMING, p.YIELDED, p.DOUBTING
         ),
         (p.ABORTING, inp.CasUnclear): row(_try_again, p.ABORTING),
         (p.ABORTING, inp.PeerActive): row(_active, p.RELEASING),
@@ -472,11 +484,13 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
         (p.AWAITING_QUARANTINE, inp.PeerQuarantined): row(_reclaim, p.RECLAIMING),
         (p.AWAITING_QUARANTINE, inp.PeerFenced): row(_reclaim, p.RECLAIMING),
         (p.AWAITING_QUARANTINE, inp.Tick): row(_alarm, p.AWAITING_QUARANTINE),
-        (p.RECLAIMING, inp.CasSettled): row(_taken_back, p.RESUMING, p.RELEASING, p.DOUBTING),
+        (p.RECLAIMING, inp.CasSettled): row(_taken_back, p.RESUMING, p.YIELDED, p.DOUBTING),
         (p.RECLAIMING, inp.CasUnclear): row(_try_again, p.RECLAIMING),
         (p.RESUMING, inp.Resumed): row(_resumed, p.ABANDONED),
         (p.RESUMING, inp.ResumeFailed): row(_resume_failed, p.ABANDONED, p.DOUBTING),
         (p.RELEASING, inp.MemoryFreed): row(_freed, p.RELEASED),
+        (p.YIELDED, inp.PeerActive): row(_active, p.RELEASING),
+        (p.YIELDED, inp.Tick): row(_alarm, p.YIELDED),
         (p.DOUBTING, inp.PeerActive): row(_active, p.RELEASING),
     }
     trouble: tuple[type[Input], ...] = (inp.LinkLost, inp.AbortWanted, inp.Tick)
@@ -501,7 +515,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
     for given in doubts:
         rows[p.COMMITTED, given] = row(_intend_abort, p.COMMITTED, p.ABORTING)
     for phase in (p.COMMITTED, p.AWAITING_QUARANTINE, p.DOUBTING):
-        rows[phase, inp.RegisterRead] = row(_look, phase, p.RELEASING)
+        rows[phase, inp.RegisterRead] = row(_look, phase, p.YIELDED)
     _add_late(rows)
     return rows
 

@@ -34,6 +34,7 @@ class Phase(StrEnum):
     AWAITING_QUARANTINE = "awaiting_quarantine"
     RECLAIMING = "reclaiming"
     RESUMING = "resuming"
+    YIELDED = "yielded"
     RELEASING = "releasing"
     DOUBTING = "doubting"
     RELEASED = "released"
@@ -84,6 +85,6 @@ def next_deadline_ns(state: SourceState) -> int | None:
         return min(state.deadline_ns, state.migration_deadline_ns)
     if state.phase in (Phase.STAGING, Phase.COMMITTED):
         return state.deadline_ns
-    if state.phase is Phase.AWAITING_QUARANTINE and not state.alarmed:
+    if state.phase in (Phase.AWAITING_QUARANTINE, Phase.YIELDED) and not state.alarmed:
         return state.deadline_ns
     return None

@@ -28,11 +28,11 @@ CONFLICT_CODES: Final = frozenset({10071, 10164})
 """Wrong last sequence, as one replica says it and as three do."""
 FULL_CODES: Final = frozenset({10023, 10028, 10047, 10077})
 """No room: server resources, memory, storage, and a stream at its own limit (store failed)."""
-FINAL_CODES: Final = FULL_CODES | CONFLICT_CODES
-"""Refusals that asking again does not change, though the server may call them its own failure."""
+STREAM_IN_USE_CODE: Final = 10058
+"""Somebody created it with other rules in the meantime."""
 NO_STREAM_CODE: Final = 10059
 NO_MESSAGE_CODE: Final = 10037
-SERVER_ERROR: Final = 500
+UNAVAILABLE: Final = 503
 
 _HEADER_LINE: Final = b"NATS/1.0"
 _NANOSECONDS: Final = 1_000_000_000

@@ -32,6 +32,7 @@ from godwit_protocol.errors import (
     GodwitError,
     InvalidInputError,
     RefusedError,
+    RemoteProtocolError,
     UnreachableError,
 )
 from godwit_protocol.subjects import stream_of
@@ -187,12 +188,13 @@ class NatsLog:
         Returns the configuration that the server really has. Raises ``LogRequestError``,
         ``UnreachableError``.
         """
-        info = f"STREAM.INFO.{rules.name}"
-        reply = await self.ask_api(info, {}, api.StreamReply, timeout_s)
-        if reply.error is not None and reply.error.err_code == api.NO_STREAM_CODE:
+        reply = await self._stream_info(rules.name, timeout_s)
+        if _has_no_stream(reply):
             create = f"STREAM.CREATE.{rules.name}"
-            await self.ask_api(create, rules.configuration(), api.StreamReply, timeout_s)
-            reply = await self.ask_api(info, {}, api.StreamReply, timeout_s)
+            made = await self.ask_api(create, rules.configuration(), api.StreamReply, timeout_s)
+            if made.error is not None and made.error.err_code != api.STREAM_IN_USE_CODE:
+                raise LogRequestError(f"stream {rules.name}", made.error)
+            reply = await self._stream_info(rules.name, timeout_s)
         if reply.error is not None:
             raise LogRequestError(f"stream {rules.name}", reply.error)
         return reply.config
@@ -317,7 +319,7 @@ class NatsLog:
         except (TimeoutError, nats.errors.Error) as error:
             _log.debug("log request unanswered", subject=subject, error=repr(error))
         else:
-            reply = msgspec.json.decode(answer.data, type=shape)
+            reply = _decoded(answer.data, shape)
             if reply.error is None or not _worth_a_retry(reply.error):
                 return reply
         await asyncio.sleep(min(RETRY_WAIT_S, left_s))
@@ -328,9 +330,11 @@ class NatsLog:
         if subject.startswith(_API):
             return
         stream = stream_of(subject)
-        reply = await self.ask_api(f"STREAM.INFO.{stream}", {}, api.StreamReply, timeout_s)
-        if reply.error is not None and reply.error.err_code == api.NO_STREAM_CODE:
+        if _has_no_stream(await self._stream_info(stream, timeout_s)):
             raise _no_stream(stream)
+
+    async def _stream_info(self, stream: str, timeout_s: float) -> api.StreamReply:
+        return await self.ask_api(f"STREAM.INFO.{stream}", {}, api.StreamReply, timeout_s)
 
     def _check_size(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
         """Refuse here what would make the server end the connection."""
@@ -365,7 +369,7 @@ class NatsLog:
         )
         if reply.message is not None:
             return _stored(reply.message)
-        if reply.error is not None and reply.error.err_code == api.NO_STREAM_CODE:
+        if _has_no_stream(reply):
             raise _no_stream(stream)
         if reply.error is not None and reply.error.err_code != api.NO_MESSAGE_CODE:
             raise LogRequestError(f"last message of {subject}", reply.error)
@@ -413,8 +417,19 @@ def _stored(message: api.RawMessage) -> Stored:
     )
 
 
+def _decoded(data: bytes, shape: type[api.ReplyT]) -> api.ReplyT:
+    try:
+        return msgspec.json.decode(data, type=shape)
+    except msgspec.DecodeError as error:
+        raise RemoteProtocolError(f"the NATS server's answer has no known form: {error}") from error
+
+
 def _worth_a_retry(error: api.ApiError) -> bool:
-    return error.code >= api.SERVER_ERROR and error.err_code not in api.FINAL_CODES
+    return error.code == api.UNAVAILABLE and error.err_code not in api.FULL_CODES
+
+
+def _has_no_stream(reply: api.Reply) -> bool:
+    return reply.error is not None and reply.error.err_code == api.NO_STREAM_CODE
 
 
 def _append_error(subject: str, error: api.ApiError) -> GodwitError:

@@ -15,7 +15,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import structlog
 
@@ -28,8 +28,9 @@ from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
 
 CONNECT_TRIES_MAX: Final = 30
 CONNECT_TRY_S: Final = 2.0
-CONNECT_WAIT_S: Final = 1.0
+CONNECT_WAIT_S: Final = 0.5
 STOP_S_MAX: Final = 10.0
+INTERRUPTED_STATUS: Final = 130
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _log: Final = structlog.get_logger(__name__)
 
@@ -60,7 +61,8 @@ class _FinishedError(Exception):
 def run_service(service: Service, main: Main, environ: Mapping[str, str] = os.environ) -> int:
     """Run ``main`` until it returns, fails, or the process is told to stop.
 
-    Returns the exit status: 0 after an orderly stop, else the ``exit_code`` of what was raised.
+    Returns the exit status: 0 after an orderly stop, else the ``exit_code`` of what was raised. A
+    one-shot job that is stopped before its end has failed.
     """
     try:
         config = configuration.load(service, environ)
@@ -69,7 +71,8 @@ def run_service(service: Service, main: Main, environ: Mapping[str, str] = os.en
         return _report(error)
     telemetry.configure(service, config.log_level, config.log_format)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner, telemetry.bound(host=config.host):
-        return runner.run(_until_told_to_stop(_serve(service, config, main)))
+        stopped_status = INTERRUPTED_STATUS if service is Service.PROVISION else 0
+        return runner.run(_until_told_to_stop(_serve(service, config, main), stopped_status))
 
 
 def service_directory(service: Service, config: Config) -> Path:
@@ -92,7 +95,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def _until_told_to_stop(serving: Awaitable[None]) -> int:
+async def _until_told_to_stop(serving: Awaitable[None], stopped_status: int) -> int:
     """Return the exit status of ``serving``, which is cancelled by the first signal."""
     task = asyncio.ensure_future(serving)
     told = asyncio.Event()
@@ -105,7 +108,7 @@ async def _until_told_to_stop(serving: Awaitable[None]) -> int:
     if told.is_set():
         _log.info("stopping")
         await _stop(task)
-    return _outcome(task)
+    return _outcome(task, stopped_status)
 
 
 async def _stop(task: asyncio.Future[None]) -> None:
@@ -116,10 +119,10 @@ async def _stop(task: asyncio.Future[None]) -> None:
         os._exit(_report(DeadlineError(f"the service did not stop within {STOP_S_MAX:g} s")))
 
 
-def _outcome(task: asyncio.Future[None]) -> int:
+def _outcome(task: asyncio.Future[None], stopped_status: int) -> int:
     if task.cancelled():
         _log.info("stopped")
-        return 0
+        return stopped_status
     error = task.exception()
     return 0 if error is None else _report(error)
 
@@ -151,10 +154,14 @@ async def _serve(service: Service, config: Config, main: Main) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(_watch(log))
-                await main(ServiceContext(service, config, directory, log, health, tasks))
-                raise _FinishedError
+                await _finish(main, ServiceContext(service, config, directory, log, health, tasks))
         except* _FinishedError:
             _log.info("finished")
+
+
+async def _finish(main: Main, context: ServiceContext) -> NoReturn:
+    await main(context)
+    raise _FinishedError
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,54 @@
+"""Fixtures that stand on a real nats-server. Subjects are global: use ``unique_name`` in them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from godwit.runtime.nats_log import NatsLog
+from godwit.runtime.nats_server import NatsServer
+from godwit.runtime.provision import provision
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def nats_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NatsServer]:
+    """One server for the whole run. Do not stop it: ``own_server`` is for that."""
+    server = await NatsServer.start(tmp_path_factory.mktemp("nats"))
+    yield server
+    await server.stop()
+
+
+@pytest_asyncio.fixture
+async def log(nats_server: NatsServer) -> AsyncIterator[NatsLog]:
+    """A connection of this test's own, with all streams there."""
+    connected = await NatsLog.connect(nats_server.url, name="test")
+    await provision(connected)
+    yield connected
+    await connected.close()
+
+
+@pytest_asyncio.fixture
+async def own_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """A server of this test's own, to be stopped and restarted. Without streams."""
+    server = await NatsServer.start(tmp_path / "nats")
+    yield server
+    await server.stop()
+
+
+@pytest_asyncio.fixture
+async def own_log(own_server: NatsServer) -> AsyncIterator[NatsLog]:
+    """A connection to ``own_server``, with all streams there."""
+    connected = await NatsLog.connect(own_server.url, name="test")
+    await provision(connected)
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture
+def unique_name() -> str:
+    """A name for a machine or a migration that no other test uses."""
+    return f"m-{uuid4().hex[:12]}"

@@ -26,7 +26,6 @@ from ..events import Event
 from ..events import migration as ev
 from ..events.machine import MachineFailed
 from ..events.migration import AbortReason
-from ..machine import MachineSpec
 from . import effects as fx
 from . import inputs as inp
 from .effects import Durability, Effect
@@ -47,7 +46,7 @@ Result = tuple[SourceState, Effects]
 
 def begin(
     started: ev.MigrationStarted,
-    spec: MachineSpec,
+    machine: str,
     register: reg.RegisterView,
     *,
     migration: str,
@@ -59,7 +58,7 @@ def begin(
     state = SourceState(
         phase=Phase.CONNECTING,
         migration=migration,
-        machine=spec.name,
+        machine=machine,
         host=started.source,
         destination=started.destination,
         limits=started.limits,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from godwit.transfer.receiver import IncomingSession
 from godwit_protocol.machine import MachineSpec
 
 
@@ -42,7 +43,7 @@ class Checkpoint:
     """What ``pause`` returns."""
 
     data: bytes
-    """Device state: the guest's own checkpoint and the guest I/O cursors. Opaque outside the VMM."""
+    """Device state: the guest's own checkpoint and the guest I/O cursors. Opaque elsewhere."""
     stopped_ns: int
     """CLOCK_MONOTONIC at the end of the last step."""
 
@@ -60,7 +61,7 @@ class Vmm(Protocol):
         """Any state."""
 
     async def start(self, epoch: int) -> int:
-        """GATED: boot the guest on zeroed memory and run it. Returns CLOCK_MONOTONIC of its start."""
+        """GATED: boot the guest on zeroed memory and run it. Returns CLOCK_MONOTONIC ns."""
 
     async def pause(self) -> Checkpoint:
         """RUNNING or PAUSED: stop at the end of the current step. Idempotent."""
@@ -76,6 +77,12 @@ class Vmm(Protocol):
 
     async def stop(self) -> None:
         """Any state: end the process and free its memory. Idempotent, also when it is dead."""
+
+    async def outgoing(self) -> Outgoing:
+        """RUNNING: the machine's memory, to be sent away. The caller closes it."""
+
+    async def incoming(self) -> Incoming:
+        """GATED: the machine's memory, to be received. The caller closes it."""
 
 
 class Hypervisor(Protocol):
@@ -94,3 +101,74 @@ class Hypervisor(Protocol):
 
     async def find_all(self) -> Sequence[Vmm]:
         """All live VMMs on this host, also those that outlived the services."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentPages:
+    """What a round sent, or was observed to send."""
+
+    pages: int
+    sent_bytes: int
+    wire_bytes: int
+    scan_ns: int
+    """Time taken to find the dirty pages."""
+    bytes_by_region: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTarget:
+    """Where the destination waits for the bulk connections of one migration."""
+
+    address: str
+    port: int
+    session: bytes
+    token: bytes
+    connections: int
+
+
+class Outgoing(Protocol):
+    """A machine's memory on its way out. Used by one task; ``abort`` by any.
+
+    Every method raises ``UnreachableError`` when the VMM or the peer is gone, and ``AbortedError``
+    after ``abort``.
+    """
+
+    async def held(self) -> tuple[bytes, ...]:
+        """The pages that each region holds now, as ``link.Hello.extents`` wants them."""
+
+    async def connect(self, target: LinkTarget) -> None:
+        """Open the bulk connections."""
+
+    async def send_round(self, round_number: int) -> SentPages:
+        """Read and reset the dirty set and send it; the first round sends all that is held."""
+
+    async def dirty_bytes(self) -> int:
+        """How much is dirty now."""
+
+    async def digests(self) -> dict[str, bytes]:
+        """By region: SHA-256, to compare with the destination's. Only of a paused machine."""
+
+    def round_progress(self) -> tuple[int, int]:
+        """Of the round under way: bytes handed to the kernel so far, and bytes in all."""
+
+    def abort(self) -> None:
+        """Break off at once, from wherever. Idempotent."""
+
+    async def close(self) -> None:
+        """End the bulk connections and let go of the memory. Idempotent."""
+
+
+class Incoming(Protocol):
+    """A gated machine's memory on its way in. Raises as ``Outgoing`` does."""
+
+    def receive(self, session: bytes, connections: int) -> IncomingSession:
+        """Make ready for the bulk connections of ``session``; the link's listener brings them."""
+
+    async def populate(self, extents: tuple[bytes, ...]) -> None:
+        """Allocate the pages that the source holds. Raises ``RefusedError``: no memory."""
+
+    async def close(self) -> None:
+        """Let go of the memory: nothing writes it any more. Idempotent."""
+
+    async def digests(self) -> dict[str, bytes]:
+        """By region: SHA-256."""

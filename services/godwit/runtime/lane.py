@@ -23,6 +23,7 @@ class ScopeKind(StrEnum):
 
     MIGRATION = "migration"
     MACHINE = "machine"
+    HOST = "host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,20 @@ class Scope:
         """The scope of one machine's life."""
         return cls(ScopeKind.MACHINE, name, name)
 
+    @classmethod
+    def of_host(cls, host: str) -> Scope:
+        """The scope of a host's inventory."""
+        return cls(ScopeKind.HOST, host, "")
+
     def filters(self) -> tuple[str, ...]:
         """Subject filters that give all events of the scope."""
-        if self.kind is ScopeKind.MIGRATION:
-            return subjects.whole_migration(self.id)
-        return subjects.whole_machine(self.id)
+        match self.kind:
+            case ScopeKind.MIGRATION:
+                return subjects.whole_migration(self.id)
+            case ScopeKind.MACHINE:
+                return subjects.whole_machine(self.id)
+            case ScopeKind.HOST:
+                return (subjects.inventory(self.id),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +129,17 @@ class LaneWriter:
         kind, scope_id, lane = self.scope.kind, self.scope.id, self._lane
         if to is not None:
             return subjects.addressed(to.host, to.service, kind, scope_id, lane, event.TYPE)
-        if kind is ScopeKind.MIGRATION:
-            return subjects.migration(scope_id, lane, event.TYPE)
-        return subjects.machine(scope_id, lane, event.TYPE)
+        match kind:
+            case ScopeKind.MIGRATION:
+                return subjects.migration(scope_id, lane, event.TYPE)
+            case ScopeKind.MACHINE:
+                return subjects.machine(scope_id, lane, event.TYPE)
+            case ScopeKind.HOST:
+                return subjects.inventory(scope_id)
 
 
 def position_after(lane: Lane, host: str, stored: Iterable[bytes]) -> ChainPosition:
-    """How far the lane of ``lane`` and ``host`` has come in ``stored``, a scope's events in order."""
+    """How far the lane of ``lane`` and ``host`` has come in ``stored``, a scope's events."""
     position = ChainPosition()
     for data in stored:
         envelope = codec.decode(data).envelope

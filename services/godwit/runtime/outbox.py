@@ -8,6 +8,7 @@ lives in memory: what must survive this process's death is in a journal first.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class _Pending:
     message_id: str
     headers: Mapping[str, str]
     since_s: float
+    stored: asyncio.Future[bool]
 
 
 class Outbox:
@@ -93,11 +95,13 @@ class Outbox:
         headers: Mapping[str, str] | None = None,
         *,
         lane: str | None = None,
-    ) -> None:
+    ) -> asyncio.Future[bool]:
         """Take a message; never waits. Messages of one ``lane`` are stored in this order.
 
-        The lane is by default the subject without its last token, the event's type. Raises
-        ``OutboxFullError``, or ``LocalProtocolError`` after ``close``.
+        The lane is by default the subject without its last token, the event's type. The future that
+        is returned becomes true once the message is stored, false if the log will never take it,
+        and is cancelled by ``close``. Raises ``OutboxFullError``, or ``LocalProtocolError`` after
+        ``close``.
         """
         if self._closed:
             raise LocalProtocolError("the outbox is closed")
@@ -106,10 +110,12 @@ class Outbox:
                 f"the outbox holds {self._depth} messages of {self._bytes} bytes and is full",
                 hint="the event log is slow or unreachable",
             )
-        now_s = asyncio.get_running_loop().time()
-        pending = _Pending(subject, data, message_id, dict(headers or {}), now_s)
+        loop = asyncio.get_running_loop()
+        stored = loop.create_future()
+        pending = _Pending(subject, data, message_id, dict(headers or {}), loop.time(), stored)
         self._count(pending, +1)
         self._enqueue(lane or subject.rpartition(".")[0], pending)
+        return stored
 
     async def flush(self, timeout_s: float) -> None:
         """Wait until all is stored. Raises ``DeadlineError``; what is left stays and goes on."""
@@ -130,6 +136,8 @@ class Outbox:
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
+        for pending in itertools.chain.from_iterable(self._lanes.values()):
+            pending.stored.cancel()
         if self._depth:
             _log.error("outbox closed with messages", depth=self._depth)
         return self._depth
@@ -155,11 +163,15 @@ class Outbox:
         """Store a lane's messages until there is none. A lane exists only while it has one."""
         waiting = self._lanes[lane]
         while waiting:
-            await self._store(waiting[0])
-            self._count(waiting.popleft(), -1)
+            is_stored = await self._store(waiting[0])
+            pending = waiting.popleft()
+            self._count(pending, -1)
+            if not pending.stored.done():
+                pending.stored.set_result(is_stored)
         del self._lanes[lane]
 
-    async def _store(self, pending: _Pending) -> None:
+    async def _store(self, pending: _Pending) -> bool:
+        """Try until it is stored; False if the log will never take it."""
         backoff_s = BACKOFF_S_MIN
         while True:
             try:
@@ -173,13 +185,13 @@ class Outbox:
                     message_id=pending.message_id,
                     error=error.message,
                 )
-                return
+                return False
             except GodwitError as error:
                 _log.warning("append delayed", subject=pending.subject, error=error.message)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
             else:
-                return
+                return True
 
     async def _attempt(self, pending: _Pending) -> None:
         waited_s = asyncio.get_running_loop().time() - pending.since_s

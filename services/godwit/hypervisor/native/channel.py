@@ -29,6 +29,10 @@ class Channel:
         self._received = bytearray()
         self._turn = asyncio.Lock()
 
+    def __del__(self) -> None:
+        # Handles on VMMs come and go by the dozen, and nobody is told to close one.
+        self.close()
+
     async def ask(self, command: wire.Message, kind: type[A], deadline_s: float) -> A:
         """Send ``command`` and return its answer, which must be a ``kind``.
 

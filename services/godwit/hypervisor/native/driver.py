@@ -26,7 +26,9 @@ from godwit_protocol.machine import MachineSpec
 from ..port import Checkpoint, VmmState, VmmStatus
 from . import kernel, wire
 from .channel import Channel
+from .incoming import IncomingMemory
 from .memory import MachineMemory, Runs, available_bytes
+from .outgoing import OutgoingMemory
 from .paths import LAUNCHER_SOCKET, MachineFolder
 
 ANSWER_S_MAX: Final = 5.0
@@ -94,6 +96,19 @@ class NativeVmm:
             for batch in _batches(runs):
                 command = wire.Populate(region.name, batch.astype("<i8").tobytes())
                 await self._channel.ask(command, wire.Done, POPULATE_S_MAX)
+
+    async def outgoing(self) -> OutgoingMemory:
+        """RUNNING; see ``port.Vmm``."""
+        memory = await self.memory()
+        try:
+            return OutgoingMemory.of((await self.status()).pid, memory)
+        except BaseException:
+            memory.close()
+            raise
+
+    async def incoming(self) -> IncomingMemory:
+        """GATED; see ``port.Vmm``."""
+        return IncomingMemory(await self.memory(), self.populate)
 
     async def stop(self) -> None:
         """Any state; see ``port.Vmm``. A VMM that does not answer is killed."""

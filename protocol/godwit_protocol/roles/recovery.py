@@ -1,0 +1,115 @@
+"""Where a host's role goes on after its service died, from the facts in its journal. Pure.
+
+The journal says what this host promised; the register says what became of the machine. Whatever
+they leave open is decided as if the link had been lost at that point, and by the same rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from enum import StrEnum
+from typing import TypeVar
+
+import msgspec
+
+from .. import register as reg
+from ..events import migration as ev
+from ..events.migration import AbortReason
+from . import destination, source_state
+from . import effects as fx
+from .destination import DestinationState
+from .effects import Effect
+from .source_state import SourceState
+
+Effects = tuple[Effect, ...]
+S = TypeVar("S", SourceState, DestinationState)
+RESTARTED = "the host's service was restarted"
+
+
+def recover_source(
+    begun: SourceState, facts: AbstractSet[str], now_ns: int
+) -> tuple[SourceState, Effects]:
+    """Go on from ``begun``, the state that the migration began in, with the register as it is now.
+
+    ``facts``: the types of the events in the journal.
+    """
+    phase = source_state.Phase
+    if ev.MigrationAbandoned.TYPE in facts:
+        return _at(begun, phase.ABANDONED), (fx.Finish(reason=AbortReason.SERVICE_RESTARTED),)
+    if ev.MachineReleased.TYPE in facts or _destination_owns(begun):
+        released = () if ev.MachineReleased.TYPE in facts else (_released(),)
+        return _at(begun, phase.RELEASING), (*released, fx.FreeMemory())
+    state = msgspec.structs.replace(
+        begun,
+        abort_reason=AbortReason.SERVICE_RESTARTED,
+        abort_message=RESTARTED,
+        deadline_ns=now_ns + source_state.SWITCHOVER_STEP_DEADLINE_NS,
+    )
+    record = state.register.record
+    if record is None or record.owner != state.host:
+        alarm = ev.DoubtRaised(message=f"the register holds {record}")
+        told = fx.Append(event=alarm, durability=fx.Durability.LAGGING)
+        return msgspec.structs.replace(state, phase=phase.DOUBTING, alarmed=True), (told,)
+    if record.value is reg.RegisterValue.ABORT_INTENDED:
+        return _at(state, phase.AWAITING_QUARANTINE), ()
+    taken_back = (
+        record.value is reg.RegisterValue.TAKEN_BACK and record.migration == begun.migration
+    )
+    if ev.MachineStunned.TYPE not in facts or taken_back:
+        return _at(state, phase.RESUMING), (fx.ResumeMachine(epoch=state.epoch),)
+    gone = ev.GoGiven.TYPE in facts
+    wanted = reg.abort_intended if gone else reg.taken_back
+    cas = fx.CompareAndSet(
+        record=wanted(record, state.migration), expected_sequence=state.register.sequence
+    )
+    return _at(state, phase.ABORTING if gone else phase.TAKING_BACK), (cas,)
+
+
+def recover_destination(
+    begun: DestinationState, facts: AbstractSet[str], now_ns: int
+) -> tuple[DestinationState, Effects]:
+    """As ``recover_source``, for the destination."""
+    phase = destination.Phase
+    if ev.MachineActivated.TYPE in facts:
+        return _at(begun, phase.ACTIVE), (fx.Finish(reason=AbortReason.NONE),)
+    if ev.ImageStaged.TYPE not in facts or ev.ImageDiscarded.TYPE in facts:
+        state = msgspec.structs.replace(
+            begun, abort_reason=AbortReason.SERVICE_RESTARTED, abort_message=RESTARTED
+        )
+        return _at(state, phase.DISCARDING), (fx.FreeMemory(),)
+    state = msgspec.structs.replace(begun, deadline_ns=now_ns)
+    record = state.register.record
+    if _owned_by(record, state.host, state.migration):
+        assert record is not None
+        return _at(state, phase.OPENING), (fx.OpenGate(epoch=record.epoch),)
+    if ev.ImageQuarantined.TYPE in facts:
+        return _at(state, phase.QUARANTINED), ()
+    if ev.ActivationStarted.TYPE in facts and reg.may_run(record, state.source):
+        assert record is not None
+        cas = fx.CompareAndSet(
+            record=reg.moved(record, state.host, state.migration),
+            expected_sequence=state.register.sequence,
+        )
+        return _at(state, phase.ACTIVATING), (cas,)
+    return _at(state, phase.STAGED), (fx.ReadRegister(),)
+
+
+def _destination_owns(state: SourceState) -> bool:
+    return _owned_by(state.register.record, state.destination, state.migration)
+
+
+def _owned_by(record: reg.RegisterRecord | None, host: str, migration: str) -> bool:
+    return (
+        record is not None
+        and record.value is reg.RegisterValue.MOVED
+        and record.owner == host
+        and record.migration == migration
+    )
+
+
+def _released() -> Effect:
+    return fx.Append(event=ev.MachineReleased(), durability=fx.Durability.JOURNALED)
+
+
+def _at(state: S, phase: StrEnum) -> S:
+    return msgspec.structs.replace(state, phase=phase)

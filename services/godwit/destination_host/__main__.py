@@ -1,0 +1,26 @@
+"""``python -m godwit.destination_host``."""
+
+from __future__ import annotations
+
+import sys
+
+from godwit.host.context import open_host
+from godwit.runtime.config import Service
+from godwit.runtime.service import ServiceContext, run_service
+from godwit.transfer.listener import LinkListener
+
+from .service import DestinationHost
+
+
+async def _main(context: ServiceContext) -> None:
+    config = context.config
+    async with open_host(context) as host:
+        listener = await LinkListener.open(config.link_host, config.link_port)
+        try:
+            await DestinationHost(host, context, listener).run()
+        finally:
+            await listener.close()
+
+
+if __name__ == "__main__":
+    sys.exit(run_service(Service.DESTINATION_HOST, _main))

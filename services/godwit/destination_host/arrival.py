@@ -1,0 +1,304 @@
+"""One migration to this host: the shell around the destination's core.
+
+Carries out effects on the gated VMM, the data plane, the direct link, the register and the log, and
+tells the core what came of them. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import Final
+
+import structlog
+
+from godwit.host.context import HostContext
+from godwit.host.facts import FactWriter
+from godwit.host.role import RoleRunner
+from godwit.hypervisor.port import Incoming, Vmm, VmmState
+from godwit.transfer.control import ControlLink
+from godwit.transfer.listener import LinkListener
+from godwit.transfer.receiver import IncomingSession
+from godwit_protocol import link
+from godwit_protocol.bulk import CONNECTIONS_MAX, FIRST_ROUND
+from godwit_protocol.errors import GodwitError, RemoteProtocolError, UnreachableError
+from godwit_protocol.events.migration import AbortReason, Verify
+from godwit_protocol.framing import TOKEN_BYTES, session_of
+from godwit_protocol.machine import MachineSpec
+from godwit_protocol.roles import destination
+from godwit_protocol.roles import effects as fx
+from godwit_protocol.roles import inputs as inp
+from godwit_protocol.roles.destination import DestinationState
+from godwit_protocol.roles.effects import Effect
+
+STAGE_S_MAX: Final = 30.0
+"""How long the last round may still be on its way once the source said that all is sent."""
+CAS_PACE_S: Final = 0.2
+
+_log = structlog.get_logger(__name__)
+
+
+class Arrival:
+    """One migration to this host."""
+
+    def __init__(
+        self,
+        host: HostContext,
+        migration: str,
+        spec: MachineSpec,
+        facts: FactWriter,
+        listener: LinkListener,
+    ) -> None:
+        self.migration = migration
+        self.machine = spec.name
+        self._host = host
+        self._spec = spec
+        self._facts = facts
+        self._listener = listener
+        self._link_session = session_of(migration)
+        self._runner: RoleRunner[DestinationState] = RoleRunner(
+            destination, self._perform, host.clock.monotonic_ns
+        )
+        self._preparing: asyncio.Task[None] | None = None
+        self._vmm: Vmm | None = None
+        self._incoming: Incoming | None = None
+        self._session: IncomingSession | None = None
+        self._rounds: asyncio.Task[None] | None = None
+        self._control: ControlLink | None = None
+        self._hello: link.Hello | None = None
+        self._stage: link.Stage | None = None
+        self._owned_ns = 0
+
+    def tell(self, given: inp.Input) -> None:
+        """Hand the role an input that came by the log."""
+        self._runner.tell(given)
+
+    async def run(self, state: DestinationState, effects: tuple[Effect, ...]) -> DestinationState:
+        """Run the role to its end, and let go of everything but the VMM."""
+        try:
+            return await self._runner.run(state, effects)
+        finally:
+            self._listener.forget(self._link_session)
+            await self._close_link()
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case fx.Append():
+                self._append(effect)
+            case fx.Say():
+                if self._control is not None:
+                    self._control.say(effect.message)
+            case fx.PrepareMachine():
+                self._preparing = self._runner.start(self._prepare(), _failed)
+            case fx.Populate():
+                self._runner.start(self._populate(), _failed)
+            case fx.LoadImage():
+                self._runner.start(self._load(effect.verify), _bad_image)
+            case fx.CompareAndSet():
+                self._runner.start(self._compare_and_set(effect), _unclear)
+            case fx.ReadRegister():
+                self._runner.start(self._read_register(), _nothing)
+            case fx.OpenGate():
+                self._runner.start(self._open_gate(effect.epoch), _failed)
+            case fx.FreeMemory():
+                self._runner.start(self._free(), _freed_all_the_same)
+            case fx.CloseLink():
+                self._runner.start(self._close_link(), _nothing)
+            case _:
+                pass  # Finish is the runner's
+
+    def _append(self, effect: fx.Append) -> None:
+        state = self._runner.state
+        record = state.register.record if state else None
+        self._facts.writer.epoch = record.epoch if record else 0
+        self._facts.write(effect.event, effect.durability, effect.to)
+        _log.info("fact", type=effect.event.TYPE)
+
+    # Before the source comes.
+
+    async def _prepare(self) -> inp.Input:
+        started_ns = time.monotonic_ns()
+        self._vmm = await self._host.hypervisor.create(self._spec)
+        self._incoming = await self._vmm.incoming()
+        token = secrets.token_bytes(TOKEN_BYTES)
+        self._listener.expect(self._link_session, token, self._take_control)
+        return inp.Prepared(
+            address=self._host.config.link_host,
+            port=self._listener.port,
+            token=token,
+            create_ns=time.monotonic_ns() - started_ns,
+        )
+
+    def _take_control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._control = ControlLink(reader, writer, self._heard, self._lost)
+
+    # The direct link.
+
+    def _heard(self, message: link.AnyLinkMessage) -> None:
+        heard_ns = self._host.clock.monotonic_ns()
+        match message:
+            case link.Hello():
+                self._take_hello(message)
+            case link.Stage():
+                self._stage = message
+                self._runner.tell(inp.PeerStage(verify=message.verify))
+            case link.Go():
+                self._runner.tell(inp.PeerGo(heard_ns=heard_ns))
+            case link.Abort():
+                self._runner.tell(inp.PeerAbort(reason=message.reason))
+            case link.Runs():
+                self._runner.tell(inp.PeerRuns())
+            case _:
+                self._lost(f"the source said {type(message).__name__}, which is a destination's")
+
+    def _take_hello(self, hello: link.Hello) -> None:
+        fault = self._hello_fault(hello)
+        if fault:
+            return self._lost(fault)
+        self._hello = hello
+        return self._runner.tell(inp.PeerHello(register_epoch=hello.epoch))
+
+    def _hello_fault(self, hello: link.Hello) -> str:
+        if hello.version != link.LINK_VERSION:
+            return f"the source speaks link version {hello.version}, not {link.LINK_VERSION}"
+        if hello.migration != self.migration or hello.regions != self._spec.regions():
+            return "the source's machine is not the one that was prepared"
+        if len(hello.extents) != len(hello.regions):
+            return "the source's extents are not those of its regions"
+        if not 1 <= hello.connections <= CONNECTIONS_MAX:
+            return f"the source wants {hello.connections} bulk connections"
+        return ""
+
+    def _lost(self, reason: str) -> None:
+        self._runner.tell(inp.LinkLost(message=reason))
+
+    async def _close_link(self) -> None:
+        """Idempotent. What was said is flushed first."""
+        control, self._control = self._control, None
+        if control is not None:
+            await control.close()
+        if self._rounds is not None:
+            self._rounds.cancel()
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            await incoming.close()
+
+    # Memory.
+
+    async def _populate(self) -> inp.Input:
+        incoming = self._open_incoming()
+        assert self._hello is not None
+        started_ns = time.monotonic_ns()
+        await incoming.populate(self._hello.extents)
+        self._session = incoming.receive(self._link_session, self._hello.connections)
+        self._listener.admit_bulk(self._session)
+        self._rounds = asyncio.create_task(self._watch_rounds(self._session))
+        return inp.Populated(populate_ns=time.monotonic_ns() - started_ns)
+
+    async def _watch_rounds(self, session: IncomingSession) -> None:
+        number = FIRST_ROUND
+        try:
+            while True:
+                totals = await session.round_applied(number)
+                received = inp.RoundReceived(
+                    round=number, pages=totals.pages, received_bytes=totals.payload_bytes
+                )
+                self._runner.tell(received)
+                number += 1
+        except GodwitError as error:
+            self._lost(error.message)
+
+    async def _load(self, verify: Verify) -> inp.Input:
+        assert self._stage is not None
+        assert self._session is not None
+        assert self._vmm is not None
+        async with asyncio.timeout(STAGE_S_MAX):
+            totals = await self._session.round_applied(self._stage.round)
+        received_ns = self._host.clock.monotonic_ns()
+        digests: dict[str, bytes] = {}
+        if verify is Verify.FULL:
+            digests = await self._open_incoming().digests()
+            _compare(self._stage.digests, digests)
+        await self._vmm.load(self._stage.checkpoint)
+        return inp.ImageLoaded(
+            pages=totals.pages,
+            received_bytes=totals.payload_bytes,
+            received_ns=received_ns,
+            staged_ns=self._host.clock.monotonic_ns(),
+            digests=digests,
+        )
+
+    def _open_incoming(self) -> Incoming:
+        if self._incoming is None:
+            raise UnreachableError("the link is closed")
+        return self._incoming
+
+    async def _free(self) -> inp.Input:
+        """End the VMM, also one that is just being created."""
+        if self._preparing is not None:
+            self._preparing.cancel()
+            await asyncio.wait({self._preparing})
+        if self._incoming is not None:
+            await self._incoming.close()
+        vmm = await self._find_vmm()
+        if vmm is not None:
+            await vmm.stop()
+        return inp.MemoryFreed()
+
+    async def _find_vmm(self) -> Vmm | None:
+        """The VMM, also one that a former life of this service created."""
+        if self._vmm is None:
+            self._vmm = await self._host.hypervisor.find(self.machine)
+        return self._vmm
+
+    # The register and the machine.
+
+    async def _compare_and_set(self, effect: fx.CompareAndSet) -> inp.Input:
+        settled = await self._host.registers.compare_and_set(
+            effect.record, effect.expected_sequence
+        )
+        self._owned_ns = self._host.clock.monotonic_ns()
+        if isinstance(settled, inp.CasUnclear):
+            await asyncio.sleep(CAS_PACE_S)
+        return settled
+
+    async def _read_register(self) -> inp.Input:
+        return inp.RegisterRead(standing=await self._host.registers.read(self.machine))
+
+    async def _open_gate(self, epoch: int) -> inp.Input:
+        vmm = await self._find_vmm()
+        if vmm is None:
+            raise UnreachableError(f"the VMM of {self.machine} is gone")
+        if self._owned_ns == 0 and (await vmm.status()).state is VmmState.RUNNING:
+            now_ns = self._host.clock.monotonic_ns()
+            return inp.GateOpened(owned_ns=now_ns, first_step_ns=now_ns)
+        first_step_ns = await vmm.open_gate(epoch)
+        return inp.GateOpened(owned_ns=self._owned_ns, first_step_ns=first_step_ns)
+
+
+def _compare(expected: dict[str, bytes], found: dict[str, bytes]) -> None:
+    """Raise ``RemoteProtocolError`` naming the regions that differ."""
+    different = [name for name, digest in found.items() if expected.get(name) != digest]
+    if different:
+        raise RemoteProtocolError(f"regions differ from the source's: {', '.join(different)}")
+
+
+def _failed(error: GodwitError) -> inp.Input:
+    return inp.OperationFailed(message=error.message)
+
+
+def _bad_image(error: GodwitError) -> inp.Input:
+    return inp.ImageBad(reason=AbortReason.VERIFICATION_FAILED, message=error.message)
+
+
+def _freed_all_the_same(_error: GodwitError) -> inp.Input:
+    return inp.MemoryFreed()
+
+
+def _nothing(_error: GodwitError) -> None:
+    """It will be asked again."""
+
+
+def _unclear(error: GodwitError) -> inp.Input:
+    return inp.CasUnclear(message=error.message)

@@ -1,0 +1,139 @@
+"""The destination host's service: its inbox, its listener, and its arrivals.
+
+At its start it goes on with every migration that a former life of it left in a journal.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from godwit.host.context import HostContext
+from godwit.host.inbox import Inbox
+from godwit.host.journals import Journals, OpenMigration
+from godwit.runtime.lane import Scope, position_in_log
+from godwit.runtime.service import ServiceContext
+from godwit.transfer.listener import LinkListener
+from godwit_protocol import codec
+from godwit_protocol.events import Lane, Recorded
+from godwit_protocol.events import migration as ev
+from godwit_protocol.roles import destination
+from godwit_protocol.roles import inputs as inp
+from godwit_protocol.roles.destination import DestinationState
+from godwit_protocol.roles.effects import Effect
+from godwit_protocol.roles.recovery import recover_destination
+
+from .arrival import Arrival
+
+SERVICE: Final = "destination_host"
+
+_log = structlog.get_logger(__name__)
+
+
+class DestinationHost:
+    """The service of one host that receives machines."""
+
+    def __init__(self, host: HostContext, context: ServiceContext, listener: LinkListener) -> None:
+        self._host = host
+        self._tasks = context.tasks
+        self._health = context.health
+        self._listener = listener
+        self._inbox = Inbox(host.log, host.name, SERVICE, context.directory)
+        self._journals = Journals(host, SERVICE, Lane.DESTINATION)
+        self._arrivals: dict[str, Arrival] = {}
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        for migration in self._journals.leftovers():
+            await self._recover(migration)
+        self._health.ready = True
+        async for decision in self._inbox.decisions():
+            with structlog.contextvars.bound_contextvars(
+                migration=decision.envelope.migration, machine=decision.envelope.machine
+            ):
+                await self._take(decision)
+            self._inbox.finish(decision)
+
+    async def _take(self, decision: Recorded) -> None:
+        migration = decision.envelope.migration
+        match decision.event:
+            case ev.PreparationOrdered():
+                await self._receive(decision, decision.event)
+            case ev.AbortOrdered(reason=reason, message=message):
+                self._tell(migration, inp.AbortWanted(reason=reason, message=message))
+            case ev.MigrationAbandoned():
+                self._tell(migration, inp.PeerRuns())
+            case _:
+                _log.debug("decision_without_effect", type=decision.envelope.type)
+
+    def _tell(self, migration: str, given: inp.Input) -> None:
+        arrival = self._arrivals.get(migration)
+        if arrival is not None:
+            arrival.tell(given)
+
+    async def _receive(self, decision: Recorded, ordered: ev.PreparationOrdered) -> None:
+        migration, machine = decision.envelope.migration, decision.envelope.machine
+        if self._journals.exists(migration) or await self._is_known(migration):
+            return
+        opened = self._journals.create(migration, machine, codec.encode(decision.envelope))
+        self._run(opened, ordered, *await self._begin(opened, ordered))
+
+    async def _is_known(self, migration: str) -> bool:
+        scope = Scope.of_migration(migration)
+        position = await position_in_log(self._host.log, Lane.DESTINATION, self._host.name, scope)
+        return position.sequence > 0
+
+    async def _begin(
+        self, opened: OpenMigration, ordered: ev.PreparationOrdered
+    ) -> tuple[DestinationState, tuple[Effect, ...]]:
+        register = await self._host.registers.read(ordered.spec.name)
+        return destination.begin(
+            ordered,
+            register,
+            migration=opened.migration,
+            now_ns=self._host.clock.monotonic_ns(),
+        )
+
+    async def _recover(self, migration: str) -> None:
+        opened = await self._journals.reopen(migration)
+        if opened is None:
+            return
+        ordered = opened.decision.event
+        assert isinstance(ordered, ev.PreparationOrdered)
+        state, _ = await self._begin(opened, ordered)
+        now_ns = self._host.clock.monotonic_ns()
+        state, effects = recover_destination(state, opened.past_types, now_ns)
+        _log.warning("migration_recovered", migration=migration, phase=state.phase)
+        self._run(opened, ordered, state, effects)
+        await self._tell_again(migration)
+
+    async def _tell_again(self, migration: str) -> None:
+        """What was addressed to this migration before the restart may not have been heard."""
+        scope = Scope.of_migration(migration)
+        async for stored in self._host.log.read(scope.filters()):
+            if f".{self._host.name}.{SERVICE}." in stored.subject:
+                await self._take(codec.decode(stored.data, stored.sequence))
+
+    def _run(
+        self,
+        opened: OpenMigration,
+        ordered: ev.PreparationOrdered,
+        state: DestinationState,
+        effects: tuple[Effect, ...],
+    ) -> None:
+        arrival = Arrival(self._host, opened.migration, ordered.spec, opened.facts, self._listener)
+        self._arrivals[opened.migration] = arrival
+
+        async def run() -> None:
+            try:
+                with structlog.contextvars.bound_contextvars(
+                    migration=opened.migration, machine=state.machine
+                ):
+                    last = await arrival.run(state, effects)
+                    _log.info("arrival_ended", phase=last.phase, reason=last.abort_reason)
+                    await self._journals.settle(opened)
+            finally:
+                del self._arrivals[opened.migration]
+
+        self._tasks.create_task(run())

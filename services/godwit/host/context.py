@@ -1,0 +1,76 @@
+"""What a host service is given at its start."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from godwit.hypervisor.native.driver import NativeHypervisor
+from godwit.hypervisor.port import Hypervisor
+from godwit.runtime.clock import Clock, SystemClock
+from godwit.runtime.config import Config
+from godwit.runtime.event_log import EventLog
+from godwit.runtime.outbox import Outbox
+from godwit.runtime.service import ServiceContext
+from godwit_protocol.errors import DeadlineError
+
+from .registers import Registers
+
+FLUSH_S_MAX: Final = 3.0
+LAG_S_MAX: Final = 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HostContext:
+    """One host, as one of its services sees it."""
+
+    name: str
+    config: Config
+    clock: Clock
+    log: EventLog
+    outbox: Outbox
+    registers: Registers
+    hypervisor: Hypervisor
+
+    def journal_directory(self, service: str) -> Path:
+        """Where a service keeps its migrations' journals; made if it is not there."""
+        directory = self.config.host_directory / "journals" / service
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return directory
+
+
+@contextlib.asynccontextmanager
+async def open_host(context: ServiceContext) -> AsyncIterator[HostContext]:
+    """The host that a service was started for; at the end what it wrote is flushed to the log."""
+    config = context.config
+    outbox = Outbox(context.log)
+    host = HostContext(
+        name=config.host,
+        config=config,
+        clock=SystemClock(),
+        log=context.log,
+        outbox=outbox,
+        registers=Registers(context.log),
+        hypervisor=NativeHypervisor(config.host_directory, config.nats_url),
+    )
+    context.health.add_check("outbox", lambda: _lag(outbox))
+    try:
+        yield host
+    finally:
+        try:
+            await outbox.flush(FLUSH_S_MAX)
+        except DeadlineError as error:  # the journals keep it, and the next life goes on
+            _log.warning("outbox_not_flushed", error=error.message)
+        await outbox.close()
+
+
+def _lag(outbox: Outbox) -> str:
+    late = outbox.oldest_age_s > LAG_S_MAX
+    return f"{outbox.depth} events wait for {outbox.oldest_age_s:.0f} s" if late else ""

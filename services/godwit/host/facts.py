@@ -1,0 +1,87 @@
+"""Facts of a host service: through the journal, into the outbox, to the log.
+
+An event's bytes are sealed once. They stand in the journal's file before they are put into the
+outbox, so that a service that dies in between can put them there again, byte for byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from godwit.runtime.journal import Journal
+from godwit.runtime.lane import LaneWriter, Sealed
+from godwit.runtime.outbox import Outbox
+from godwit_protocol.errors import CorruptError, UnreachableError
+from godwit_protocol.events import Event
+from godwit_protocol.roles.effects import Address, Durability
+
+
+class JournaledEvent(msgspec.Struct, frozen=True):
+    """One record of a migration's journal: a sealed event, and where it goes."""
+
+    subject: str
+    message_id: str
+    data: bytes
+
+
+def encode_record(sealed: Sealed) -> bytes:
+    """Return a journal record."""
+    record = JournaledEvent(sealed.subject, sealed.message_id, sealed.data)
+    return msgspec.msgpack.encode(record)
+
+
+def decode_record(payload: bytes) -> Sealed:
+    """Return what a journal record holds. Raises ``CorruptError``."""
+    try:
+        record = msgspec.msgpack.decode(payload, type=JournaledEvent)
+    except msgspec.MsgspecError as error:
+        raise CorruptError(f"a journal record cannot be read: {error}") from error
+    return Sealed(record.subject, record.message_id, record.data)
+
+
+class FactWriter:
+    """Writes one lane of one migration. Not thread-safe."""
+
+    def __init__(self, writer: LaneWriter, journal: Journal, outbox: Outbox) -> None:
+        self.writer = writer
+        self._journal = journal
+        self._outbox = outbox
+        self._last: asyncio.Future[bool] | None = None
+
+    def write(
+        self, event: Event, durability: Durability, to: Address | None = None
+    ) -> asyncio.Future[bool]:
+        """Journal the event and hand it to the outbox; the future tells when the log has it.
+
+        With ``JOURNALED`` it is on disk when this returns (about a millisecond). Raises ``OSError``
+        if the journal cannot be written: then nothing was handed on.
+        """
+        sealed = self.writer.seal(event, to=to)
+        self._journal.append(encode_record(sealed), sync=durability is Durability.JOURNALED)
+        self.writer.advance(sealed)
+        return self.hand_over(sealed)
+
+    def hand_over(self, sealed: Sealed) -> asyncio.Future[bool]:
+        """Put what the journal holds into the outbox."""
+        scope = self.writer.scope
+        lane = f"{scope.kind}/{scope.id}"
+        self._last = self._outbox.put(sealed.subject, sealed.data, sealed.message_id, lane=lane)
+        return self._last
+
+    async def stored(self) -> None:
+        """Wait until the log has every fact of the lane, which is stored in order."""
+        if self._last is not None:
+            await asyncio.shield(self._last)
+
+
+async def acknowledged(stored: asyncio.Future[bool], timeout_s: float) -> None:
+    """Wait until the log has acknowledged a fact. Raises ``UnreachableError``."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            taken = await asyncio.shield(stored)
+    except TimeoutError as error:
+        raise UnreachableError(f"the event log did not answer within {timeout_s:g} s") from error
+    if not taken:
+        raise UnreachableError("the event log refused the event")

@@ -1,0 +1,96 @@
+"""Journals of migrations: one file each, found again after a restart.
+
+The first record is the decision that began the migration, as the log holds it; the others are the
+facts of this host's lane, sealed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from godwit.runtime.journal import Journal
+from godwit.runtime.lane import LaneWriter, Scope, Sealed, position_after, position_in_log
+from godwit_protocol import codec
+from godwit_protocol.events import Lane, Recorded
+
+from .context import HostContext
+from .facts import FactWriter, decode_record
+
+SUFFIX = ".journal"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMigration:
+    """A migration's journal, opened, with what it held."""
+
+    migration: str
+    decision: Recorded
+    facts: FactWriter
+    past: tuple[Sealed, ...]
+    journal: Journal
+
+    @property
+    def past_types(self) -> frozenset[str]:
+        """The types of the facts that the journal held."""
+        return frozenset(codec.decode(sealed.data).envelope.type for sealed in self.past)
+
+
+class Journals:
+    """All journals of one service of a host."""
+
+    def __init__(self, host: HostContext, service: str, lane: Lane) -> None:
+        self._host = host
+        self._lane = lane
+        self._directory = host.journal_directory(service)
+
+    def leftovers(self) -> list[str]:
+        """Migrations whose journals a former life of this service left."""
+        return sorted(path.stem for path in self._directory.glob(f"*{SUFFIX}"))
+
+    def exists(self, migration: str) -> bool:
+        """Whether the migration has a journal."""
+        return self._path(migration).exists()
+
+    def create(self, migration: str, machine: str, decision: bytes) -> OpenMigration:
+        """Begin a journal with the decision's stored bytes."""
+        journal = Journal.open(self._path(migration))
+        journal.append(decision, sync=True)
+        writer = self._writer(migration, machine, ())
+        facts = FactWriter(writer, journal, self._host.outbox)
+        return OpenMigration(migration, codec.decode(decision), facts, (), journal)
+
+    async def reopen(self, migration: str) -> OpenMigration | None:
+        """Open a leftover, and hand to the outbox what the log has not got of it.
+
+        None if it has not even the decision; it is removed then. Raises ``UnreachableError``,
+        ``CorruptError``.
+        """
+        journal = Journal.open(self._path(migration))
+        if not journal.records:
+            journal.remove()
+            return None
+        decision = codec.decode(journal.records[0])
+        past = tuple(decode_record(record) for record in journal.records[1:])
+        machine = decision.envelope.machine
+        writer = self._writer(migration, machine, past)
+        facts = FactWriter(writer, journal, self._host.outbox)
+        stored = await position_in_log(self._host.log, self._lane, self._host.name, writer.scope)
+        for sealed in past:
+            if codec.decode(sealed.data).envelope.lane_sequence > stored.sequence:
+                facts.hand_over(sealed)
+        return OpenMigration(migration, decision, facts, past, journal)
+
+    async def settle(self, opened: OpenMigration) -> None:
+        """Wait until the log has every fact, then remove the journal."""
+        await opened.facts.stored()
+        await asyncio.to_thread(opened.journal.remove)
+
+    def _writer(self, migration: str, machine: str, past: tuple[Sealed, ...]) -> LaneWriter:
+        position = position_after(self._lane, self._host.name, [sealed.data for sealed in past])
+        scope = Scope.of_migration(migration, machine)
+        return LaneWriter(self._host.clock, self._lane, self._host.name, scope, position)
+
+    def _path(self, migration: str) -> Path:
+        return self._directory / f"{migration}{SUFFIX}"

@@ -1,0 +1,136 @@
+"""Runs a role: carries inputs into its pure core, and the core's effects out, in order.
+
+Decides nothing. Long effects are the performer's to start as tasks, whose results come back as
+inputs; a tick comes when the state's deadline has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import structlog
+
+from godwit_protocol.errors import (
+    DeadlineError,
+    GodwitError,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
+from godwit_protocol.roles.effects import Effect, Finish
+from godwit_protocol.roles.inputs import Input, LinkLost, OperationFailed, Tick
+
+INPUTS_MAX: Final = 1024
+"""Inputs that wait for the core. A role that is so far behind is broken."""
+
+S = TypeVar("S")
+Effects = tuple[Effect, ...]
+
+_log = structlog.get_logger(__name__)
+
+
+class Core(Protocol[S]):
+    """A role's core, such as the module ``godwit_protocol.roles.source``."""
+
+    def step(self, state: S, given: Input, now_ns: int) -> tuple[S, Effects]:
+        """One step."""
+
+    def next_deadline_ns(self, state: S) -> int | None:
+        """When the state wants a tick."""
+
+
+class RoleRunner(Generic[S]):
+    """One role of one migration. Used on one event loop."""
+
+    def __init__(
+        self, core: Core[S], perform: Callable[[Effect], None], now_ns: Callable[[], int]
+    ) -> None:
+        self.state: S | None = None
+        self._core = core
+        self._perform = perform
+        self._now_ns = now_ns
+        self._inputs: asyncio.Queue[Input] = asyncio.Queue(INPUTS_MAX)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._finished = False
+
+    def tell(self, given: Input) -> None:
+        """Hand an input to the core, soon. Dropped once the role has finished."""
+        if not self._finished:
+            self._inputs.put_nowait(given)
+
+    def start(
+        self,
+        operation: Coroutine[Any, Any, Input | None],
+        on_error: Callable[[GodwitError], Input | None],
+    ) -> asyncio.Task[None]:
+        """Run a long effect; what it returns, or what ``on_error`` makes of its error, is told."""
+
+        async def run() -> None:
+            try:
+                result = await operation
+            except GodwitError as error:
+                _log.warning("operation_failed", error=error.message, code=error.code)
+                result = on_error(error)
+            except TimeoutError:
+                _log.warning("operation_timed_out")
+                result = on_error(DeadlineError("the operation did not end in time"))
+            except Exception as error:  # a defect must not leave the role waiting for ever
+                _log.exception("operation_broke")
+                result = on_error(LocalProtocolError(repr(error)))
+            if result is not None:
+                self.tell(result)
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def run(self, state: S, effects: Effects) -> S:
+        """Run from ``state`` until the core says ``Finish``; return the last state."""
+        try:
+            self._take(state, effects)
+            while not self._finished:
+                self._step(await self._next())
+            if self._tasks:
+                await asyncio.wait(set(self._tasks))
+        finally:
+            for task in self._tasks:
+                task.cancel()
+        assert self.state is not None
+        return self.state
+
+    def _step(self, given: Input) -> None:
+        assert self.state is not None
+        try:
+            state, effects = self._core.step(self.state, given, self._now_ns())
+        except RemoteProtocolError as error:
+            _log.warning("peer_broke_the_protocol", error=error.message)
+            self.tell(LinkLost(message=error.message))
+        except LocalProtocolError as error:
+            _log.error("input_refused", error=error.message)
+        else:
+            self._take(state, effects)
+
+    def _take(self, state: S, effects: Effects) -> None:
+        self.state = state
+        for effect in effects:
+            self._finished = self._finished or isinstance(effect, Finish)
+            try:
+                self._perform(effect)
+            except GodwitError as error:  # such as a journal that takes nothing: go no further
+                _log.error("effect_failed", error=error.message)
+                self.tell(OperationFailed(message=error.message))
+                return
+
+    async def _next(self) -> Input:
+        assert self.state is not None
+        deadline_ns = self._core.next_deadline_ns(self.state)
+        if deadline_ns is None:
+            return await self._inputs.get()
+        wait_s = max(deadline_ns - self._now_ns(), 0) / 1e9
+        try:
+            async with asyncio.timeout(wait_s):
+                return await self._inputs.get()
+        except TimeoutError:
+            return Tick()

@@ -1,0 +1,73 @@
+"""A native machine's memory on its way in: the gated VMM's regions and the data plane's far end.
+
+``port.Incoming``. The pages that the source holds are populated in the VMM, where the guest will
+touch them, and mapped here, where they arrive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from godwit.transfer.receiver import IncomingSession
+from godwit_protocol.bulk import BulkLink
+from godwit_protocol.errors import RemoteProtocolError
+
+from .memory import MachineMemory, Runs
+from .outgoing import region_digests
+
+PopulateVmm: TypeAlias = Callable[[Sequence[Runs]], Awaitable[None]]
+"""Populates the VMM's own mapping, one ``Runs`` a region."""
+
+
+class IncomingMemory:
+    """See ``port.Incoming``. Owns ``memory``."""
+
+    def __init__(self, memory: MachineMemory, populate_vmm: PopulateVmm) -> None:
+        self._memory = memory
+        self._populate_vmm = populate_vmm
+        self._session: IncomingSession | None = None
+
+    async def populate(self, extents: tuple[bytes, ...]) -> None:
+        """See ``port.Incoming``. Raises ``RemoteProtocolError`` for extents outside the regions."""
+        runs = [
+            _checked_runs(data, region.page_count)
+            for data, region in zip(extents, self._memory.regions, strict=True)
+        ]
+        await self._populate_vmm(runs)
+        await asyncio.to_thread(self._populate_here, runs)
+
+    def receive(self, session: bytes, connections: int) -> IncomingSession:
+        """Make ready for the bulk connections of ``session``; the listener brings them."""
+        pages = tuple(region.page_count for region in self._memory.regions)
+        link = BulkLink(session, connections, pages)
+        self._session = IncomingSession(link, [region.pages for region in self._memory.regions])
+        return self._session
+
+    async def digests(self) -> dict[str, bytes]:
+        """See ``port.Incoming``."""
+        return await asyncio.to_thread(region_digests, self._memory)
+
+    async def close(self) -> None:
+        """See ``port.Incoming``."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+        self._memory.close()
+
+    def _populate_here(self, extents: list[Runs]) -> None:
+        for region, runs in zip(self._memory.regions, extents, strict=True):
+            region.populate(runs)
+
+
+def _checked_runs(data: bytes, page_count: int) -> Runs:
+    if len(data) % 16:
+        raise RemoteProtocolError(f"extents of {len(data)} bytes are no pairs of int64")
+    runs = np.frombuffer(data, "<i8").reshape(-1, 2).astype(np.int64)
+    starts, counts = runs[:, 0], runs[:, 1]
+    if np.any(starts < 0) or np.any(counts < 1) or np.any(starts > page_count - counts):
+        raise RemoteProtocolError(f"an extent lies outside its region of {page_count} pages")
+    return runs

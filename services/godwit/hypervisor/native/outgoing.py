@@ -1,0 +1,119 @@
+"""A native machine's memory on its way out: dirty tracking and the data plane put together.
+
+``port.Outgoing``. Blocking work runs in threads; what a round means is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from godwit.transfer.sender import BulkSender, RegionWork
+from godwit_protocol.bulk import BulkLink
+from godwit_protocol.errors import LocalProtocolError
+from godwit_protocol.machine import PAGE_BYTES
+
+from ..port import LinkTarget, SentPages
+from .dirty import DirtyTracker, WriteProtectTracker
+from .memory import MachineMemory, Runs
+
+EXTENT_GRAIN_PAGES: Final = 512
+"""Extents are told in whole blocks of 2 MiB: a machine of any size has a bounded number of them."""
+
+
+class OutgoingMemory:
+    """See ``port.Outgoing``. Owns ``memory``."""
+
+    def __init__(self, memory: MachineMemory, tracker: DirtyTracker) -> None:
+        self._memory = memory
+        self._tracker = tracker
+        self._sender: BulkSender | None = None
+        self._aborted = False
+        self._armed = False
+        self._round_bytes = 0
+
+    @classmethod
+    def of(cls, pid: int, memory: MachineMemory) -> OutgoingMemory:
+        """The memory of the VMM with process id ``pid``. Raises ``UnreachableError``."""
+        return cls(memory, WriteProtectTracker(pid, memory))
+
+    async def held(self) -> tuple[bytes, ...]:
+        """See ``port.Outgoing``."""
+        extents = [region.extents(grain=EXTENT_GRAIN_PAGES) for region in self._memory.regions]
+        return tuple(runs.astype("<i8").tobytes() for runs in extents)
+
+    async def connect(self, target: LinkTarget) -> None:
+        """See ``port.Outgoing``."""
+        pages = tuple(region.page_count for region in self._memory.regions)
+        link = BulkLink(target.session, target.connections, pages)
+        sender = await asyncio.to_thread(
+            BulkSender.connect, target.address, target.port, link, target.token
+        )
+        self._sender = sender
+        if self._aborted:
+            sender.abort()
+
+    async def send_round(self, round_number: int) -> SentPages:
+        """See ``port.Outgoing``."""
+        return await asyncio.to_thread(self._send_round, round_number)
+
+    async def dirty_bytes(self) -> int:
+        """See ``port.Outgoing``."""
+        return PAGE_BYTES * sum(await asyncio.to_thread(self._tracker.peek))
+
+    async def digests(self) -> dict[str, bytes]:
+        """See ``port.Outgoing``."""
+        return await asyncio.to_thread(region_digests, self._memory)
+
+    def round_progress(self) -> tuple[int, int]:
+        """See ``port.Outgoing``."""
+        return (self._sender.progress() if self._sender else 0), self._round_bytes
+
+    def abort(self) -> None:
+        """See ``port.Outgoing``."""
+        self._aborted = True
+        if self._sender is not None:
+            self._sender.abort()
+
+    async def close(self) -> None:
+        """See ``port.Outgoing``."""
+        self.abort()
+        if self._sender is not None:
+            await asyncio.to_thread(self._sender.close)
+        self._tracker.close()
+        self._memory.close()
+
+    def _send_round(self, round_number: int) -> SentPages:
+        if self._sender is None:
+            raise LocalProtocolError("a round was to be sent before the link was open")
+        started_ns = time.monotonic_ns()
+        found = self._tracker.scan() if self._armed else self._tracker.arm()
+        self._armed = True
+        scan_ns = time.monotonic_ns() - started_ns
+        by_region = {
+            region.name: PAGE_BYTES * int(runs[:, 1].sum())
+            for region, runs in zip(self._memory.regions, found, strict=True)
+        }
+        self._round_bytes = sum(by_region.values())
+        sent = self._sender.send_round(round_number, self._work(found))
+        return SentPages(
+            pages=sent.pages,
+            sent_bytes=sent.sent_bytes,
+            wire_bytes=sent.wire_bytes,
+            scan_ns=scan_ns,
+            bytes_by_region=by_region,
+        )
+
+    def _work(self, found: list[Runs]) -> list[RegionWork]:
+        return [
+            RegionWork(index, region.fd, region.pages, runs)
+            for index, (region, runs) in enumerate(zip(self._memory.regions, found, strict=True))
+            if len(runs)
+        ]
+
+
+def region_digests(memory: MachineMemory) -> dict[str, bytes]:
+    """By region: SHA-256 of its contents."""
+    names = [region.name for region in memory.regions]
+    return dict(zip(names, memory.digests(), strict=True))

@@ -1,0 +1,365 @@
+"""One migration away from this host: the shell around the source's core.
+
+Carries out effects on the VMM, the data plane, the direct link, the register and the log, and tells
+the core what came of them. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final, TypeVar
+
+import msgspec
+import structlog
+
+from godwit.host.context import HostContext
+from godwit.host.facts import FactWriter, acknowledged
+from godwit.host.role import RoleRunner
+from godwit.hypervisor.port import Checkpoint, LinkTarget, Outgoing, Vmm, VmmState
+from godwit.transfer.connection import open_control
+from godwit.transfer.control import ControlLink
+from godwit_protocol import link, subjects
+from godwit_protocol.errors import GodwitError, UnreachableError
+from godwit_protocol.events import migration as ev
+from godwit_protocol.framing import session_of
+from godwit_protocol.machine import PAGE_BYTES, MachineSpec
+from godwit_protocol.roles import effects as fx
+from godwit_protocol.roles import inputs as inp
+from godwit_protocol.roles import source
+from godwit_protocol.roles.effects import Durability, Effect
+from godwit_protocol.roles.source_state import SourceState, next_deadline_ns
+
+INTENT_S_MAX: Final = 3.0
+WELCOME_S_MAX: Final = 120.0
+"""The destination populates its memory before it says Welcome."""
+PROGRESS_S: Final = 0.2
+CAS_PACE_S: Final = 0.2
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class _Core:
+    """The source's core, as ``RoleRunner`` wants it."""
+
+    step = staticmethod(source.step)
+    next_deadline_ns = staticmethod(next_deadline_ns)
+
+
+class Departure:
+    """One migration away from this host."""
+
+    def __init__(
+        self,
+        host: HostContext,
+        migration: str,
+        machine: str,
+        facts: FactWriter,
+    ) -> None:
+        self.migration = migration
+        self.machine = machine
+        self._host = host
+        self._facts = facts
+        self._found: Vmm | None = None
+        self._runner: RoleRunner[SourceState] = RoleRunner(
+            _Core(), self._perform, host.clock.monotonic_ns
+        )
+        self._control: ControlLink | None = None
+        self._outgoing: Outgoing | None = None
+        self._checkpoint = Checkpoint(b"", 0)
+        self._digests: dict[str, bytes] = {}
+        self._welcome: asyncio.Future[link.Welcome] = asyncio.get_running_loop().create_future()
+        self._applied: dict[int, asyncio.Future[link.RoundApplied]] = {}
+
+    def tell(self, given: inp.Input) -> None:
+        """Hand the role an input that came by the log."""
+        self._runner.tell(given)
+
+    async def run(self, state: SourceState, effects: tuple[Effect, ...]) -> SourceState:
+        """Run the role to its end, and let go of everything but the VMM."""
+        try:
+            return await self._runner.run(state, effects)
+        finally:
+            await self._close_link()
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case fx.Append():
+                self._append(effect)
+            case fx.Say():
+                self._say(effect.message)
+            case fx.OpenLink():
+                self._runner.start(self._open_link(effect), _link_lost)
+            case fx.SendRound():
+                self._runner.start(self._send_round(effect.round), _link_lost)
+            case fx.PauseMachine():
+                self._runner.start(self._pause(), _failed)
+            case fx.SendFinal():
+                self._runner.start(self._send_final(effect), _link_lost)
+            case fx.SayStage():
+                self._say_stage(effect)
+            case fx.ResumeMachine():
+                self._runner.start(self._resume(effect.epoch), _failed)
+            case fx.FreeMemory():
+                self._runner.start(self._free(), _failed)
+            case fx.CloseLink():
+                self._runner.start(self._close_link(), _link_lost)
+            case fx.CompareAndSet():
+                self._runner.start(self._compare_and_set(effect), _unclear)
+            case fx.ReadRegister():
+                self._runner.start(self._read_register(), _nothing)
+            case _:
+                pass  # Finish is the runner's
+
+    def _append(self, effect: fx.Append) -> None:
+        self._facts.writer.epoch = self._runner.state.epoch if self._runner.state else 0
+        stored = self._facts.write(effect.event, effect.durability, effect.to)
+        _log.info("fact", type=effect.event.TYPE)
+        if effect.durability is Durability.LOGGED:
+            event_type = effect.event.TYPE
+
+            def failed(error: GodwitError) -> inp.Input:
+                return inp.AppendFailed(type=event_type, message=error.message)
+
+            self._runner.start(self._await_log(stored, event_type), failed)
+
+    async def _await_log(self, stored: asyncio.Future[bool], event_type: str) -> inp.Input:
+        await acknowledged(stored, INTENT_S_MAX)
+        return inp.Appended(type=event_type)
+
+    # The direct link.
+
+    def _say(self, message: link.LinkMessage) -> None:
+        if self._control is not None:
+            self._control.say(message)
+
+    def _say_stage(self, effect: fx.SayStage) -> None:
+        self._say(
+            link.Stage(
+                round=effect.round,
+                checkpoint=self._checkpoint.data,
+                verify=effect.verify,
+                digests=self._digests,
+            )
+        )
+
+    async def _open_link(self, effect: fx.OpenLink) -> inp.Input:
+        started_ns = time.monotonic_ns()
+        vmm = await self._vmm()
+        spec = (await vmm.status()).spec
+        self._outgoing = await vmm.outgoing()
+        extents = await self._outgoing.held()
+        target = LinkTarget(
+            address=effect.address,
+            port=effect.port,
+            session=session_of(self.migration),
+            token=effect.token,
+            connections=self._host.config.bulk_connections,
+        )
+        reader, writer = await open_control(
+            target.address, target.port, target.session, target.token
+        )
+        self._control = ControlLink(reader, writer, self._heard, self._lost)
+        self._say(self._hello(spec, extents, target.connections))
+        async with asyncio.timeout(WELCOME_S_MAX):
+            welcome = await self._welcome
+        await self._outgoing.connect(target)
+        _log.info("link_up", took_ms=(time.monotonic_ns() - started_ns) / 1e6)
+        return inp.LinkUp(
+            connections=target.connections,
+            resident_bytes=sum(_extent_bytes(data) for data in extents),
+            populate_ns=welcome.populate_ns,
+        )
+
+    def _hello(self, spec: MachineSpec, extents: tuple[bytes, ...], connections: int) -> link.Hello:
+        state = self._runner.state
+        assert state is not None
+        return link.Hello(
+            version=link.LINK_VERSION,
+            migration=self.migration,
+            machine=self.machine,
+            epoch=state.epoch,
+            regions=spec.regions(),
+            extents=extents,
+            connections=connections,
+        )
+
+    def _heard(self, message: link.AnyLinkMessage) -> None:
+        heard_ns = self._host.clock.monotonic_ns()
+        match message:
+            case link.Welcome():
+                _settle(self._welcome, message)
+            case link.RoundApplied():
+                _settle(self._applied_future(message.round), message)
+            case link.Staged():
+                self._runner.tell(inp.PeerStaged(heard_ns=heard_ns))
+            case link.Active():
+                self._runner.tell(inp.PeerActive(epoch=message.epoch))
+            case link.Refuse():
+                refused = inp.PeerRefused(reason=message.reason, message=message.message)
+                self._runner.tell(refused)
+                self._break_waits(message.message)
+            case link.Quarantined():
+                self._runner.tell(inp.PeerQuarantined())
+            case _:
+                self._lost(f"the destination said {type(message).__name__}, which is a source's")
+
+    def _lost(self, reason: str) -> None:
+        self._break_waits(reason)
+        self._runner.tell(inp.LinkLost(message=reason))
+
+    def _break_waits(self, reason: str) -> None:
+        if self._outgoing is not None:
+            self._outgoing.abort()
+        error = UnreachableError(reason)
+        _break(self._welcome, error)
+        for waiting in self._applied.values():
+            _break(waiting, error)
+
+    async def _close_link(self) -> None:
+        """Idempotent. What was said is flushed first."""
+        control, self._control = self._control, None
+        outgoing, self._outgoing = self._outgoing, None
+        if control is not None:
+            await control.close()
+        if outgoing is not None:
+            await outgoing.close()
+
+    # Memory.
+
+    async def _send_round(self, number: int) -> inp.Input:
+        outgoing = self._open_outgoing()
+        started_ns = time.monotonic_ns()
+        reporting = asyncio.create_task(self._report(number, outgoing))
+        try:
+            sent = await outgoing.send_round(number)
+            await self._applied_future(number)
+        finally:
+            reporting.cancel()
+        figures = ev.RoundFigures(
+            round=number,
+            pages=sent.pages,
+            sent_bytes=sent.sent_bytes,
+            wire_bytes=sent.wire_bytes,
+            duration_ns=time.monotonic_ns() - started_ns,
+            scan_ns=sent.scan_ns,
+            remaining_bytes=await outgoing.dirty_bytes(),
+            bytes_by_region=sent.bytes_by_region,
+        )
+        return inp.RoundDone(figures=figures)
+
+    async def _send_final(self, effect: fx.SendFinal) -> inp.Input:
+        outgoing = self._open_outgoing()
+        sent = await outgoing.send_round(effect.round)
+        digest_ns = 0
+        if effect.verify is ev.Verify.FULL:
+            started_ns = time.monotonic_ns()
+            self._digests = await outgoing.digests()
+            digest_ns = time.monotonic_ns() - started_ns
+        return inp.FinalSent(
+            pages=sent.pages,
+            sent_bytes=sent.sent_bytes,
+            scan_ns=sent.scan_ns,
+            sent_ns=time.monotonic_ns(),
+            digest_ns=digest_ns,
+        )
+
+    def _open_outgoing(self) -> Outgoing:
+        if self._outgoing is None:
+            raise UnreachableError("the link is closed")
+        return self._outgoing
+
+    def _applied_future(self, number: int) -> asyncio.Future[link.RoundApplied]:
+        if number not in self._applied:
+            self._applied[number] = asyncio.get_running_loop().create_future()
+        return self._applied[number]
+
+    async def _report(self, number: int, outgoing: Outgoing) -> None:
+        """Tell whoever watches how far the round is. Nobody relies on it."""
+        subject = subjects.telemetry("migration", self.migration, "progress")
+        started_ns = time.monotonic_ns()
+        while True:
+            await asyncio.sleep(PROGRESS_S)
+            sent, total = outgoing.round_progress()
+            elapsed_s = (time.monotonic_ns() - started_ns) / 1e9
+            progress = {
+                "round": number,
+                "sent_bytes": sent,
+                "total_bytes": total,
+                "bytes_per_second": sent / elapsed_s,
+                "remaining_bytes": max(total - sent, 0),
+            }
+            await self._host.log.announce(subject, msgspec.msgpack.encode(progress))
+
+    # The machine and the register.
+
+    async def _vmm(self) -> Vmm:
+        if self._found is None:
+            self._found = await self._host.hypervisor.find(self.machine)
+        if self._found is None:
+            raise UnreachableError(f"no VMM of machine {self.machine} is alive on this host")
+        return self._found
+
+    async def _pause(self) -> inp.Input:
+        self._checkpoint = await (await self._vmm()).pause()
+        return inp.Paused(
+            stopped_ns=self._checkpoint.stopped_ns, checkpoint_bytes=len(self._checkpoint.data)
+        )
+
+    async def _resume(self, epoch: int) -> inp.Input:
+        vmm = await self._vmm()
+        status = await vmm.status()
+        if status.state is VmmState.RUNNING:  # a former life of this service got so far, or not far
+            return inp.Resumed(first_step_ns=self._host.clock.monotonic_ns())
+        return inp.Resumed(first_step_ns=await vmm.resume(epoch))
+
+    async def _free(self) -> inp.Input:
+        vmm = self._found or await self._host.hypervisor.find(self.machine)
+        if vmm is not None:
+            await vmm.stop()
+        return inp.MemoryFreed()
+
+    async def _compare_and_set(self, effect: fx.CompareAndSet) -> inp.Input:
+        settled = await self._host.registers.compare_and_set(
+            effect.record, effect.expected_sequence
+        )
+        if isinstance(settled, inp.CasUnclear):
+            await asyncio.sleep(CAS_PACE_S)
+        return settled
+
+    async def _read_register(self) -> inp.Input:
+        return inp.RegisterRead(standing=await self._host.registers.read(self.machine))
+
+
+def _settle(waiting: asyncio.Future[T], message: T) -> None:
+    if not waiting.done():
+        waiting.set_result(message)
+
+
+def _break(waiting: asyncio.Future[T], error: GodwitError) -> None:
+    if not waiting.done():
+        waiting.set_exception(error)
+        waiting.exception()  # nobody may be waiting, and that is no defect
+
+
+def _extent_bytes(data: bytes) -> int:
+    values = memoryview(data).cast("q")
+    return PAGE_BYTES * sum(values[1::2])
+
+
+def _link_lost(error: GodwitError) -> inp.Input:
+    return inp.LinkLost(message=error.message)
+
+
+def _failed(error: GodwitError) -> inp.Input:
+    return inp.OperationFailed(message=error.message)
+
+
+def _nothing(_error: GodwitError) -> None:
+    """It will be asked again."""
+
+
+def _unclear(error: GodwitError) -> inp.Input:
+    return inp.CasUnclear(message=error.message)

@@ -1,0 +1,240 @@
+"""Starting and stopping machines on this host, as an operator asked by an event.
+
+Each request is answered by exactly one event; a request that comes again after a restart finds its
+answer in the log and is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from godwit.host.context import HostContext
+from godwit.hypervisor.port import Vmm, VmmState
+from godwit.runtime.lane import LaneWriter, Scope, position_in_log
+from godwit_protocol import codec
+from godwit_protocol import register as reg
+from godwit_protocol.catalogue import profile
+from godwit_protocol.errors import (
+    ConflictError,
+    DeadlineError,
+    GodwitError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+    UnreachableError,
+)
+from godwit_protocol.events import Event, Lane
+from godwit_protocol.events import machine as mev
+from godwit_protocol.events.migration import (
+    ReservationGranted,
+    ReservationRefused,
+    ReservationRequested,
+)
+from godwit_protocol.machine import MachineSpec
+from godwit_protocol.roles.inputs import CasUnclear
+from godwit_protocol.subjects import checked_name
+
+RESERVATION_S_MAX: Final = 15.0
+CAS_TRIES_MAX: Final = 5
+CAS_PACE_S: Final = 0.5
+
+_log = structlog.get_logger(__name__)
+
+
+class Machines:
+    """The machines of one host, as far as their life is concerned."""
+
+    def __init__(self, host: HostContext, is_moving: Callable[[str], bool]) -> None:
+        """``is_moving`` tells whether a machine is being migrated away."""
+        self._host = host
+        self._is_moving = is_moving
+        self._reservations: dict[str, asyncio.Future[Event]] = {}
+
+    async def start(self, request: mev.MachineStartRequested) -> None:
+        """Start the machine, or say why not. Nothing of a failed attempt stays."""
+        name = request.spec.name
+        if await self._is_answered(name, "start", request.start):
+            return
+        writer = await self._writer(name)
+        try:
+            epoch = await self._start(request, writer)
+        except GodwitError as error:
+            refusal = mev.MachineStartRefused(
+                start=request.start, code=error.code, message=error.message, hint=error.hint
+            )
+            _log.warning("machine_start_refused", machine=name, error=error.message)
+            await self._append(writer, refusal)
+            return
+        started = mev.MachineStarted(start=request.start, spec=request.spec, register_epoch=epoch)
+        _log.info("machine_started", machine=name, epoch=epoch)
+        await self._append(writer, started)
+
+    async def stop(self, name: str, request: mev.MachineStopRequested) -> None:
+        """Stop the machine, or say why not."""
+        if await self._is_answered(name, "stop", request.stop):
+            return
+        writer = await self._writer(name)
+        try:
+            await self._stop(name)
+        except GodwitError as error:
+            refusal = mev.MachineStopRefused(
+                stop=request.stop, code=error.code, message=error.message
+            )
+            await self._append(writer, refusal)
+            return
+        _log.info("machine_stopped", machine=name)
+        await self._append(writer, mev.MachineStopped(stop=request.stop))
+
+    async def report_failure(self, name: str, message: str) -> None:
+        """Say that a machine of this host does not run any more."""
+        _log.error("machine_failed", machine=name, message=message)
+        await self._append(await self._writer(name), mev.MachineFailed(message=message))
+
+    def answer_reservation(self, answer: ReservationGranted | ReservationRefused) -> None:
+        """Take the tracker's answer."""
+        waiting = self._reservations.get(answer.reservation)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)
+
+    async def _start(self, request: mev.MachineStartRequested, writer: LaneWriter) -> int:
+        spec = _checked(request.spec)
+        view = await self._host.registers.read(spec.name)
+        if view.record is not None and view.record.value is not reg.RegisterValue.STOPPED:
+            raise ConflictError(
+                f"machine {spec.name} exists on host {view.record.owner}",
+                hint="choose another name, or stop that machine first",
+            )
+        await self._clear_unowned(spec.name)
+        await self._reserve(request, writer)
+        vmm = await self._host.hypervisor.create(spec)
+        try:
+            record = reg.started(spec.name, self._host.name, view.record)
+            await self._own(record, view.sequence)
+            try:
+                await vmm.start(record.epoch)
+            except GodwitError:
+                await self._disown(spec.name)
+                raise
+        except BaseException:
+            await vmm.stop()
+            raise
+        return record.epoch
+
+    async def _clear_unowned(self, name: str) -> None:
+        """End a VMM that a former attempt created and that never ran."""
+        vmm = await self._host.hypervisor.find(name)
+        if vmm is None:
+            return
+        if (await vmm.status()).state is not VmmState.GATED:
+            raise ConflictError(f"a VMM of machine {name} is on this host, but nobody owns it")
+        await vmm.stop()
+
+    async def _reserve(self, request: mev.MachineStartRequested, writer: LaneWriter) -> None:
+        """Ask the tracker for the vGPUs. Raises ``RefusedError``, ``DeadlineError``."""
+        spec = request.spec
+        if not spec.vgpus:
+            return
+        wanted = ReservationRequested(
+            reservation=request.start,
+            machine=spec.name,
+            target=self._host.name,
+            profiles=tuple(vgpu.profile for vgpu in spec.vgpus),
+            framebuffer_bytes=tuple(vgpu.framebuffer_bytes for vgpu in spec.vgpus),
+        )
+        waiting: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        self._reservations[request.start] = waiting
+        try:
+            await self._append(writer, wanted)
+            async with asyncio.timeout(RESERVATION_S_MAX):
+                answer = await waiting
+        except TimeoutError as error:
+            raise DeadlineError(
+                f"the GPU tracker did not answer within {RESERVATION_S_MAX:g} s",
+                hint="does the service gpu_state_tracker run?",
+            ) from error
+        finally:
+            del self._reservations[request.start]
+        if isinstance(answer, ReservationRefused):
+            raise RefusedError(f"no vGPU: {answer.message}", hint="see: godwit gpus")
+
+    async def _own(self, record: reg.RegisterRecord, expected_sequence: int) -> None:
+        """Write the register. Raises ``ConflictError``, ``UnreachableError``."""
+        for _ in range(CAS_TRIES_MAX):
+            settled = await self._host.registers.compare_and_set(record, expected_sequence)
+            if isinstance(settled, CasUnclear):
+                await asyncio.sleep(CAS_PACE_S)
+            elif settled.won:
+                return
+            else:
+                raise ConflictError(
+                    f"machine {record.machine} was changed by somebody else: "
+                    f"its register holds {settled.standing.record}"
+                )
+        raise UnreachableError(f"the register of machine {record.machine} does not answer")
+
+    async def _disown(self, name: str) -> None:
+        view = await self._host.registers.read(name)
+        if view.record is not None and reg.may_run(view.record, self._host.name):
+            await self._own(reg.stopped(view.record), view.sequence)
+
+    async def _stop(self, name: str) -> None:
+        view = await self._host.registers.read(name)
+        if not reg.may_run(view.record, self._host.name):
+            raise NotFoundError(f"machine {name} is not on host {self._host.name}")
+        if self._is_moving(name):
+            raise ConflictError(
+                f"machine {name} is being migrated", hint="cancel the migration first"
+            )
+        vmm = await self._host.hypervisor.find(name)
+        if vmm is not None:
+            await vmm.stop()
+        await self._disown(name)
+
+    async def _is_answered(self, name: str, kind: str, request: str) -> bool:
+        """Whether the log has an event that answers the request."""
+        answers = {
+            "start": (mev.MachineStarted, mev.MachineStartRefused),
+            "stop": (mev.MachineStopped, mev.MachineStopRefused),
+        }[kind]
+        async for stored in self._host.log.read(Scope.of_machine(name).filters()):
+            event = codec.decode(stored.data).event
+            if isinstance(event, answers) and getattr(event, kind) == request:
+                return True
+        return False
+
+    async def _writer(self, name: str) -> LaneWriter:
+        scope = Scope.of_machine(checked_name(name, "machine"))
+        position = await position_in_log(self._host.log, Lane.SOURCE, self._host.name, scope)
+        return LaneWriter(self._host.clock, Lane.SOURCE, self._host.name, scope, position)
+
+    async def _append(self, writer: LaneWriter, event: Event) -> None:
+        sealed = writer.seal(event)
+        await self._host.log.append(sealed.subject, sealed.data, message_id=sealed.message_id)
+        writer.advance(sealed)
+
+
+def _checked(spec: MachineSpec) -> MachineSpec:
+    """Raise ``InvalidInputError`` for a specification that no host can take."""
+    checked_name(spec.name, "machine")
+    for vgpu in spec.vgpus:
+        if vgpu.framebuffer_bytes != profile(vgpu.profile).framebuffer_bytes:
+            raise InvalidInputError(
+                f"profile {vgpu.profile} has {profile(vgpu.profile).framebuffer_bytes} bytes, "
+                f"not {vgpu.framebuffer_bytes}"
+            )
+    return spec.checked()
+
+
+async def is_failed(vmm: Vmm) -> str:
+    """Why a machine does not run, or nothing."""
+    try:
+        status = await vmm.status()
+    except UnreachableError as error:
+        return error.message
+    except DeadlineError:
+        return ""  # busy in a long step; it will answer another time
+    return status.failure if status.state is VmmState.FAILED else ""

@@ -1,0 +1,228 @@
+"""The source host's service: its inbox, its machines, and its departures.
+
+Machines outlive it. At its start it announces what the host has, finds the machines that run here,
+and goes on with every migration that a former life of it left in a journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+from collections.abc import Coroutine
+from typing import Any, Final
+
+import structlog
+
+from godwit.host.context import HostContext
+from godwit.host.inbox import Inbox
+from godwit.host.journals import Journals, OpenMigration
+from godwit.runtime.lane import LaneWriter, Scope, position_in_log
+from godwit.runtime.service import ServiceContext
+from godwit_protocol import catalogue, codec
+from godwit_protocol import register as reg
+from godwit_protocol.errors import GodwitError
+from godwit_protocol.events import Lane, Recorded
+from godwit_protocol.events import machine as mev
+from godwit_protocol.events import migration as ev
+from godwit_protocol.machine import HypervisorKind
+from godwit_protocol.roles import inputs as inp
+from godwit_protocol.roles import source
+from godwit_protocol.roles.effects import Effect
+from godwit_protocol.roles.recovery import recover_source
+from godwit_protocol.roles.source_state import SourceState
+
+from .departure import Departure
+from .machines import Machines, is_failed
+
+SERVICE: Final = "source_host"
+WATCH_S: Final = 2.0
+
+_log = structlog.get_logger(__name__)
+
+
+class SourceHost:
+    """The service of one host that runs its machines and sends them away."""
+
+    def __init__(self, host: HostContext, context: ServiceContext) -> None:
+        self._host = host
+        self._tasks = context.tasks
+        self._health = context.health
+        self._inbox = Inbox(host.log, host.name, SERVICE, context.directory)
+        self._journals = Journals(host, SERVICE, Lane.SOURCE)
+        self._departures: dict[str, Departure] = {}
+        self._machines = Machines(host, self._is_moving)
+        self._reported: set[str] = set()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        await self._announce()
+        for vmm in await self._host.hypervisor.find_all():
+            _log.info("machine_found", machine=vmm.name)
+        for migration in self._journals.leftovers():
+            await self._recover(migration)
+        self._tasks.create_task(self._watch_machines())
+        self._health.ready = True
+        async for decision in self._inbox.decisions():
+            with structlog.contextvars.bound_contextvars(
+                migration=decision.envelope.migration, machine=decision.envelope.machine
+            ):
+                await self._take(decision)
+
+    async def _take(self, decision: Recorded) -> None:
+        event, migration = decision.event, decision.envelope.migration
+        match event:
+            case mev.MachineStartRequested():
+                self._carry_out(decision, self._machines.start(event))
+            case mev.MachineStopRequested():
+                self._carry_out(decision, self._machines.stop(decision.envelope.machine, event))
+            case ev.MigrationStarted():
+                await self._depart(decision, event)
+                self._inbox.finish(decision)
+            case _:
+                self._tell(migration, event)
+                self._inbox.finish(decision)
+
+    def _tell(self, migration: str, event: object) -> None:
+        match event:
+            case ev.ReservationGranted() | ev.ReservationRefused():
+                self._machines.answer_reservation(event)
+            case ev.AbortOrdered():
+                wanted = inp.AbortWanted(reason=event.reason, message=event.message)
+                self._tell_departure(migration, wanted)
+            case ev.ImageQuarantined():
+                self._tell_departure(migration, inp.PeerQuarantined())
+            case _:
+                _log.debug("decision_without_effect", type=type(event).__name__)
+
+    def _tell_departure(self, migration: str, given: inp.Input) -> None:
+        departure = self._departures.get(migration)
+        if departure is not None:
+            departure.tell(given)
+
+    def _carry_out(self, decision: Recorded, work: Coroutine[Any, Any, None]) -> None:
+        """Do what takes its time beside the inbox, which must go on being read."""
+
+        async def run() -> None:
+            try:
+                await work
+            except GodwitError as error:
+                _log.error("decision_failed", error=error.message, code=error.code)
+            else:
+                self._inbox.finish(decision)
+
+        self._tasks.create_task(run())
+
+    # Departures.
+
+    async def _depart(self, decision: Recorded, started: ev.MigrationStarted) -> None:
+        migration, machine = decision.envelope.migration, decision.envelope.machine
+        if self._journals.exists(migration) or await self._is_known(migration):
+            return
+        opened = self._journals.create(migration, machine, codec.encode(decision.envelope))
+        self._run(opened, *await self._begin(opened, started))
+
+    async def _is_known(self, migration: str) -> bool:
+        scope = Scope.of_migration(migration)
+        position = await position_in_log(self._host.log, Lane.SOURCE, self._host.name, scope)
+        return position.sequence > 0
+
+    async def _begin(
+        self, opened: OpenMigration, started: ev.MigrationStarted
+    ) -> tuple[SourceState, tuple[Effect, ...]]:
+        register = await self._host.registers.read(opened.decision.envelope.machine)
+        return source.begin(
+            started,
+            opened.decision.envelope.machine,
+            register,
+            migration=opened.migration,
+            now_ns=self._host.clock.monotonic_ns(),
+        )
+
+    async def _recover(self, migration: str) -> None:
+        opened = await self._journals.reopen(migration)
+        if opened is None:
+            return
+        started = opened.decision.event
+        assert isinstance(started, ev.MigrationStarted)
+        state, _ = await self._begin(opened, started)
+        now_ns = self._host.clock.monotonic_ns()
+        state, effects = recover_source(state, opened.past_types, now_ns)
+        _log.warning("migration_recovered", migration=migration, phase=state.phase)
+        self._run(opened, state, effects)
+
+    def _run(self, opened: OpenMigration, state: SourceState, effects: tuple[Effect, ...]) -> None:
+        departure = Departure(self._host, opened.migration, state.machine, opened.facts)
+        self._departures[opened.migration] = departure
+
+        async def run() -> None:
+            try:
+                with structlog.contextvars.bound_contextvars(
+                    migration=opened.migration, machine=state.machine
+                ):
+                    last = await departure.run(state, effects)
+                    _log.info("departure_ended", phase=last.phase, reason=last.abort_reason)
+                    await self._journals.settle(opened)
+            finally:
+                del self._departures[opened.migration]
+
+        self._tasks.create_task(run())
+
+    def _is_moving(self, machine: str) -> bool:
+        return any(departure.machine == machine for departure in self._departures.values())
+
+    # The host and its machines.
+
+    async def _announce(self) -> None:
+        scope = Scope.of_host(self._host.name)
+        position = await position_in_log(self._host.log, Lane.SOURCE, self._host.name, scope)
+        writer = LaneWriter(self._host.clock, Lane.SOURCE, self._host.name, scope, position)
+        sealed = writer.seal(self._inventory())
+        await self._host.log.append(sealed.subject, sealed.data, message_id=sealed.message_id)
+
+    def _inventory(self) -> mev.HostAnnounced:
+        missing = tuple(self._host.hypervisor.missing())
+        for lack in missing:
+            _log.error("host_lacks", what=lack)
+        models = self._host.config.gpus
+        return mev.HostAnnounced(
+            hypervisors=() if missing else (HypervisorKind.NATIVE,),
+            missing=missing,
+            memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+            kernel=platform.release(),
+            gpus=tuple(
+                mev.GpuInventory(
+                    index=index,
+                    model=model,
+                    memory_bytes=catalogue.gpu_memory_bytes(model),
+                    simulated=True,
+                )
+                for index, model in enumerate(models)
+            ),
+        )
+
+    async def _watch_machines(self) -> None:
+        """Report a machine that fails, once. One that was stopped or has moved is not missed."""
+        alive: set[str] = set()
+        while True:
+            await asyncio.sleep(WATCH_S)
+            found = {vmm.name: vmm for vmm in await self._host.hypervisor.find_all()}
+            for name in alive - found.keys():
+                await self._report_if_owned(name, "the VMM died")
+            for name, vmm in found.items():
+                if why := await is_failed(vmm):
+                    await self._report_if_owned(name, why)
+            alive = set(found)
+
+    async def _report_if_owned(self, name: str, why: str) -> None:
+        if name in self._reported or self._is_moving(name):
+            return
+        try:
+            view = await self._host.registers.read(name)
+            if not reg.may_run(view.record, self._host.name):
+                return
+            await self._machines.report_failure(name, why)
+        except GodwitError as error:
+            _log.warning("failure_not_reported", machine=name, error=error.message)
+        else:
+            self._reported.add(name)

@@ -93,7 +93,10 @@ class PauseMachine(Effect, frozen=True, kw_only=True):
 
 
 class SendFinal(Effect, frozen=True, kw_only=True):
-    """Send the last dirty pages as round ``round``, and the digests if ``verify`` wants them."""
+    """Send the last dirty pages as round ``round``, and the digests if ``verify`` wants them.
+
+    ``FinalSent`` or ``LinkLost`` comes back, perhaps when the machine is being resumed already.
+    """
 
     round: int
     verify: Verify
@@ -107,7 +110,7 @@ class SayStage(Effect, frozen=True, kw_only=True):
 
 
 class ResumeMachine(Effect, frozen=True, kw_only=True):
-    """Run the machine here again, under ``epoch``. ``Resumed`` or ``ResumeFailed`` comes back."""
+    """Run the machine here again, under ``epoch``. ``Resumed`` or ``OperationFailed`` comes back."""
 
     epoch: int
 

@@ -31,7 +31,7 @@ class LinkLost(Input, frozen=True, kw_only=True):
 
 
 class OperationFailed(Input, frozen=True, kw_only=True):
-    """An effect on the machine could not be done."""
+    """An effect on the machine could not be done. One on the link that could not is ``LinkLost``."""
 
     message: str
 
@@ -117,15 +117,6 @@ class Resumed(Input, frozen=True, kw_only=True):
     """The machine runs on the source again."""
 
     first_step_ns: int
-
-
-class ResumeFailed(Input, frozen=True, kw_only=True):
-    """The machine could not be run on the source again.
-
-    Not an ``OperationFailed``: one of the copy that the abort broke off may still come.
-    """
-
-    message: str
 
 
 class MemoryFreed(Input, frozen=True, kw_only=True):

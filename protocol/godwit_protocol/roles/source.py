@@ -250,7 +250,7 @@ def _resume_failed(state: SourceState, given: Input, _now_ns: int) -> Result:
     """The machine runs nowhere. If it was taken back, the destination may hold the one good image:
     then it must not hear that the migration is over, or it would free it.
     """
-    assert isinstance(given, inp.ResumeFailed)
+    assert isinstance(given, inp.OperationFailed)
     failed = _lagging(MachineFailed(message=given.message))
     record = state.register.record
     if record is not None and record.migration == state.migration:
@@ -486,7 +486,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
         (p.RECLAIMING, inp.CasSettled): row(_taken_back, p.RESUMING, p.YIELDED, p.DOUBTING),
         (p.RECLAIMING, inp.CasUnclear): row(_try_again, p.RECLAIMING),
         (p.RESUMING, inp.Resumed): row(_resumed, p.ABANDONED),
-        (p.RESUMING, inp.ResumeFailed): row(_resume_failed, p.ABANDONED, p.DOUBTING),
+        (p.RESUMING, inp.OperationFailed): row(_resume_failed, p.ABANDONED, p.DOUBTING),
         (p.RELEASING, inp.MemoryFreed): row(_freed, p.RELEASED),
         (p.YIELDED, inp.PeerActive): row(_active, p.RELEASING),
         (p.YIELDED, inp.Tick): row(_alarm, p.YIELDED),
@@ -528,7 +528,7 @@ _LATE: Final[dict[type[Input], set[Phase]]] = {
     inp.LinkUp: {Phase.ABANDONED},
     inp.Appended: {Phase.ABANDONED},
     inp.AppendFailed: {Phase.ABANDONED},
-    inp.OperationFailed: {Phase.RESUMING, Phase.ABANDONED},
+    inp.OperationFailed: {Phase.ABANDONED},
     inp.FinalSent: {Phase.RESUMING, Phase.ABANDONED},
     inp.PeerStaged: {Phase.TAKING_BACK, Phase.RESUMING, Phase.DOUBTING, Phase.ABANDONED},
     inp.PeerRefused: set(Phase),

@@ -110,7 +110,10 @@ class SayStage(Effect, frozen=True, kw_only=True):
 
 
 class ResumeMachine(Effect, frozen=True, kw_only=True):
-    """Run the machine here again, under ``epoch``. ``Resumed`` or ``OperationFailed`` comes back."""
+    """Run the machine here again, under ``epoch``.
+
+    ``Resumed`` or ``OperationFailed`` comes back.
+    """
 
     epoch: int
 

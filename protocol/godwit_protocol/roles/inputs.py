@@ -31,7 +31,7 @@ class LinkLost(Input, frozen=True, kw_only=True):
 
 
 class OperationFailed(Input, frozen=True, kw_only=True):
-    """An effect on the machine could not be done. One on the link that could not is ``LinkLost``."""
+    """An effect on the machine could not be done. One on the link fails as ``LinkLost``."""
 
     message: str
 

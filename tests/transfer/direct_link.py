@@ -62,7 +62,7 @@ def runs_of_pages(page_numbers: Sequence[int]) -> Runs:
 
 
 def work(region: int, memory: Memory, to_send: Runs, zero_runs: Runs = NO_RUNS) -> RegionWork:
-    return RegionWork(region, memory.fd, memory.pages, to_send, zero_runs)
+    return RegionWork(region, memory.pages, to_send, zero_runs)
 
 
 @dataclass

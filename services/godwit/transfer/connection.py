@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import struct
 import threading
 import time
 from typing import Final
 
-from godwit_protocol.errors import LocalProtocolError, UnreachableError
+from godwit_protocol.errors import UnreachableError
 from godwit_protocol.framing import FrameKind, Preamble, encode_preamble
 
 STALL_S: Final = 10
@@ -93,28 +92,28 @@ class BulkConnection:
             raise _no_answer(host, port, error) from error
         return cls(sock, stall_s=stall_s)
 
-    def send(self, data: bytes | memoryview, *, more_follows: bool = False) -> None:
+    def send(self, data: bytes, *, more_follows: bool = False) -> None:
         """Send all of ``data``. ``more_follows``: hold the last partial packet for what comes."""
         try:
             self._sock.sendall(data, socket.MSG_MORE if more_follows else 0)
         except OSError as error:
             raise self._lost(error) from error
 
-    def send_file(self, fd: int, offset: int, byte_count: int) -> None:
-        """Send a part of a file without copying it through this process.
+    def send_framed(self, head: bytes, payload: memoryview) -> None:
+        """Send all of both, in one system call where the socket's buffer allows.
 
-        The kernel may read the bytes any time until the peer has acknowledged them: a page that is
-        written meanwhile goes out torn, and must go out again, as a page dirtied in a round does.
+        The payload is copied into the socket as it is now: ``sendfile`` would not copy, but the
+        receiver then does all the copying there is, from memory that is cold, and on one core that
+        took half as long again. Besides, what goes out is what was there when this was called.
         """
-        end = offset + byte_count
-        while offset < end:
-            try:
-                sent = os.sendfile(self._sock.fileno(), fd, offset, end - offset)
-            except OSError as error:
-                raise self._lost(error) from error
-            if sent == 0:
-                raise LocalProtocolError(f"the region's file ends at {offset}, before byte {end}")
-            offset += sent
+        try:
+            sent = self._sock.sendmsg((head, payload))
+            if sent < len(head):
+                self._sock.sendall(head[sent:])
+            if (rest := payload[max(0, sent - len(head)) :]).nbytes:
+                self._sock.sendall(rest)
+        except OSError as error:
+            raise self._lost(error) from error
 
     def receive(self, target: memoryview) -> None:
         """Fill ``target``."""

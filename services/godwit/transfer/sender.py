@@ -1,4 +1,4 @@
-"""The source's end of the bulk connections: rounds of pages, from memfds to sockets.
+"""The source's end of the bulk connections: rounds of pages, from mapped memory to sockets.
 
 One thread a connection, blocking in the kernel with the GIL released. Which pages make a round, and
 what the rounds mean, is not known here.
@@ -37,12 +37,10 @@ class RegionWork:
 
     region: int
     """Index into the machine's regions, the same on both hosts."""
-    fd: int
-    """The region's memfd; page n lies n times the page's bytes into it."""
     pages: PageView
-    """The same memory, mapped."""
+    """The whole region, mapped. Sending a hole would allocate it: name only pages with data."""
     runs: Runs
-    """Pages to send."""
+    """Pages to send. One that is written meanwhile may go out torn, and must go out again."""
     zero_runs: Runs = field(default_factory=lambda: NO_RUNS)
     """Pages that are zero, and need only be named."""
 
@@ -119,15 +117,17 @@ class _Outgoing:
             # the allocator gives the same block again for each frame.
             gathered = region.pages[numbers]
             header = self._writer.scatter(region.region, len(numbers))
-            self._send_frame(header + numbers.astype("<u8").tobytes(), gathered.data)
+            self._send_frame(header + numbers.astype("<u8").tobytes(), gathered)
 
     def _send_run(self, region: RegionWork, first: int, count: int) -> None:
         header = self._writer.run(region.region, first, count)
-        byte_count = count * PAGE_BYTES
-        self._pacer.take(len(header) + byte_count)
-        self.connection.send(header, more_follows=True)
-        self.connection.send_file(region.fd, first * PAGE_BYTES, byte_count)
-        self.wire_bytes += len(header) + byte_count
+        self._send_frame(header, region.pages[first : first + count])
+
+    def _send_frame(self, head: bytes, pages: PageView) -> None:
+        byte_count = len(head) + pages.nbytes
+        self._pacer.take(byte_count)
+        self.connection.send_framed(head, pages.data.cast("B"))
+        self.wire_bytes += byte_count
 
     def _send_zeros(self, region: RegionWork, pieces: Runs) -> None:
         for first, count in pieces.tolist():
@@ -135,12 +135,6 @@ class _Outgoing:
             self._pacer.take(len(header))
             self.connection.send(header, more_follows=True)
             self.wire_bytes += len(header)
-
-    def _send_frame(self, head: bytes, payload: memoryview) -> None:
-        self._pacer.take(len(head) + payload.nbytes)
-        self.connection.send(head, more_follows=True)
-        self.connection.send(payload)
-        self.wire_bytes += len(head) + payload.nbytes
 
 
 class BulkSender:

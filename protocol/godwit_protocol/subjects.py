@@ -85,7 +85,9 @@ def machine(name: str, lane: str, event_type: str) -> str:
     return f"{ROOT}.machine.{name}.{lane}.{event_type}"
 
 
-def addressed(host: str, service: str, scope: str, scope_id: str, lane: str, event_type: str) -> str:
+def addressed(
+    host: str, service: str, scope: str, scope_id: str, lane: str, event_type: str
+) -> str:
     """Subject of a decision that waits for ``service`` on ``host``."""
     return f"{ROOT}.host.{host}.{service}.{scope}.{scope_id}.{lane}.{event_type}"
 

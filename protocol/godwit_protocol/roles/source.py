@@ -192,7 +192,9 @@ def _paused(state: SourceState, given: Input, now_ns: int) -> Result:
         after,
         phase=Phase.COPYING,
         rounds_sent=final,
-        deadline_ns=max(given.stopped_ns + state.limits.stun_limit_ns, now_ns),
+        deadline_ns=max(
+            given.stopped_ns + state.limits.stun_limit_ns + state.verification_ns, now_ns
+        ),
     )
     return after, (frozen, fx.SendFinal(round=final, verify=state.verify))
 
@@ -220,7 +222,8 @@ def _final_sent(state: SourceState, given: Input, now_ns: int) -> Result:
         sent_ns=given.sent_ns,
         digest_ns=given.digest_ns,
     )
-    after = _replace(state, phase=Phase.STAGING, deadline_ns=now_ns + SWITCHOVER_STEP_DEADLINE_NS)
+    wait_ns = SWITCHOVER_STEP_DEADLINE_NS + state.verification_ns
+    after = _replace(state, phase=Phase.STAGING, deadline_ns=now_ns + wait_ns)
     return after, (fx.SayStage(round=state.rounds_sent, verify=state.verify), _lagging(sent))
 
 

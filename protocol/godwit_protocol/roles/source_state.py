@@ -15,6 +15,8 @@ CONNECT_DEADLINE_NS: Final = 120_000_000_000
 """Populating the destination's memory is in it: 0.3 GB/s on a bad host."""
 SWITCHOVER_STEP_DEADLINE_NS: Final = 10_000_000_000
 """How long STAGED, ACTIVE or QUARANTINED may take to come."""
+FULL_VERIFICATION_NS: Final = 120_000_000_000
+"""What hashing both whole images may take on top of each deadline: it is asked for, to be sure."""
 UNCLEAR_ALARM: Final = 5
 """Unclear register writes in a row before the alarm is raised; trying goes on."""
 
@@ -66,6 +68,11 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: bool = False
     unclear: int = 0
     alarmed: bool = False
+
+    @property
+    def verification_ns(self) -> int:
+        """What the verification may add to a deadline of the stun."""
+        return FULL_VERIFICATION_NS if self.verify is ev.Verify.FULL else 0
 
     @property
     def epoch(self) -> int:

@@ -21,8 +21,14 @@ from godwit.transfer.control import ControlLink
 from godwit.transfer.listener import LinkListener
 from godwit.transfer.receiver import IncomingSession
 from godwit_protocol import link
+from godwit_protocol import register as reg
 from godwit_protocol.bulk import CONNECTIONS_MAX, FIRST_ROUND
-from godwit_protocol.errors import GodwitError, RemoteProtocolError, UnreachableError
+from godwit_protocol.errors import (
+    ConflictError,
+    GodwitError,
+    RemoteProtocolError,
+    UnreachableError,
+)
 from godwit_protocol.events.migration import AbortReason, Verify
 from godwit_protocol.framing import TOKEN_BYTES, session_of
 from godwit_protocol.machine import MachineSpec
@@ -34,6 +40,8 @@ from godwit_protocol.roles.effects import Effect
 
 STAGE_S_MAX: Final = 30.0
 """How long the last round may still be on its way once the source said that all is sent."""
+LEAVING_NS_MAX: Final = 5_000_000_000
+LEAVING_LOOK_S: Final = 0.05
 CAS_PACE_S: Final = 0.2
 
 _log = structlog.get_logger(__name__)
@@ -119,7 +127,7 @@ class Arrival:
 
     async def _prepare(self) -> inp.Input:
         started_ns = time.monotonic_ns()
-        self._vmm = await self._host.hypervisor.create(self._spec)
+        self._vmm = await self._create()
         self._incoming = await self._vmm.incoming()
         token = secrets.token_bytes(TOKEN_BYTES)
         self._listener.expect(self._link_session, token, self._take_control)
@@ -129,6 +137,19 @@ class Arrival:
             token=token,
             create_ns=time.monotonic_ns() - started_ns,
         )
+
+    async def _create(self) -> Vmm:
+        """Create the VMM; one that has left this host just now may still be freeing its memory."""
+        deadline_ns = self._host.clock.monotonic_ns() + LEAVING_NS_MAX
+        while True:
+            try:
+                return await self._host.hypervisor.create(self._spec)
+            except ConflictError:
+                view = await self._host.registers.read(self.machine)
+                is_ours = reg.may_run(view.record, self._host.name)
+                if is_ours or self._host.clock.monotonic_ns() > deadline_ns:
+                    raise
+            await asyncio.sleep(LEAVING_LOOK_S)
 
     def _take_control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._control = ControlLink(reader, writer, self._heard, self._lost)
@@ -241,10 +262,17 @@ class Arrival:
             await asyncio.wait({self._preparing})
         if self._incoming is not None:
             await self._incoming.close()
-        vmm = await self._find_vmm()
+        vmm = self._vmm or await self._gated_vmm()
         if vmm is not None:
             await vmm.stop()
         return inp.MemoryFreed()
+
+    async def _gated_vmm(self) -> Vmm | None:
+        """What a former life of this service created. One that runs or ran here is not ours."""
+        vmm = await self._host.hypervisor.find(self.machine)
+        if vmm is not None and (await vmm.status()).state in (VmmState.GATED, VmmState.LOADED):
+            return vmm
+        return None
 
     async def _find_vmm(self) -> Vmm | None:
         """The VMM, also one that a former life of this service created."""

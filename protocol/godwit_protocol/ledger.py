@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from .catalogue import PROFILES
 from .errors import CorruptError
 from .events.machine import GpuInventory
 from .events.migration import Placement
@@ -24,6 +25,9 @@ class RefusalCode(StrEnum):
     NO_GPU = "no_gpu"
     DOES_NOT_FIT = "does_not_fit"
     MODEL_MISMATCH = "model_mismatch"
+    PROFILE_UNKNOWN = "profile_unknown"
+    PROFILE_TOO_SMALL = "profile_too_small"
+    INVALID_REQUEST = "invalid_request"
     TOO_MANY_WAITING = "too_many_waiting"
 
 
@@ -136,6 +140,30 @@ def _remember(settled: dict[str, Refusal | None], entry: LedgerEntry) -> dict[st
     forgotten = list(settled)[: max(len(settled) + 1 - SETTLED_MAX, 0)]
     kept = {name: refusal for name, refusal in settled.items() if name not in forgotten}
     return {**kept, entry.reservation: entry.refusal}
+
+
+def wanted(
+    profiles: tuple[str, ...], framebuffer_bytes: tuple[int, ...]
+) -> tuple[ProfileWanted, ...] | Refusal:
+    """What a request names, in the catalogue's terms: a profile takes its whole size of a GPU."""
+    if len(profiles) != len(framebuffer_bytes):
+        message = f"{len(profiles)} profiles, but {len(framebuffer_bytes)} framebuffers"
+        return Refusal(code=RefusalCode.INVALID_REQUEST, message=message)
+    found: list[ProfileWanted] = []
+    for name, used_bytes in zip(profiles, framebuffer_bytes, strict=True):
+        offered = PROFILES.get(name)
+        if offered is None:
+            message = f"no vGPU profile is called {name!r}"
+            return Refusal(code=RefusalCode.PROFILE_UNKNOWN, message=message)
+        if used_bytes > offered.framebuffer_bytes:
+            message = f"{name} has {offered.framebuffer_bytes} bytes, {used_bytes} are asked for"
+            return Refusal(code=RefusalCode.PROFILE_TOO_SMALL, message=message)
+        found.append(
+            ProfileWanted(
+                profile=name, models=offered.models, framebuffer_bytes=offered.framebuffer_bytes
+            )
+        )
+    return tuple(found)
 
 
 def decide(

@@ -1,0 +1,177 @@
+"""One migration in a coordinator: facts into the core, effects out, from the request to the end.
+
+It must not decide anything: that is ``godwit_protocol.roles.coordinator``. What stands in the log
+is fed to the core, in order, whether it was there at the start or comes live; what the core then
+wants written and is there already, is not written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from godwit.coordinator.claims import Claims
+from godwit.coordinator.facts import consider, input_of
+from godwit.runtime import telemetry
+from godwit.runtime.clock import Clock
+from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
+from godwit.runtime.lane import ChainPosition, LaneWriter, Scope, Sealed
+from godwit.runtime.patience import patiently
+from godwit_protocol import codec
+from godwit_protocol.events import Event, Lane, Recorded, stored_hash
+from godwit_protocol.events.migration import MigrationRequested
+from godwit_protocol.roles import coordinator as core
+from godwit_protocol.roles import effects as fx
+from godwit_protocol.roles import inputs as inp
+from godwit_protocol.roles.inputs import Input
+
+_NANOSECONDS: Final = 1_000_000_000
+_log: Final = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """An event that means something to the core, and when the log stored it."""
+
+    recorded: Recorded
+    time_ns: int
+
+
+class Conductor:
+    """Runs one migration. ``learn`` what is in the log, then ``run``, and go on to ``learn``."""
+
+    def __init__(
+        self, migration: str, requested: MigrationRequested, log: EventLog, clock: Clock, name: str
+    ) -> None:
+        self.migration = migration
+        self._machine = requested.machine
+        self._event_log = log
+        self._clock = clock
+        self._name = name
+        self._claims = Claims(log, clock)
+        self._state = core.begin(migration)
+        self._facts: deque[_Fact] = deque()
+        self._fact_came = asyncio.Event()
+        self._kinds_seen: set[type[Event]] = set()
+        self._decided: set[str] = set()
+        """Subjects of the decisions that stand in the log."""
+        self._position = ChainPosition()
+
+    def learn(self, stored: Stored, recorded: Recorded) -> None:
+        """Take an event of the migration, in the log's order.
+
+        A fact is told once, so there are never more waiting than there are kinds of facts.
+        """
+        envelope, event = recorded.envelope, recorded.event
+        if envelope.lane is Lane.COORDINATOR:
+            self._decided.add(stored.subject)
+            if envelope.host == self._name:
+                self._position = ChainPosition(envelope.lane_sequence, stored_hash(stored.data))
+        known = isinstance(event, MigrationRequested) or input_of(event) is not None
+        if known and type(event) not in self._kinds_seen:
+            self._kinds_seen.add(type(event))
+            self._facts.append(_Fact(recorded, stored.time_ns))
+            self._fact_came.set()
+
+    async def run(self) -> None:
+        """Carry the migration to its end. Raises any ``GodwitError``; all is in the log."""
+        scope = Scope.of_migration(self.migration, self._machine)
+        lane = LaneWriter(self._clock, Lane.COORDINATOR, self._name, scope, self._position)
+        with telemetry.bound(migration=self.migration, machine=self._machine):
+            if await patiently(lambda: self._claims.has_ended(self.migration)):
+                return
+            while self._state.phase is not core.Phase.ENDED:
+                fact = await self._next_fact()
+                if fact is None:
+                    await self._step(inp.Tick(), self._clock.wall_ns(), lane)
+                else:
+                    cause = fact.recorded.envelope.id
+                    await self._step(await self._input_of(fact), fact.time_ns, lane, cause)
+
+    async def _next_fact(self) -> _Fact | None:
+        """The next fact, or None when the state's deadline has come first."""
+        while not self._facts:
+            self._fact_came.clear()
+            try:
+                async with asyncio.timeout(self._wait_s()):
+                    await self._fact_came.wait()
+            except TimeoutError:
+                return None
+        return self._facts.popleft()
+
+    def _wait_s(self) -> float | None:
+        deadline_ns = core.next_deadline_ns(self._state)
+        if deadline_ns is None:
+            return None
+        return max(deadline_ns - self._clock.wall_ns(), 0) / _NANOSECONDS
+
+    async def _input_of(self, fact: _Fact) -> Input:
+        event = fact.recorded.event
+        if isinstance(event, MigrationRequested):
+            return await patiently(lambda: consider(self._event_log, event))
+        given = input_of(event)
+        assert given is not None
+        return given
+
+    async def _step(self, given: Input, now_ns: int, lane: LaneWriter, cause: str = "") -> None:
+        """Tell the core, do what it wants, and tell it what came of that."""
+        before = self._state.phase
+        self._state, effects = core.step(self._state, given, now_ns)
+        if self._state.phase is not before:
+            _log.info("phase", phase=self._state.phase, on=type(given).__name__)
+        for effect in effects:
+            result = await self._do(effect, lane, cause)
+            if result is not None:
+                await self._step(result, self._clock.wall_ns(), lane, cause)
+
+    async def _do(self, effect: fx.Effect, lane: LaneWriter, cause: str) -> Input | None:
+        match effect:
+            case fx.Append(event=event, to=to):
+                await self._append(lane, event, to, cause)
+            case fx.TakeClaim(machine=machine):
+                holder = await patiently(lambda: self._claims.take(machine, self.migration))
+                return inp.ClaimSettled(won=holder == self.migration, holder=holder)
+            case fx.ReleaseClaim(machine=machine):
+                await patiently(lambda: self._claims.release(machine, self.migration))
+                return inp.ClaimReleased()
+            case fx.Finish():
+                pass
+            case _:
+                raise TypeError(f"not an effect of the coordinator: {effect}")
+        return None
+
+    async def _append(
+        self, lane: LaneWriter, event: Event, to: fx.Address | None, cause: str
+    ) -> None:
+        """Write a decision, unless one of its kind stands. That one goes, and comes by itself."""
+        sealed = lane.seal(event, to=to, causation=cause)
+        if sealed.subject in self._decided:
+            return
+        try:
+            await patiently(
+                lambda: self._event_log.append(
+                    sealed.subject,
+                    sealed.data,
+                    message_id=sealed.message_id,
+                    expected_last_sequence=0,
+                )
+            )
+        except AppendConflictError:
+            await self._adopt(sealed.subject, lane)
+        else:
+            _log.info("decided", decision=event.TYPE)
+            lane.advance(sealed)
+        self._decided.add(sealed.subject)
+
+    async def _adopt(self, subject: str, lane: LaneWriter) -> None:
+        """If what stands was written by an earlier life of ours, our chain goes on after it."""
+        stored = await patiently(lambda: self._event_log.last(subject))
+        assert stored is not None
+        envelope = codec.decode(stored.data, stored.sequence).envelope
+        _log.info("decided elsewhere", decision=envelope.type, by=envelope.host)
+        if envelope.host == self._name:
+            lane.advance(Sealed(stored.subject, envelope.id, stored.data))

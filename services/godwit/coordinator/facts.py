@@ -1,0 +1,87 @@
+"""What the log says, as inputs of the coordinator's core.
+
+Knows which event means which input, and what of the log a request is considered with. Decides
+nothing.
+"""
+
+from __future__ import annotations
+
+from godwit.runtime.event_log import EventLog
+from godwit_protocol import codec, register, subjects
+from godwit_protocol.events import Event
+from godwit_protocol.events import machine as mev
+from godwit_protocol.events import migration as ev
+from godwit_protocol.events.migration import AbortReason
+from godwit_protocol.machine import MachineSpec
+from godwit_protocol.register import RegisterRecord
+from godwit_protocol.roles import inputs as inp
+from godwit_protocol.roles.inputs import Input
+
+
+def input_of(event: Event) -> Input | None:
+    """Return what an event of a migration tells the coordinator; None if nothing."""
+    match event:
+        case ev.ReservationGranted():
+            return inp.Granted(placements=event.placements)
+        case ev.ReservationRefused():
+            return inp.Refused(reason=AbortReason.RESERVATION_REFUSED, message=event.message)
+        case ev.PreparationOrdered():
+            return inp.PreparationKnown(
+                spec=event.spec, source=event.source, register_epoch=event.register_epoch
+            )
+        case ev.DestinationPrepared():
+            return inp.DestinationReady(address=event.address, port=event.port, token=event.token)
+        case ev.PreparationRefused():
+            return inp.Refused(reason=AbortReason.DESTINATION_REFUSED, message=event.message)
+        case ev.StartDecided():
+            return inp.StartKnown(start=event.start, reason=event.reason, message=event.message)
+        case ev.CancelRequested():
+            return inp.CancelWanted()
+        case ev.MigrationAbandoned():
+            return inp.SourceAbandoned(reason=event.reason, message=event.message)
+        case ev.MachineActivated():
+            return inp.Activated()
+        case ev.MachineReleased():
+            return inp.SourceReleased()
+        case ev.MigrationEnded():
+            return inp.EndKnown()
+        case _:
+            return None
+
+
+async def consider(log: EventLog, requested: ev.MigrationRequested) -> inp.Considered:
+    """Return the request with what the log knows of its machine and its destination.
+
+    Raises ``UnreachableError``, and ``CorruptError`` if the machine's records cannot be read.
+    """
+    machine_known = _is_name(requested.machine)
+    return inp.Considered(
+        machine=requested.machine,
+        destination=requested.destination,
+        limits=requested.limits,
+        verify=requested.verify,
+        spec=await _spec(log, requested.machine) if machine_known else None,
+        record=await _record(log, requested.machine) if machine_known else None,
+        destination_known=_is_name(requested.destination)
+        and await log.last(subjects.inventory(requested.destination)) is not None,
+    )
+
+
+def _is_name(name: str) -> bool:
+    """Whether ``name`` can stand in a subject: anybody may have written the request."""
+    return subjects.NAME_PATTERN.fullmatch(name) is not None
+
+
+async def _spec(log: EventLog, machine: str) -> MachineSpec | None:
+    """What the machine was last started as."""
+    spec = None
+    async for stored in log.read([subjects.machine(machine, "*", mev.MachineStarted.TYPE)]):
+        event = codec.decode(stored.data, stored.sequence).event
+        if isinstance(event, mev.MachineStarted):
+            spec = event.spec
+    return spec
+
+
+async def _record(log: EventLog, machine: str) -> RegisterRecord | None:
+    stored = await log.last(subjects.register(machine))
+    return None if stored is None else register.decode(stored.data)

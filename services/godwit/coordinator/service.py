@@ -1,0 +1,113 @@
+"""One replica of the coordinator: every migration that has not ended has its conductor.
+
+Knows the log's order and which migrations are open, and nothing of what is decided about them. It
+keeps nothing that the log does not hold; one that dies is replaced by starting another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from godwit.coordinator.conductor import Conductor
+from godwit.runtime.clock import Clock, SystemClock
+from godwit.runtime.event_log import EventLog, Stored
+from godwit.runtime.service import ServiceContext
+from godwit_protocol import codec, subjects
+from godwit_protocol.errors import CorruptError, GodwitError, UnreachableError
+from godwit_protocol.events import Recorded
+from godwit_protocol.events.migration import MigrationEnded, MigrationRequested
+
+OPEN_MAX: Final = 10_000
+"""Migrations that one replica conducts at a time; of more, it leaves the rest to its next start."""
+
+_log: Final = structlog.get_logger(__name__)
+
+
+async def main(context: ServiceContext) -> None:
+    """Fold the history, then follow the log until cancelled."""
+    clock = SystemClock()
+    desk = Desk(context.log, clock, context.config.coordinator_id, context.tasks)
+    filters = subjects.whole_migration("*")
+    last_sequence = 0
+    async for stored in context.log.read(filters):
+        desk.learn(stored)
+        last_sequence = stored.sequence
+    desk.begin()
+    context.health.ready = True
+    _log.info("ready", coordinator=context.config.coordinator_id, open=desk.open)
+    async for stored in context.log.tail(filters, after_sequence=last_sequence):
+        desk.learn(stored)
+
+
+class Desk:
+    """The open migrations. Until ``begin``, what is learned is history and nothing is done."""
+
+    def __init__(self, log: EventLog, clock: Clock, name: str, tasks: asyncio.TaskGroup) -> None:
+        self._event_log = log
+        self._clock = clock
+        self._name = name
+        self._tasks = tasks
+        self._conductors: dict[str, Conductor] = {}
+        self._begun = False
+
+    @property
+    def open(self) -> int:
+        """How many migrations have not ended."""
+        return len(self._conductors)
+
+    def learn(self, stored: Stored) -> None:
+        """Take the next event of any migration. One that cannot be read is passed over."""
+        try:
+            recorded = codec.decode(stored.data, stored.sequence)
+        except CorruptError as error:
+            _log.error("unreadable event", subject=stored.subject, error=error.message)
+            return
+        migration = recorded.envelope.migration
+        if not migration or f".{migration}." not in stored.subject:
+            _log.error("event of another migration", subject=stored.subject, migration=migration)
+            return
+        self._pass_on(migration, stored, recorded)
+
+    def begin(self) -> None:
+        """The history is known: carry on with what has not ended, and with all that comes."""
+        self._begun = True
+        for conductor in self._conductors.values():
+            self._tasks.create_task(self._conduct(conductor))
+
+    def _pass_on(self, migration: str, stored: Stored, recorded: Recorded) -> None:
+        if isinstance(recorded.event, MigrationRequested):
+            self._open(migration, recorded.event)
+        conductor = self._conductors.get(migration)
+        if conductor is not None:
+            conductor.learn(stored, recorded)
+        if isinstance(recorded.event, MigrationEnded) and not self._begun:
+            self._conductors.pop(migration, None)
+
+    def _open(self, migration: str, requested: MigrationRequested) -> None:
+        if migration in self._conductors:
+            return
+        if len(self._conductors) >= OPEN_MAX:
+            _log.error("too many open migrations", migration=migration, open=self.open)
+            return
+        conductor = Conductor(migration, requested, self._event_log, self._clock, self._name)
+        self._conductors[migration] = conductor
+        if self._begun:
+            self._tasks.create_task(self._conduct(conductor))
+
+    async def _conduct(self, conductor: Conductor) -> None:
+        """One migration's trouble stays its own; a log that stays silent is everybody's."""
+        try:
+            await conductor.run()
+        except UnreachableError:
+            raise
+        except GodwitError as error:
+            _log.error(
+                "migration left alone until the next start",
+                migration=conductor.migration,
+                code=error.code,
+                error=error.message,
+            )
+        self._conductors.pop(conductor.migration, None)

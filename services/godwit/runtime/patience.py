@@ -1,0 +1,42 @@
+"""Wait for an event log that does not answer: again and again, but not for ever.
+
+For calls that may be repeated, by services that keep nothing which the log does not hold. When
+patience ends, so does the service: whoever starts it again finds all in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import structlog
+
+from godwit_protocol.errors import UnreachableError
+
+PATIENCE_S_MAX: Final = 300.0
+"""No call is repeated for longer."""
+BACKOFF_S_MIN: Final = 0.1
+BACKOFF_S_MAX: Final = 5.0
+
+T = TypeVar("T")
+_log: Final = structlog.get_logger(__name__)
+
+
+async def patiently(call: Callable[[], Awaitable[T]], *, patience_s: float = PATIENCE_S_MAX) -> T:
+    """Return what ``call`` returns, repeating it while it raises ``UnreachableError``.
+
+    Raises that error once ``patience_s`` have passed, and any other at once.
+    """
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + patience_s
+    backoff_s = BACKOFF_S_MIN
+    while True:
+        try:
+            return await call()
+        except UnreachableError as error:
+            if loop.time() + backoff_s > deadline_s:
+                raise
+            _log.warning("event log unreachable", error=error.message, again_in_s=backoff_s)
+        await asyncio.sleep(backoff_s)
+        backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from godwit.runtime.journal import Journal, JournalFailedError
+from godwit_protocol.errors import ConflictError, CorruptError, InvalidInputError
+from godwit_protocol.journal import RECORD_BYTES_MAX, encode_record
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "journal"
+
+
+def reopened(journal: Journal) -> tuple[bytes, ...]:
+    journal.close()
+    again = Journal.open(journal.path)
+    again.close()
+    return again.records
+
+
+def test_a_new_journal_is_empty_and_gives_back_what_was_appended(path: Path) -> None:
+    journal = Journal.open(path)
+    assert journal.records == ()
+    journal.append(b"one", sync=True)
+    journal.append(b"two", sync=False)
+    assert reopened(journal) == (b"one", b"two")
+
+
+def test_a_torn_tail_is_cut_and_appending_goes_on_behind_the_last_whole_record(path: Path) -> None:
+    journal = Journal.open(path)
+    journal.append(b"whole", sync=True)
+    journal.close()
+    with path.open("ab") as file:
+        file.write(encode_record(b"torn")[:-1])
+    journal = Journal.open(path)
+    assert journal.records == (b"whole",)
+    journal.append(b"next", sync=True)
+    assert reopened(journal) == (b"whole", b"next")
+
+
+def test_damage_is_an_error_and_the_file_is_left_as_it_is(path: Path) -> None:
+    journal = Journal.open(path)
+    journal.append(b"STAGED", sync=True)
+    journal.close()
+    damaged = path.read_bytes()[:-1] + b"!"
+    path.write_bytes(damaged)
+    for _ in range(2):
+        with pytest.raises(CorruptError, match="damaged at byte 0"):
+            Journal.open(path)
+    assert path.read_bytes() == damaged
+
+
+def test_one_process_holds_it_at_a_time(path: Path) -> None:
+    journal = Journal.open(path)
+    with pytest.raises(ConflictError, match="another process"):
+        Journal.open(path)
+    journal.close()
+    Journal.open(path).close()
+
+
+def test_a_removed_journal_is_gone(path: Path) -> None:
+    journal = Journal.open(path)
+    journal.append(b"one", sync=True)
+    journal.remove()
+    journal.remove()
+    assert not path.exists()
+    again = Journal.open(path)
+    assert again.records == ()
+    again.close()
+
+
+def test_a_record_too_large_is_refused_and_harms_nothing(path: Path) -> None:
+    journal = Journal.open(path)
+    with pytest.raises(InvalidInputError):
+        journal.append(bytes(RECORD_BYTES_MAX + 1), sync=False)
+    journal.append(b"one", sync=False)
+    assert reopened(journal) == (b"one",)
+
+
+def test_after_a_disk_failure_nothing_more_is_taken(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal.open(path)
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", fail)
+        with pytest.raises(JournalFailedError, match="Input/output error"):
+            journal.append(b"one", sync=True)
+    with pytest.raises(JournalFailedError, match="reopened"):
+        journal.append(b"two", sync=False)
+    journal.close()
+
+
+def test_what_a_killed_process_appended_is_there(path: Path) -> None:
+    program = (
+        "import os, pathlib, signal, sys\n"
+        "from godwit.runtime.journal import Journal\n"
+        "journal = Journal.open(pathlib.Path(sys.argv[1]))\n"
+        "journal.append(b'synced', sync=True)\n"
+        "journal.append(b'not synced', sync=False)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, path], timeout=30, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    journal = Journal.open(path)
+    assert journal.records == (b"synced", b"not synced")
+    journal.close()

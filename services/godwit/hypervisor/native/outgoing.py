@@ -107,7 +107,7 @@ class OutgoingMemory:
 
     def _work(self, found: list[Runs]) -> list[RegionWork]:
         return [
-            RegionWork(index, region.fd, region.pages, runs)
+            RegionWork(index, region.pages, runs)
             for index, (region, runs) in enumerate(zip(self._memory.regions, found, strict=True))
             if len(runs)
         ]

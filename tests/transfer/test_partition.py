@@ -1,5 +1,7 @@
 """Runs are cut and spread so that every page goes out once, on its own connection."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from direct_link import runs, runs_of_pages
@@ -32,8 +34,26 @@ def test_every_page_goes_once_and_on_its_own_connection(extents, connections):
 def test_blocks_are_bounded_and_whole():
     many = np.column_stack((np.arange(0, 300_000, 2), np.ones(150_000, np.int64)))
     parts = list(blocks(many))
-    assert max(map(len, parts)) <= 1 << 16
+    assert max(map(len, parts)) <= 1 << 14
     assert np.array_equal(np.concatenate(parts), many)
+
+
+def test_planning_a_large_machine_takes_little_memory():
+    """Every other page of 8 GiB dirty: a million runs, and a few megabytes to cut them."""
+    first = np.arange(0, 1 << 21, 2)
+    million = np.column_stack((first, np.ones_like(first)))
+    tracemalloc.start()
+    try:
+        pages = sum(
+            len(numbers)
+            for block in blocks(million)
+            for numbers in scattered(pieces_on(block, 0, 2))
+        )
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert pages == 1 << 19
+    assert peak_bytes < 4 << 20
 
 
 @pytest.mark.parametrize("extent", [(-1, 1), (0, 0), (0, -1), (5, 6), (10, 1), (2**62, 2**62)])

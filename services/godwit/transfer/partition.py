@@ -25,7 +25,7 @@ NO_RUNS: Final[Runs] = np.empty((0, 2), dtype=np.int64)
 LONG_RUN_PAGES: Final = 16
 """From here on a run is a frame of its own; shorter ones are gathered. Below it, the system calls
 of a frame cost more than copying its pages once."""
-_BLOCK_RUNS: Final = 1 << 16
+_BLOCK_RUNS: Final = 1 << 14
 """Runs that are cut at a time, so that a machine of any size takes a few megabytes to plan."""
 
 

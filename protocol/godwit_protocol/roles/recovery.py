@@ -36,9 +36,8 @@ def recover_source(
     phase = source_state.Phase
     if ev.MigrationAbandoned.TYPE in facts:
         return _at(begun, phase.ABANDONED), (fx.Finish(reason=AbortReason.SERVICE_RESTARTED),)
-    if ev.MachineReleased.TYPE in facts or _destination_owns(begun):
-        released = () if ev.MachineReleased.TYPE in facts else (_released(),)
-        return _at(begun, phase.RELEASING), (*released, fx.FreeMemory())
+    if ev.MachineReleased.TYPE in facts:
+        return _at(begun, phase.RELEASING), (fx.FreeMemory(),)
     state = msgspec.structs.replace(
         begun,
         abort_reason=AbortReason.SERVICE_RESTARTED,
@@ -46,6 +45,8 @@ def recover_source(
         deadline_ns=now_ns + source_state.SWITCHOVER_STEP_DEADLINE_NS,
     )
     record = state.register.record
+    if _owned_by(record, state.destination, state.migration):
+        return _at(state, phase.YIELDED), ()
     if record is None or record.owner != state.host:
         alarm = ev.DoubtRaised(message=f"the register holds {record}")
         told = fx.Append(event=alarm, durability=fx.Durability.LAGGING)
@@ -94,10 +95,6 @@ def recover_destination(
     return _at(state, phase.STAGED), (fx.ReadRegister(),)
 
 
-def _destination_owns(state: SourceState) -> bool:
-    return _owned_by(state.register.record, state.destination, state.migration)
-
-
 def _owned_by(record: reg.RegisterRecord | None, host: str, migration: str) -> bool:
     return (
         record is not None
@@ -105,10 +102,6 @@ def _owned_by(record: reg.RegisterRecord | None, host: str, migration: str) -> b
         and record.owner == host
         and record.migration == migration
     )
-
-
-def _released() -> Effect:
-    return fx.Append(event=ev.MachineReleased(), durability=fx.Durability.JOURNALED)
 
 
 def _at(state: S, phase: StrEnum) -> S:

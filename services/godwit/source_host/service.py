@@ -80,10 +80,11 @@ class SourceHost:
                 await self._depart(decision, event)
                 self._inbox.finish(decision)
             case _:
-                self._tell(migration, event)
+                self._tell(decision)
                 self._inbox.finish(decision)
 
-    def _tell(self, migration: str, event: object) -> None:
+    def _tell(self, decision: Recorded) -> None:
+        event, migration = decision.event, decision.envelope.migration
         match event:
             case ev.ReservationGranted() | ev.ReservationRefused():
                 self._machines.answer_reservation(event)
@@ -92,6 +93,8 @@ class SourceHost:
                 self._tell_departure(migration, wanted)
             case ev.ImageQuarantined():
                 self._tell_departure(migration, inp.PeerQuarantined())
+            case ev.MachineActivated():
+                self._tell_departure(migration, inp.PeerActive(epoch=decision.envelope.epoch))
             case _:
                 _log.debug("decision_without_effect", type=type(event).__name__)
 
@@ -150,6 +153,14 @@ class SourceHost:
         state, effects = recover_source(state, opened.past_types, now_ns)
         _log.warning("migration_recovered", migration=migration, phase=state.phase)
         self._run(opened, state, effects)
+        await self._tell_again(migration)
+
+    async def _tell_again(self, migration: str) -> None:
+        """What was addressed to this migration before the restart may not have been heard."""
+        scope = Scope.of_migration(migration)
+        async for stored in self._host.log.read(scope.filters()):
+            if f".{self._host.name}.{SERVICE}." in stored.subject:
+                self._tell(codec.decode(stored.data, stored.sequence))
 
     def _run(self, opened: OpenMigration, state: SourceState, effects: tuple[Effect, ...]) -> None:
         departure = Departure(self._host, opened.migration, state.machine, opened.facts)

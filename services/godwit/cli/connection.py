@@ -1,0 +1,145 @@
+"""How a command finds the event log, and what it may write there as an operator.
+
+The URL is GODWIT_NATS_URL, else that of the local cluster whose directory is ``--dir``/GODWIT_DIR.
+Heavy libraries are imported only once a connection is really wanted. Knows no command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+
+import typer
+
+from godwit_protocol.errors import InvalidInputError, NotFoundError
+
+if TYPE_CHECKING:
+    from godwit.runtime.event_log import EventLog
+    from godwit.runtime.lane import Scope
+    from godwit_protocol.events import Event
+    from godwit_protocol.roles.effects import Address
+
+CLUSTER_FILE: Final = "cluster.json"
+URL_VARIABLE: Final = "GODWIT_NATS_URL"
+LEVEL_VARIABLE: Final = "GODWIT_LOG_LEVEL"
+
+DirectoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        envvar="GODWIT_DIR",
+        metavar="DIR",
+        help="Directory of the local cluster (see 'godwit up'); GODWIT_NATS_URL goes before it.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+Result = TypeVar("Result")
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run a command's work to its end on an event loop of its own."""
+    return asyncio.run(work)
+
+
+def cluster_directory(directory: Path | None) -> Path:
+    """The directory that was given, or the default of GODWIT_DIR."""
+    from godwit.runtime.config import Service, load
+
+    return directory.absolute() if directory else load(Service.COMMAND, os.environ).directory
+
+
+def find_url(directory: Path | None) -> str:
+    """Where the event log is. Raises ``NotFoundError`` if nothing says so."""
+    if url := os.environ.get(URL_VARIABLE):
+        return url
+    place = cluster_directory(directory)
+    try:
+        described = json.loads((place / CLUSTER_FILE).read_text(encoding="utf-8"))
+        return str(described["nats_url"])
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            f"no cluster runs in {place}",
+            hint=f"start one with 'godwit up', or set {URL_VARIABLE} to an event log",
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInputError(f"{place / CLUSTER_FILE} cannot be read: {error}") from error
+
+
+@asynccontextmanager
+async def open_log(directory: Path | None) -> AsyncIterator[EventLog]:
+    """The event log, connected. Raises ``NotFoundError``, ``UnreachableError``."""
+    async with open_url(find_url(directory)) as log:
+        yield log
+
+
+@asynccontextmanager
+async def open_url(url: str) -> AsyncIterator[EventLog]:
+    """The event log at ``url``, connected. Raises ``UnreachableError``."""
+    from godwit.runtime.nats_log import NatsLog
+
+    _configure_logs()
+    log = await NatsLog.connect(url, name="godwit-cli")
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+def is_debugging() -> bool:
+    """Whether the user wants to see everything."""
+    return os.environ.get(LEVEL_VARIABLE, "").lower() == "debug"
+
+
+def _configure_logs() -> None:
+    """Libraries log to standard error, and only what a user must know, unless asked for more."""
+    import structlog
+
+    level = logging.DEBUG if is_debugging() else logging.ERROR
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def requested_by() -> str:
+    """Who gives this command, for the log: ``user@machine``."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+async def append_as_operator(
+    log: EventLog, scope: Scope, event: Event, *, to: Address | None = None, once: bool = False
+) -> int:
+    """Append the one event of this command to the operator's lane; return its sequence.
+
+    Each command is a writer of its own, with a chain of one event. ``once``: only if no operator
+    has said the same of this scope before; else it raises ``AppendConflictError``. Raises as
+    ``EventLog.append``.
+    """
+    from godwit.runtime.clock import SystemClock
+    from godwit.runtime.lane import LaneWriter
+    from godwit_protocol.events import Lane
+
+    clock = SystemClock()
+    writer = LaneWriter(clock, Lane.OPERATOR, f"cli-{clock.new_id()[-8:]}", scope)
+    sealed = writer.seal(event, to=to)
+    return await log.append(
+        sealed.subject,
+        sealed.data,
+        message_id=sealed.message_id,
+        expected_last_sequence=0 if once else None,
+    )

@@ -1,0 +1,130 @@
+"""``godwit events``: the log as a story, one event a line, or as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from godwit_protocol import subjects
+from godwit_protocol.events import Envelope, Recorded
+from godwit_protocol.register import RECORD_BYTES_MAX
+
+from . import completion, output, reading
+from .connection import DirectoryOption, JsonOption, open_log, run
+from .figures import clock, short_id
+from .migration_pictures import find_id
+from .narrative import Narrator
+from .reading import Unreadable
+
+if TYPE_CHECKING:
+    from godwit.runtime.event_log import EventLog
+
+WHO_CHARACTERS = 30
+
+
+def events(
+    migration: Annotated[
+        str, typer.Option(metavar="ID", help="Only this migration (part of its id will do).")
+    ] = "",
+    machine: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Only this machine, with its migrations.",
+            autocompletion=completion.machines,
+        ),
+    ] = "",
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with new events, until Ctrl-C.")
+    ] = False,
+    directory: DirectoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what happened: position, time, who, what, and why.
+
+    Events are in the log's order, which is the only one that holds between hosts.
+    """
+    if machine:
+        subjects.checked_name(machine, "machine")
+
+    async def work() -> None:
+        async with open_log(directory) as log:
+            await tell(log, migration, machine, follow=follow, as_json=as_json)
+
+    run(work())
+
+
+async def tell(log: EventLog, migration: str, machine: str, *, follow: bool, as_json: bool) -> None:
+    """Print the events. Raises ``NotFoundError`` for a migration that is not there."""
+    wanted = await find_id(log, migration) if migration else ""
+    narrator = Narrator()
+    source = reading.entries(log, _filters(wanted, machine), follow=follow)
+    async with aclosing(source):
+        async for entry in source:
+            if machine and isinstance(entry, Recorded) and entry.envelope.machine != machine:
+                continue
+            if as_json:
+                output.print_json(entry_json(entry))
+            else:
+                output.print_line(line(entry, narrator, named=not wanted))
+
+
+def line(entry: Recorded | Unreadable, narrator: Narrator, *, named: bool) -> str:
+    """One entry as a line. ``named`` says too which machine and migration it is about."""
+    if isinstance(entry, Unreadable):
+        return f"{entry.stored.sequence:>6}  (unreadable: {entry.why}; {entry.stored.subject})"
+    envelope = entry.envelope
+    who = f"{envelope.lane}@{envelope.host}"
+    about = f"{_about(envelope)}  " if named else ""
+    told = narrator.tell(entry)
+    return f"{entry.sequence:>6}  {clock(envelope.wall_ns)}  {who:<{WHO_CHARACTERS}}  {about}{told}"
+
+
+def entry_json(entry: Recorded | Unreadable) -> dict[str, Any]:
+    """One entry as a JSON object: the envelope's fields, with the event's own under ``body``."""
+    if isinstance(entry, Unreadable):
+        data = entry.stored.data[:RECORD_BYTES_MAX].hex()
+        return {
+            "sequence": entry.stored.sequence,
+            "subject": entry.stored.subject,
+            "unreadable": entry.why,
+            "data": data,
+        }
+    envelope = msgspec.structs.asdict(entry.envelope)
+    body = msgspec.msgpack.decode(envelope.pop("body"))
+    printable: dict[str, Any] = msgspec.to_builtins(
+        {"sequence": entry.sequence, **envelope, "body": body},
+        builtin_types=(bytes,),
+        str_keys=True,
+    )
+    hexed: dict[str, Any] = _with_hex(printable)
+    return hexed
+
+
+def _with_hex(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {key: _with_hex(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_hex(item) for item in value]
+    return value
+
+
+def _filters(migration: str, machine: str) -> Sequence[str]:
+    if migration:
+        return subjects.whole_migration(migration)
+    if machine:
+        return (*subjects.whole_machine(machine), *subjects.whole_migration("*"))
+    return reading.ALL_EVENTS
+
+
+def _about(envelope: Envelope) -> str:
+    parts = [envelope.machine]
+    if envelope.migration:
+        parts.append(short_id(envelope.migration))
+    return f"[{' '.join(filter(None, parts))}]"

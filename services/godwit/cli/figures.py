@@ -1,0 +1,69 @@
+"""Figures as people read them: rounded, in the unit that suits. Pure; exact forms are elsewhere.
+
+``godwit_protocol.quantities`` writes quantities so that they can be read back; here they are
+rounded.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+_SIZES: Final = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+_RATES: Final = (("Gbit/s", 10**9), ("Mbit/s", 10**6), ("kbit/s", 10**3))
+_TIMES: Final = (
+    ("h", 3600 * 10**9),
+    ("min", 60 * 10**9),
+    ("s", 10**9),
+    ("ms", 10**6),
+    ("µs", 1000),
+)
+SHORT_ID_CHARACTERS: Final = 8
+
+
+def size(size_bytes: int) -> str:
+    """``4.0 GiB``, ``12 bytes``."""
+    return _scaled(size_bytes, _SIZES) or f"{size_bytes} bytes"
+
+
+def rate(bytes_per_second: float) -> str:
+    """Bytes a second in bits, as links are sold: ``5.1 Gbit/s``."""
+    return _scaled(bytes_per_second * 8, _RATES) or f"{bytes_per_second * 8:.0f} bit/s"
+
+
+def duration(duration_ns: int) -> str:
+    """``12.3 ms``, ``1.5 s``."""
+    return _scaled(duration_ns, _TIMES) or f"{duration_ns} ns"
+
+
+def clock(wall_ns: int) -> str:
+    """Local time of day with milliseconds: ``16:31:33.123``."""
+    return datetime.fromtimestamp(wall_ns / 1e9).strftime("%H:%M:%S.%f")[:-3]
+
+
+def day_and_clock(wall_ns: int) -> str:
+    """Local date and time to the second."""
+    return datetime.fromtimestamp(wall_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def count(number: int, noun: str) -> str:
+    """``1 page``, ``12,345 pages``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def short_id(identifier: str) -> str:
+    """The end of a UUIDv7: its beginning is the time, alike for all of an hour."""
+    return identifier[-SHORT_ID_CHARACTERS:]
+
+
+def milliseconds(duration_ns: int) -> float:
+    """Nanoseconds as milliseconds, to the microsecond."""
+    return round(duration_ns / 1e6, 3)
+
+
+def _scaled(value: float, units: tuple[tuple[str, int], ...]) -> str:
+    for unit, factor in units:
+        if abs(value) >= factor:
+            scaled = value / factor
+            return f"{scaled:.0f} {unit}" if scaled >= 99.95 else f"{scaled:.1f} {unit}"
+    return ""

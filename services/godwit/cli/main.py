@@ -1,0 +1,74 @@
+"""The command ``godwit``: its subcommands, and what a failure looks like from outside.
+
+A failure is one clear message on standard error and an exit code that says its kind, never a
+traceback. Heavy libraries are imported by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated, Final
+
+import typer
+
+from godwit_protocol.errors import GodwitError
+
+from . import demo, events, gpus, machine, migration, up
+from .connection import LEVEL_VARIABLE, is_debugging
+
+DEFECT_STATUS: Final = GodwitError.exit_code
+
+app = typer.Typer(
+    name="godwit",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Move running AI machines between hosts, every step an event.",
+)
+app.command("demo")(demo.demo)
+app.command("up")(up.up)
+app.add_typer(machine.app, name="machine")
+app.command("migrate")(migration.migrate)
+app.add_typer(migration.app, name="migration")
+app.command("events")(events.events)
+app.command("gpus")(gpus.gpus)
+
+
+@app.callback()
+def _godwit(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Move running AI machines between hosts, every step an event.
+
+    Begin with 'godwit demo', or with 'godwit up' in one terminal and the rest in another.
+    """
+    if version:
+        from importlib.metadata import version as version_of
+
+        sys.stdout.write(f"godwit {version_of('godwit')}\n")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    try:
+        app()
+    except GodwitError as error:
+        _tell(f"godwit: {error.message}", error.hint)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if is_debugging():
+            traceback.print_exc()
+        _tell(
+            f"godwit: a defect: {type(error).__name__}: {error}",
+            f"set {LEVEL_VARIABLE}=debug to see where",
+        )
+        sys.exit(DEFECT_STATUS)
+
+
+def _tell(message: str, hint: str) -> None:
+    sys.stderr.write(f"{message}\n")
+    if hint:
+        sys.stderr.write(f"  {hint}\n")

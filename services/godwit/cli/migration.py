@@ -1,0 +1,274 @@
+"""``godwit migrate`` and ``godwit migration``: ask for a migration, watch, show and cancel it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from godwit_protocol.errors import ConflictError, DeadlineError
+from godwit_protocol.events import migration as ev
+from godwit_protocol.events.migration import Outcome, Verify
+from godwit_protocol.projections import MigrationSummary
+from godwit_protocol.quantities import parse_duration_ns
+
+from . import completion, output, reading
+from .connection import (
+    DirectoryOption,
+    JsonOption,
+    append_as_operator,
+    open_log,
+    requested_by,
+    run,
+)
+from .figures import count, day_and_clock, duration, rate, short_id, size
+from .machine_pictures import find_live_machine
+from .migration_pictures import (
+    all_migrations,
+    as_json,
+    error_of,
+    find_id,
+    find_migration,
+    throughput_bytes_per_second,
+)
+from .narrative import reason
+from .progress import SilentDisplay, display_for, follow
+
+if TYPE_CHECKING:
+    from godwit.runtime.event_log import EventLog
+
+END_GRACE_S: Final = 90.0
+"""After its own deadline, how long a migration may take to be ended by its coordinator."""
+CANCEL_S_MAX: Final = 60.0
+
+app = typer.Typer(no_args_is_help=True, help="List, show and cancel migrations.")
+
+IdArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="The migration's id, or as much of its beginning or end as says which."
+    ),
+]
+
+
+def migrate(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="The machine to move.", autocompletion=completion.machines
+        ),
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST", help="The host to move it to.", autocompletion=completion.hosts
+        ),
+    ],
+    stun_limit: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="The longest that the machine may stand still."),
+    ] = "500ms",
+    deadline: Annotated[
+        str, typer.Option(metavar="TIME", help="When to give up and leave the machine.")
+    ] = "10m",
+    verify: Annotated[
+        Verify,
+        typer.Option(
+            help="'full' compares digests of all memory during the stun, which takes"
+            " longer the larger the machine."
+        ),
+    ] = Verify.OFF,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait for the end, or only print the id.")
+    ] = True,
+    directory: DirectoryOption = None,
+    as_json_: JsonOption = False,
+) -> None:
+    """Move a running machine to another host."""
+    limits = ev.Limits(
+        stun_limit_ns=parse_duration_ns(stun_limit), deadline_ns=parse_duration_ns(deadline)
+    )
+
+    async def work() -> MigrationSummary:
+        async with open_log(directory) as log:
+            migration = await request_migration(log, name, to, limits, verify)
+            if not wait:
+                return await find_migration(log, migration)
+            return await _watch(log, migration, limits, silent=as_json_)
+
+    summary = run(work())
+    if as_json_:
+        output.print_json(as_json(summary))
+    elif not wait:
+        output.print_line(summary.id)
+    else:
+        print_result(summary)
+    if error := error_of(summary):
+        raise error
+
+
+@app.command("list")
+def list_migrations(directory: DirectoryOption = None, as_json_: JsonOption = False) -> None:
+    """List all migrations, the latest last."""
+
+    async def work() -> list[MigrationSummary]:
+        async with open_log(directory) as log:
+            return await all_migrations(log)
+
+    summaries = run(work())
+    if as_json_:
+        output.print_json([as_json(summary) for summary in summaries])
+        return
+    columns = (
+        *("ID", "REQUESTED", "MACHINE", "FROM", "TO"),
+        *("OUTCOME", ">ROUNDS", ">SENT", ">STUN", "REASON"),
+    )
+    rows = [_row(summary) for summary in summaries]
+    output.print_table(columns, rows, "no migration was ever asked for")
+
+
+@app.command()
+def show(
+    migration: IdArgument, directory: DirectoryOption = None, as_json_: JsonOption = False
+) -> None:
+    """Show one migration: how it went, and where each millisecond of the stun went."""
+
+    async def work() -> MigrationSummary:
+        async with open_log(directory) as log:
+            return await find_migration(log, migration)
+
+    summary = run(work())
+    if as_json_:
+        output.print_json(as_json(summary))
+    else:
+        print_result(summary)
+
+
+@app.command()
+def cancel(
+    migration: IdArgument, directory: DirectoryOption = None, as_json_: JsonOption = False
+) -> None:
+    """Cancel a migration: the machine stays where it is, if it is not too late."""
+
+    async def work() -> MigrationSummary:
+        async with open_log(directory) as log:
+            return await cancel_migration(log, await find_id(log, migration))
+
+    summary = run(work())
+    if as_json_:
+        output.print_json(as_json(summary))
+    if summary.outcome is Outcome.COMPLETED:
+        raise ConflictError(
+            f"too late: migration {summary.id} has completed",
+            hint=f"machine {summary.machine} runs on {summary.destination}",
+        )
+    if summary.outcome is Outcome.IN_DOUBT and (error := error_of(summary)):
+        raise error
+    if not as_json_:
+        output.print_line(
+            f"migration {summary.id} was aborted ({reason(summary.reason)});"
+            f" machine {summary.machine} stays on {summary.source or 'its host'}"
+        )
+
+
+async def request_migration(
+    log: EventLog, name: str, to: str, limits: ev.Limits, verify: Verify
+) -> str:
+    """Ask for a migration; return its id. Raises ``NotFoundError``, ``UnreachableError``."""
+    from godwit.runtime.clock import SystemClock
+    from godwit.runtime.lane import Scope
+
+    await find_live_machine(log, name)
+    await reading.require_host(log, to)
+    migration = SystemClock().new_id()
+    requested = ev.MigrationRequested(
+        machine=name,
+        destination=to,
+        limits=limits,
+        verify=verify,
+        requested_by=requested_by(),
+    )
+    await append_as_operator(log, Scope.of_migration(migration, name), requested)
+    return migration
+
+
+async def cancel_migration(log: EventLog, migration: str) -> MigrationSummary:
+    """Ask for the end of a migration and wait for it. Asking twice changes nothing.
+
+    Returns it as it ended, which may be before the cancel came. Raises ``DeadlineError``,
+    ``UnreachableError``.
+    """
+    from godwit.runtime.event_log import AppendConflictError
+    from godwit.runtime.lane import Scope
+
+    summary = await find_migration(log, migration)
+    if summary.outcome in {Outcome.COMPLETED, Outcome.ABORTED}:
+        return summary
+    scope = Scope.of_migration(migration, summary.machine)
+    event = ev.CancelRequested(requested_by=requested_by())
+    with suppress(AppendConflictError):  # somebody has asked for it before
+        await append_as_operator(log, scope, event, once=True)
+    return await follow(log, migration, SilentDisplay(), wait_s=CANCEL_S_MAX)
+
+
+def print_result(summary: MigrationSummary) -> None:
+    """Print how a migration went."""
+    output.print_facts(_facts(summary))
+
+
+async def _watch(
+    log: EventLog, migration: str, limits: ev.Limits, *, silent: bool
+) -> MigrationSummary:
+    wait_s = limits.deadline_ns / 1e9 + END_GRACE_S
+    try:
+        with display_for(migration, silent=silent) as display:
+            return await follow(log, migration, display, wait_s=wait_s)
+    except (KeyboardInterrupt, DeadlineError):
+        raise
+    except BaseException:
+        # Ctrl-C comes as the cancellation of this task.
+        sys.stderr.write(
+            f"migration {migration} goes on; 'godwit migration cancel {migration}' ends it\n"
+        )
+        raise
+
+
+def _row(summary: MigrationSummary) -> Sequence[str]:
+    return (
+        short_id(summary.id),
+        day_and_clock(summary.requested_wall_ns),
+        summary.machine,
+        summary.source,
+        summary.destination,
+        reason(summary.outcome),
+        str(len(summary.rounds)),
+        size(summary.sent_bytes),
+        "" if summary.stun_ns is None else duration(summary.stun_ns),
+        reason(summary.reason),
+    )
+
+
+def _facts(summary: MigrationSummary) -> list[tuple[str, str]]:
+    facts = [
+        ("migration", summary.id),
+        ("machine", summary.machine),
+        ("from, to", f"{summary.source or '?'} → {summary.destination}"),
+        ("outcome", reason(summary.outcome)),
+    ]
+    because = ": ".join(filter(None, (reason(summary.reason), summary.message)))
+    if because:
+        facts.append(("reason", because))
+    if summary.ended_wall_ns:
+        facts.append(("took", duration(summary.duration_ns)))
+    if summary.rounds:
+        speed = rate(throughput_bytes_per_second(summary))
+        facts.append(("rounds", count(len(summary.rounds), "round")))
+        facts.append(("sent", f"{size(summary.sent_bytes)} at {speed}"))
+    if summary.stun_ns is not None:
+        facts.append(("stun", duration(summary.stun_ns)))
+        parts = summary.marks.components_ns().items()
+        facts += [(f"  {part}", duration(part_ns)) for part, part_ns in parts]
+    return facts

@@ -1,0 +1,148 @@
+"""Migrations as the log shows them: found by a part of their id, folded, and put into JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from godwit_protocol import subjects
+from godwit_protocol.errors import (
+    AbortedError,
+    GodwitError,
+    InDoubtError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+)
+from godwit_protocol.events import migration as ev
+from godwit_protocol.events.migration import AbortReason, Outcome
+from godwit_protocol.ids import UUID7_PATTERN
+from godwit_protocol.projections import MigrationSummary, fold
+
+from . import reading
+from .figures import milliseconds
+from .narrative import reason
+
+if TYPE_CHECKING:
+    from godwit.runtime.event_log import EventLog
+
+REFUSALS = frozenset(
+    {
+        AbortReason.MACHINE_UNKNOWN,
+        AbortReason.ALREADY_THERE,
+        AbortReason.ALREADY_MIGRATING,
+        AbortReason.HOST_UNKNOWN,
+        AbortReason.RESERVATION_REFUSED,
+        AbortReason.DESTINATION_REFUSED,
+    }
+)
+"""Reasons for which a migration ends before the source has been told to start."""
+
+ID_PART_CHARACTERS_MIN = 4
+
+
+async def all_migrations(log: EventLog) -> list[MigrationSummary]:
+    """Every migration, the oldest first. Raises ``UnreachableError``."""
+    summaries: dict[str, MigrationSummary] = {}
+    async for recorded in reading.events(log, subjects.whole_migration("*")):
+        migration = recorded.envelope.migration
+        known = summaries.get(migration, MigrationSummary(id=migration))
+        summaries[migration] = fold(known, recorded)
+    return list(summaries.values())
+
+
+async def find_migration(log: EventLog, part: str) -> MigrationSummary:
+    """The one migration whose id begins or ends with ``part``.
+
+    Raises ``NotFoundError``, ``InvalidInputError`` if several do, ``UnreachableError``.
+    """
+    summary = MigrationSummary(id=await find_id(log, part))
+    async for recorded in reading.events(log, subjects.whole_migration(summary.id)):
+        summary = fold(summary, recorded)
+    return summary
+
+
+async def find_id(log: EventLog, part: str) -> str:
+    """The full id of the one migration whose id begins or ends with ``part``; raises as above."""
+    part = part.lower()
+    wanted = part if UUID7_PATTERN.fullmatch(part) else "*"
+    filters = (subjects.migration(wanted, "operator", ev.MigrationRequested.TYPE),)
+    known = {subject.split(".")[3] for subject in await reading.last_of_each(log, filters)}
+    found = sorted(id_ for id_ in known if id_.startswith(part) or id_.endswith(part))
+    if len(part) < ID_PART_CHARACTERS_MIN or len(found) > 1:
+        raise InvalidInputError(
+            f"{part!r} does not say which migration",
+            hint=f"it could be: {', '.join(found[:5])}" if found else "give more of the id",
+        )
+    if not found:
+        raise NotFoundError(f"there is no migration {part!r}", hint="see 'godwit migration list'")
+    return found[0]
+
+
+def as_json(summary: MigrationSummary) -> dict[str, Any]:
+    """The object that ``--json`` prints. What cannot be known (yet) is null."""
+    stun_ns = summary.stun_ns
+    return {
+        "id": summary.id,
+        "machine": summary.machine,
+        "source": summary.source,
+        "destination": summary.destination,
+        "outcome": summary.outcome.value,
+        "reason": summary.reason.value,
+        "message": summary.message,
+        "rounds": len(summary.rounds),
+        "stun_ms": None if stun_ns is None else milliseconds(stun_ns),
+        "stun_components_ms": stun_components_ms(summary),
+        "bytes_sent": summary.sent_bytes,
+        "duration_s": round(summary.duration_ns / 1e9, 3) if summary.ended_wall_ns else None,
+        "round_details": [_round_json(done) for done in summary.rounds],
+    }
+
+
+def stun_components_ms(summary: MigrationSummary) -> dict[str, float]:
+    """The stun taken apart, in the order in which it happens."""
+    return {part: milliseconds(ns) for part, ns in summary.marks.components_ns().items()}
+
+
+def throughput_bytes_per_second(summary: MigrationSummary) -> float:
+    """What the rounds sent over the time that they took; 0.0 if there were none."""
+    sent = sum(done.figures.sent_bytes for done in summary.rounds)
+    took_ns = sum(done.figures.duration_ns for done in summary.rounds)
+    return sent / took_ns * 1e9 if took_ns else 0.0
+
+
+def error_of(summary: MigrationSummary) -> GodwitError | None:
+    """What a command that wanted this migration ends with; None if it completed or goes on."""
+    because = reason(summary.reason)
+    told = f"{because}: {summary.message}" if summary.message else because
+    where = f"migration {summary.id}"
+    if summary.outcome is Outcome.IN_DOUBT:
+        return InDoubtError(
+            f"{where} is in doubt: {summary.message or because}",
+            hint=f"the machine is held still; see 'godwit events --migration {summary.id}'",
+        )
+    if summary.outcome is not Outcome.ABORTED:
+        return None
+    if summary.reason in REFUSALS:
+        return RefusedError(f"{where} was refused: {told}", hint="nothing has changed")
+    return AbortedError(
+        f"{where} was aborted: {told}",
+        hint=f"machine {summary.machine} runs on {summary.source or 'its source'}",
+    )
+
+
+def _round_json(done: ev.RoundCompleted) -> dict[str, Any]:
+    figures = done.figures
+    return {
+        "round": figures.round,
+        "pages": figures.pages,
+        "sent_bytes": figures.sent_bytes,
+        "wire_bytes": figures.wire_bytes,
+        "duration_ms": milliseconds(figures.duration_ns),
+        "scan_ms": milliseconds(figures.scan_ns),
+        "remaining_bytes": figures.remaining_bytes,
+        "bandwidth_bytes_per_second": round(done.bandwidth_bytes_per_second),
+        "dirty_bytes_per_second": round(done.dirty_bytes_per_second),
+        "predicted_stun_ms": milliseconds(done.predicted_stun_ns),
+        "decision": done.decision.value,
+        "reason": done.reason.value,
+    }

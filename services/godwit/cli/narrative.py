@@ -1,0 +1,274 @@
+"""Every event as one short sentence, for a reader who has not seen the code. Pure.
+
+The writer of an event is named beside its sentence, and is what the sentence's verb belongs to:
+``source@host-1  sent round 2: …``. An event of a type without a sentence is told by its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from godwit_protocol.convergence import Decision
+from godwit_protocol.events import Event, Recorded, UnknownEvent
+from godwit_protocol.events import machine as mev
+from godwit_protocol.events import migration as ev
+from godwit_protocol.events.migration import AbortReason, Outcome
+from godwit_protocol.projections import MigrationSummary, fold
+from godwit_protocol.quantities import format_duration_ns, format_size
+
+from .figures import count, duration, rate, size
+
+MIGRATIONS_FOLLOWED_MAX: Final = 1000
+"""Migrations whose figures a narrator keeps until they end; of more, the end is told without."""
+
+Teller = Callable[[Any], str]
+
+
+def reason(value: str) -> str:
+    """A reason or a code in words."""
+    return value.replace("_", " ")
+
+
+def sentence(event: Event, epoch: int = 0) -> str:
+    """What the event says. ``epoch`` is its envelope's."""
+    if isinstance(event, mev.MachineStarted | ev.MachineActivated) and epoch:
+        return f"{_TELLERS[type(event)](event)} (epoch {epoch})"
+    teller = _TELLERS.get(type(event))
+    return teller(event) if teller is not None else generic(event)
+
+
+def generic(event: Event) -> str:
+    """The fields of an event that no sentence is known for."""
+    if isinstance(event, UnknownEvent):
+        fields = event.fields
+    else:
+        fields = {name: getattr(event, name) for name in event.__struct_fields__}
+    told = ", ".join(f"{name} {_short(value)}" for name, value in fields.items())
+    return told or "(nothing more is said)"
+
+
+class Narrator:
+    """Tells events one after the other, and a migration's figures with its end."""
+
+    def __init__(self) -> None:
+        self._summaries: dict[str, MigrationSummary] = {}
+
+    def tell(self, recorded: Recorded) -> str:
+        """The sentence for the next event, which begins with its type if that is unknown."""
+        text = sentence(recorded.event, recorded.envelope.epoch)
+        if isinstance(recorded.event, UnknownEvent):
+            text = f"{reason(recorded.envelope.type)}: {text}"
+        return text + self._figures(recorded)
+
+    def _figures(self, recorded: Recorded) -> str:
+        migration = recorded.envelope.migration
+        if not migration:
+            return ""
+        known = self._summaries.pop(migration, MigrationSummary(id=migration))
+        summary = fold(known, recorded)
+        if isinstance(recorded.event, ev.MigrationEnded):
+            return _totals(summary)
+        if len(self._summaries) < MIGRATIONS_FOLLOWED_MAX:
+            self._summaries[migration] = summary
+        return ""
+
+
+def _totals(summary: MigrationSummary) -> str:
+    if not summary.rounds:
+        return ""
+    parts = [count(len(summary.rounds), "round"), f"{size(summary.sent_bytes)} sent"]
+    if summary.stun_ns is not None:
+        parts.append(f"stun {duration(summary.stun_ns)}")
+    return f" ({', '.join(parts)})"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, bytes):
+        value = value.hex()
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _by(who: str) -> str:
+    return f"{who} asked" if who else "asked"
+
+
+def _because(why: AbortReason, message: str = "") -> str:
+    return f"{reason(why)} ({message})" if message else reason(why) or "no reason given"
+
+
+def _vgpus(profiles: Sequence[str], framebuffers: Sequence[int]) -> str:
+    pairs = zip(profiles, framebuffers, strict=False)
+    told = ", ".join(f"{profile} ({size(framebuffer)})" for profile, framebuffer in pairs)
+    return told or "no vGPU"
+
+
+def _placements(placements: Sequence[ev.Placement]) -> str:
+    return ", ".join(f"{item.profile} on GPU {item.gpu}" for item in placements) or "no vGPU"
+
+
+def _requested(event: ev.MigrationRequested) -> str:
+    limits = event.limits
+    verify = ", memory digested on both sides" if event.verify is ev.Verify.FULL else ""
+    return (
+        f"{_by(event.requested_by)} to move machine {event.machine} to {event.destination}:"
+        f" stun at most {format_duration_ns(limits.stun_limit_ns)},"
+        f" all within {format_duration_ns(limits.deadline_ns)}{verify}"
+    )
+
+
+def _preparation(event: ev.PreparationOrdered) -> str:
+    memory = sum(region.size_bytes for region in event.spec.regions())
+    return (
+        f"told {event.destination} to make room for machine {event.spec.name}"
+        f" from {event.source}: {size(memory)} of memory, {_placements(event.placements)}"
+    )
+
+
+def _round(event: ev.RoundCompleted) -> str:
+    figures = event.figures
+    told = (
+        f"sent round {figures.round}: {count(figures.pages, 'page')} ({size(figures.sent_bytes)})"
+        f" in {duration(figures.duration_ns)} at {rate(event.bandwidth_bytes_per_second)};"
+        f" {size(figures.remaining_bytes)} written meanwhile,"
+        f" a stun now would take {duration(event.predicted_stun_ns)}"
+    )
+    return f"{told}. {_DECISIONS[event.decision]}, because: {reason(event.reason)}"
+
+
+_DECISIONS: Final = {
+    Decision.ANOTHER_ROUND: "Another round",
+    Decision.STUN: "Stun now",
+    Decision.GIVE_UP: "Give up",
+}
+
+
+def _final(event: ev.FinalCopySent) -> str:
+    digest = f", digesting {duration(event.digest_ns)}" if event.digest_ns else ""
+    return (
+        f"sent the last {count(event.pages, 'page')} ({size(event.sent_bytes)});"
+        f" finding them took {duration(event.scan_ns)}{digest}"
+    )
+
+
+def _staged(event: ev.ImageStaged) -> str:
+    verified = (
+        "every byte compared by digest" if event.verified is ev.Verify.FULL else "counts checked"
+    )
+    return (
+        f"has the whole machine, not running: {size(event.received_bytes)} in the last round;"
+        f" {verified}; loading took {duration(event.staged_ns - event.received_ns)}"
+    )
+
+
+def _ended(event: ev.MigrationEnded) -> str:
+    told = f"the migration ended: {reason(event.outcome)}"
+    if event.outcome is not Outcome.COMPLETED:
+        return f"{told}, because: {_because(event.reason, event.message)}"
+    return f"{told}, {event.message}" if event.message else told
+
+
+def _abandoned(event: ev.MigrationAbandoned) -> str:
+    stood = f" after {duration(event.stun_ns)} of stun" if event.stun_ns else " and never stopped"
+    return (
+        f"keeps the machine: it runs here{stood}. Because: {_because(event.reason, event.message)}"
+    )
+
+
+def _start_requested(event: mev.MachineStartRequested) -> str:
+    spec = event.spec
+    vgpus = _vgpus([v.profile for v in spec.vgpus], [v.framebuffer_bytes for v in spec.vgpus])
+    return (
+        f"{_by(event.requested_by)} to start machine {spec.name}: guest {spec.guest},"
+        f" {format_size(spec.ram_bytes)} of RAM, {vgpus}"
+    )
+
+
+def _announced(event: mev.HostAnnounced) -> str:
+    gpus = ", ".join(f"{gpu.model}{' (SIMULATED)' if gpu.simulated else ''}" for gpu in event.gpus)
+    missing = f"; missing: {'; '.join(event.missing)}" if event.missing else ""
+    return (
+        f"is up with {size(event.memory_bytes)} of memory, {gpus or 'no GPU'},"
+        f" hypervisors: {', '.join(event.hypervisors) or 'none'}{missing}"
+    )
+
+
+_TELLERS: Final[dict[type[Event], Teller]] = {
+    ev.MigrationRequested: _requested,
+    ev.CancelRequested: lambda e: f"{_by(e.requested_by)} to cancel the migration",
+    ev.ReservationRequested: lambda e: (
+        f"wants capacity on {e.target} for machine {e.machine}:"
+        f" {_vgpus(e.profiles, e.framebuffer_bytes)}"
+    ),
+    ev.ReservationGranted: lambda e: f"holds capacity on {e.target}: {_placements(e.placements)}",
+    ev.ReservationRefused: lambda e: (
+        f"refused capacity on {e.target}, because: {reason(e.code)} ({e.message})"
+    ),
+    ev.ReservationConfirmed: lambda e: f"counts the capacity on {e.target} as used by the machine",
+    ev.ReservationReleased: lambda e: (
+        f"freed the capacity on {e.target}, because: {reason(e.why) or 'no longer needed'}"
+    ),
+    ev.PreparationOrdered: _preparation,
+    ev.DestinationPrepared: lambda e: (
+        f"created an empty machine in {duration(e.create_ns)}"
+        f" and waits for the source at {e.address}:{e.port}"
+    ),
+    ev.PreparationRefused: lambda e: f"cannot take the machine, because: {e.message}",
+    ev.MigrationStarted: lambda e: (
+        f"told {e.source} to move the machine to {e.destination} at {e.address}:{e.port}"
+    ),
+    ev.AbortOrdered: lambda e: (
+        f"ordered the migration to end, because: {_because(e.reason, e.message)}"
+    ),
+    ev.PrecopyStarted: lambda e: (
+        f"is connected ({count(e.connections, 'bulk connection')}) and begins to copy:"
+        f" {size(e.resident_bytes)} in use, allocated there in {duration(e.populate_ns)};"
+        " the machine runs on"
+    ),
+    ev.RoundCompleted: _round,
+    ev.StunIntended: lambda e: (
+        f"is about to stun the machine: {size(e.remaining_bytes)} left,"
+        f" predicted stun {duration(e.predicted_stun_ns)}"
+    ),
+    ev.MachineStunned: lambda e: (
+        f"stunned the machine: paused between two steps, checkpoint of {size(e.checkpoint_bytes)}"
+    ),
+    ev.FinalCopySent: _final,
+    ev.ImageStaged: _staged,
+    ev.GoGiven: lambda _: "heard that all is staged and gave GO: it will not run the machine again",
+    ev.ActivationStarted: lambda _: "heard GO and takes the ownership in the register",
+    ev.MachineActivated: lambda e: (
+        f"owns the machine and runs it;"
+        f" from ownership to the first step {duration(max(e.first_step_ns - e.owned_ns, 0))}"
+    ),
+    ev.MachineReleased: lambda _: "heard that the machine runs there, and freed its memory here",
+    ev.AbortIntended: lambda e: (
+        f"wants the machine back after GO and wrote so to the register,"
+        f" because: {_because(e.reason)}"
+    ),
+    ev.MachineTakenBack: lambda e: (
+        f"took the ownership back in the register, because: {_because(e.reason)}"
+    ),
+    ev.MigrationAbandoned: _abandoned,
+    ev.ImageQuarantined: lambda e: (
+        f"keeps the bytes but will not run them, because: {_because(e.reason)}"
+    ),
+    ev.ImageDiscarded: lambda e: (
+        f"freed what it had received, because: {_because(e.reason, e.message)}"
+    ),
+    ev.DoubtRaised: lambda e: f"ALARM: cannot prove who may run the machine: {e.message}",
+    ev.MigrationEnded: _ended,
+    mev.MachineStartRequested: _start_requested,
+    mev.MachineStarted: lambda e: f"started machine {e.spec.name}: it runs",
+    mev.MachineStartRefused: lambda e: (
+        f"did not start the machine, because: {reason(e.code)} ({e.message})"
+    ),
+    mev.MachineStopRequested: lambda e: f"{_by(e.requested_by)} to stop the machine",
+    mev.MachineStopped: lambda _: "stopped the machine and freed its memory",
+    mev.MachineStopRefused: lambda e: (
+        f"did not stop the machine, because: {reason(e.code)} ({e.message})"
+    ),
+    mev.MachineFailed: lambda e: f"found the machine dead, because: {e.message}",
+    mev.HostAnnounced: _announced,
+}

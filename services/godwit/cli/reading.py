@@ -1,0 +1,89 @@
+"""Reading the log for people: decoded events, with what cannot be decoded told apart.
+
+Knows subjects and the codec, and nothing of how anything is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from godwit_protocol import codec, subjects
+from godwit_protocol.errors import CorruptError, NotFoundError
+from godwit_protocol.events import Recorded
+
+if TYPE_CHECKING:
+    from godwit.runtime.event_log import EventLog, Stored
+
+ALL_EVENTS = subjects.STREAM_SUBJECTS[subjects.EVENTS]
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A message of the log that is no event."""
+
+    stored: Stored
+    why: str
+
+
+async def messages(
+    log: EventLog, filters: Sequence[str], *, after_sequence: int = 0, follow: bool = False
+) -> AsyncGenerator[Stored, None]:
+    """``EventLog.tail`` or ``read`` as a generator that can be closed (``contextlib.aclosing``)."""
+    reader = log.tail if follow else log.read
+    source = cast(
+        "AsyncGenerator[Stored, None]", reader(tuple(filters), after_sequence=after_sequence)
+    )
+    async with aclosing(source):
+        async for stored in source:
+            yield stored
+
+
+async def entries(
+    log: EventLog, filters: Sequence[str], *, after_sequence: int = 0, follow: bool = False
+) -> AsyncGenerator[Recorded | Unreadable, None]:
+    """Every message of the filters, decoded if it can be."""
+    source = messages(log, filters, after_sequence=after_sequence, follow=follow)
+    async with aclosing(source):
+        async for stored in source:
+            try:
+                yield codec.decode(stored.data, stored.sequence)
+            except CorruptError as error:
+                yield Unreadable(stored, error.message)
+
+
+async def events(
+    log: EventLog, filters: Sequence[str], *, after_sequence: int = 0, follow: bool = False
+) -> AsyncGenerator[Recorded, None]:
+    """Every event of the filters; what cannot be decoded is passed over."""
+    source = entries(log, filters, after_sequence=after_sequence, follow=follow)
+    async with aclosing(source):
+        async for entry in source:
+            if isinstance(entry, Recorded):
+                yield entry
+
+
+async def last_of_each(log: EventLog, filters: Sequence[str]) -> dict[str, Stored]:
+    """The last message of each subject that matches."""
+    return {stored.subject: stored async for stored in messages(log, filters)}
+
+
+async def host_names(log: EventLog) -> list[str]:
+    """All hosts that have ever announced themselves."""
+    announced = await last_of_each(log, (subjects.inventory("*"),))
+    return sorted(subject.rpartition(".")[2] for subject in announced)
+
+
+async def require_host(log: EventLog, host: str) -> None:
+    """Raise ``NotFoundError``, naming the hosts that there are, if ``host`` is none of them."""
+    subjects.checked_name(host, "host")
+    if await log.last(subjects.inventory(host)) is None:
+        raise NotFoundError(
+            f"there is no host {host!r}", hint=f"hosts: {_listed(await host_names(log))}"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none has announced itself yet"

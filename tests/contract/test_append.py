@@ -239,6 +239,18 @@ async def test_nobody_at_the_address_is_unreachable() -> None:
         await NatsLog.connect("nats://127.0.0.1:1", name="test", timeout_s=0.3)
 
 
+@pytest.mark.parametrize("url", ["x", "nats://127.0.0.1:port", "nats://", "http://127.0.0.1:1"])
+async def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="is not the URL"):
+        await NatsLog.connect(url, name="test")
+
+
+async def test_of_several_servers_one_that_answers_is_enough(nats_server: NatsServer) -> None:
+    log = await NatsLog.connect(f"nats://127.0.0.1:1,{nats_server.url}", name="test")
+    assert log.is_connected
+    await log.close()
+
+
 async def test_an_append_after_close_is_refused_at_once(log: NatsLog, unique_name: str) -> None:
     await log.close()
     async with asyncio.timeout(1):

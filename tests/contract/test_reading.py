@@ -134,6 +134,28 @@ async def test_a_tail_goes_on_when_its_consumer_is_deleted(
     assert read == numbers(0, 6)
 
 
+@pytest.mark.parametrize(
+    ("reply", "headers"),
+    [
+        ("$JS.ACK.STREAM.consumer.1.99.99.1.0", None),
+        ("", {"Status": "409", "Description": "Consumer Deleted"}),
+    ],
+    ids=["a gap", "the end of the consumer"],
+)
+async def test_a_tail_loses_and_doubles_nothing_when_its_delivery_is_disturbed(
+    own_log: NatsLog, unique_name: str, reply: str, headers: dict[str, str] | None
+) -> None:
+    subject = subjects.migration(unique_name, "source", "began")
+    await append(own_log, subject, *numbers(0, 3))
+    async with closing(own_log.tail([subject])) as tail:
+        read = await take(tail, 2)
+        (reader,) = own_log._readers
+        await own_log._client.publish(reader._inbox, b"forged", reply=reply, headers=headers)
+        await append(own_log, subject, *numbers(3, 6))
+        read += await take(tail, 4)
+    assert read == numbers(0, 6)
+
+
 @pytest.mark.parametrize("end", [NatsServer.stop, NatsServer.kill])
 async def test_a_tail_survives_a_server_restart_and_acknowledged_messages_do_too(
     own_server: NatsServer,

@@ -81,6 +81,19 @@ async def test_a_stream_with_other_rules_is_named_with_the_field_and_left_alone(
     await log.close()
 
 
+@pytest.mark.parametrize(("option", "value"), [("persist_mode", "async"), ("allow_msg_ttl", True)])
+async def test_an_option_that_loses_messages_is_found(
+    own_server: NatsServer, option: str, value: object
+) -> None:
+    log = await NatsLog.connect(own_server.url, name="test")
+    unsafe = {**RULES[subjects.LEDGER].configuration(), option: value}
+    create = f"STREAM.CREATE.{subjects.LEDGER}"
+    assert (await log.ask_api(create, unsafe, api.StreamReply, 2.0)).error is None
+    with pytest.raises(StreamMismatchError, match=option):
+        await provision(log)
+    await log.close()
+
+
 @pytest.mark.parametrize("field", ["deny_purge", "allow_direct", "subjects", "duplicate_window"])
 def test_a_field_that_the_server_did_not_take_is_found(field: str) -> None:
     rules = RULES[subjects.EVENTS]

@@ -63,6 +63,8 @@ def test_the_directory_follows_the_runtime_directory() -> None:
     [
         ("GODWIT_NATS_URL", "127.0.0.1"),
         ("GODWIT_NATS_URL", "http://127.0.0.1"),
+        ("GODWIT_NATS_URL", "nats://127.0.0.1:port"),
+        ("GODWIT_NATS_URL", "nats://127.0.0.1:4222,"),
         ("GODWIT_HOST", "Host_1"),
         ("GODWIT_GPUS", "H100-80GB:x"),
         ("GODWIT_GPUS", "H100-80GB:0"),

@@ -61,8 +61,9 @@ async def test_restart_keeps_port_and_directory(own_server: NatsServer) -> None:
 async def test_a_directory_belongs_to_one_server_even_if_nobody_holds_its_handle(
     own_server: NatsServer,
 ) -> None:
-    with pytest.raises(ConflictError, match="already runs"):
+    with pytest.raises(ConflictError, match="already runs") as conflict:
         await NatsServer.start(own_server.directory)
+    assert f"process {own_server.pid}," in conflict.value.hint
     assert is_alive(own_server.pid)
 
 

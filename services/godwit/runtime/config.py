@@ -103,10 +103,21 @@ def _variable(
     return {_METADATA_KEY: variable}
 
 
+def server_urls(text: str) -> list[str]:
+    """Return the URLs of the NATS servers that ``text`` names, with commas between.
+
+    Raises ``ValueError`` if one of them is no such URL.
+    """
+    urls = text.split(",")
+    for parts in map(urlsplit, urls):
+        if parts.scheme not in {"nats", "tls", "ws", "wss"} or not parts.hostname:
+            raise ValueError
+        _ = parts.port  # raises ValueError if it is not a port
+    return urls
+
+
 def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in {"nats", "tls", "ws", "wss"} or not parts.hostname:
-        raise ValueError
+    server_urls(text)
     return text
 
 
@@ -176,9 +187,9 @@ class Config:
         metadata=_variable(
             "GODWIT_NATS_URL",
             _url,
-            "a URL like nats://127.0.0.1:4222",
+            "a URL like nats://127.0.0.1:4222, or several with commas between",
             "nats://127.0.0.1:4222",
-            "The NATS server that holds the event log.",
+            "The NATS server, or the servers of one cluster, that hold the event log.",
             read_by=_ALL,
         )
     )

@@ -146,6 +146,22 @@ class StreamRules:
         }
 
 
+FORBIDDEN_OPTIONS: Final[Mapping[str, object]] = {
+    "sealed": False,
+    "no_ack": False,
+    "discard_new_per_subject": False,
+    "allow_rollup_hdrs": False,
+    "allow_msg_ttl": False,
+    "allow_msg_schedules": False,
+    "subject_delete_marker_ttl": 0,
+    "persist_mode": "default",
+}
+"""Options of a stream that lose or refuse messages behind our back, with their harmless values.
+
+The server leaves an option out that has its default.
+"""
+
+
 def consumer_request(
     stream: str,
     name: str,

@@ -26,6 +26,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from godwit.runtime import jetstream_api as api
+from godwit.runtime.config import server_urls
 from godwit.runtime.event_log import MESSAGE_ID_HEADER, AppendConflictError, Stored
 from godwit.runtime.pull_reader import PullReader
 from godwit_protocol.errors import (
@@ -41,8 +42,8 @@ CONNECT_S_MAX: Final = 5.0
 RECONNECT_WAIT_S: Final = 0.1
 CLOSE_S_MAX: Final = 3.0
 PING_INTERVAL_S: Final = 5
-ATTEMPT_S_MAX: Final = 2.0
-"""How long one try of an append or a question waits before it is repeated within its deadline."""
+FIRST_ATTEMPT_S: Final = 0.5
+"""How long the first try of a request waits before it is repeated; each next one twice as long."""
 RETRY_WAIT_S: Final = 0.05
 
 LISTEN_MESSAGES_MAX: Final = 1024
@@ -80,23 +81,30 @@ class NatsLog:
 
     @classmethod
     async def connect(cls, url: str, *, name: str, timeout_s: float = CONNECT_S_MAX) -> NatsLog:
-        """Connect to the server at ``url``; ``name`` shows in the server's list of clients.
+        """Connect to the server at ``url`` (several, with commas between, are one cluster).
+
+        ``name`` shows in the server's list of clients.
 
         Raises ``UnreachableError`` if it does not answer within ``timeout_s``, and
         ``InvalidInputError`` if ``url`` is none.
         """
+        try:
+            servers = server_urls(url)
+        except ValueError as error:
+            raise InvalidInputError(f"{url!r} is not the URL of a NATS server") from error
         log = cls()
         try:
             async with asyncio.timeout(timeout_s):
-                await log._open(url, name)
+                await log._open(servers, name)
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await log.close()
             raise UnreachableError(
                 f"the event log at {url} does not answer",
                 hint="is the NATS server running, and GODWIT_NATS_URL right?",
             ) from error
-        except ValueError as error:
-            raise InvalidInputError(f"{url!r} is not the URL of a NATS server") from error
+        except BaseException:
+            await log.close()
+            raise
         return log
 
     async def closed(self) -> None:
@@ -122,15 +130,15 @@ class NatsLog:
         sent = {**(headers or {}), MESSAGE_ID_HEADER: message_id}
         if expected_last_sequence is not None:
             sent[api.EXPECTED_SEQUENCE_HEADER] = str(expected_last_sequence)
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
         stream_of(subject)
         self._check_size(subject, data, sent)
         reply = await self._ask(subject, data, api.PublishReply, sent, timeout_s)
         if reply.error is None:
             return reply.seq
         if reply.error.err_code in api.CONFLICT_CODES and expected_last_sequence is not None:
-            return await self._settle_conflict(
-                subject, message_id, expected_last_sequence, timeout_s
-            )
+            left_s = deadline_s - asyncio.get_running_loop().time()
+            return await self._settle_conflict(subject, message_id, expected_last_sequence, left_s)
         raise _append_error(subject, reply.error)
 
     async def last(self, subject: str, *, timeout_s: float = 5.0) -> Stored | None:
@@ -260,9 +268,9 @@ class NatsLog:
             self._readers.discard(reader)
             await reader.close()
 
-    async def _open(self, url: str, name: str) -> None:
+    async def _open(self, servers: list[str], name: str) -> None:
         await self._client.connect(
-            url,
+            servers,
             name=name,
             error_cb=self._on_error,
             disconnected_cb=self._on_disconnected,
@@ -284,11 +292,13 @@ class NatsLog:
     ) -> api.ReplyT:
         """Send until there is an answer: every request of ours may be repeated."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        while (left_s := deadline - loop.time()) > 0:
-            reply = await self._try(subject, data, shape, headers, left_s)
+        deadline_s = loop.time() + timeout_s
+        attempt_s = FIRST_ATTEMPT_S
+        while (left_s := deadline_s - loop.time()) > 0:
+            reply = await self._try(subject, data, shape, headers, min(left_s, attempt_s))
             if reply is not None:
                 return reply
+            attempt_s *= 2
         raise api.LogSilentError(
             f"the event log did not answer on {subject} within {timeout_s:g} s",
             hint="what was asked may or may not have happened",
@@ -300,29 +310,28 @@ class NatsLog:
         data: bytes,
         shape: type[api.ReplyT],
         headers: dict[str, str],
-        left_s: float,
+        attempt_s: float,
     ) -> api.ReplyT | None:
         """One attempt. None: no usable answer, and it is worth another one."""
         if self._closed.is_set():
             raise _closed_error()
-        attempt_s = min(left_s, ATTEMPT_S_MAX)
         try:
             async with asyncio.timeout(attempt_s):
                 await self._connected.wait()
-            answer = await self._client.request(
-                subject, data, timeout=attempt_s, headers=headers or None
-            )
+                answer = await self._client.request(
+                    subject, data, timeout=attempt_s, headers=headers or None
+                )
         except nats.errors.BadSubjectError as error:
             raise InvalidInputError(f"subject {subject!r} is not usable") from error
         except nats.errors.NoRespondersError:
-            await self._check_stream_exists(subject, left_s)
+            await self._check_stream_exists(subject, attempt_s)
         except (TimeoutError, nats.errors.Error) as error:
             _log.debug("log request unanswered", subject=subject, error=repr(error))
         else:
             reply = _decoded(answer.data, shape)
             if reply.error is None or not _worth_a_retry(reply.error):
                 return reply
-        await asyncio.sleep(min(RETRY_WAIT_S, left_s))
+        await asyncio.sleep(min(RETRY_WAIT_S, attempt_s))
         return None
 
     async def _check_stream_exists(self, subject: str, timeout_s: float) -> None:

@@ -148,6 +148,7 @@ class NatsServer:
                 pass_fds=(lock,),
                 start_new_session=True,
             )
+            os.pwrite(lock, f"{self._process.pid}\n".encode(), 0)
         finally:
             os.close(lock)
         try:
@@ -162,10 +163,11 @@ class NatsServer:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            holder = os.pread(lock, 32, 0).partition(b"\n")[0].decode("ascii", "replace")
             os.close(lock)
             raise ConflictError(
                 f"a nats-server already runs on {self.directory}",
-                hint="stop it, or use another directory",
+                hint=f"stop process {holder or '(unknown)'}, or use another directory",
             ) from error
         return lock
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 
 from godwit.runtime.config import Service
-from godwit.runtime.jetstream_api import Discard, Storage, StreamRules
+from godwit.runtime.jetstream_api import FORBIDDEN_OPTIONS, Discard, Storage, StreamRules
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.service import ServiceContext, run_service
 from godwit_protocol.errors import ConflictError
@@ -110,6 +110,9 @@ def check_stream(rules: StreamRules, found: dict[str, Any]) -> None:
             wanted, actual = sorted(wanted), sorted(actual)  # noqa: PLW2901  # order is no rule
         if actual != wanted:
             raise StreamMismatchError(rules.name, field, wanted, actual)
+    for option, harmless in FORBIDDEN_OPTIONS.items():
+        if found.get(option, harmless) != harmless:
+            raise StreamMismatchError(rules.name, option, harmless, found[option])
 
 
 async def main(context: ServiceContext) -> None:

@@ -1,0 +1,748 @@
+"""A tiny world around the real cores: link, log, register and memory, all under a test's control.
+
+Nothing happens by itself. ``World.actions`` lists what could happen next; a test picks one and does
+it. Each thing that a core wants done is checked against the invariants at that moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+import msgspec
+
+from godwit.coordinator.facts import input_of
+from godwit_protocol import codec, link, subjects
+from godwit_protocol import register as reg
+from godwit_protocol.events import CHAIN_START, Envelope, Event, Lane, Recorded, stored_hash
+from godwit_protocol.events import migration as ev
+from godwit_protocol.ids import uuid7
+from godwit_protocol.machine import MachineSpec, VGpuSpec
+from godwit_protocol.roles import coordinator, destination, source
+from godwit_protocol.roles import effects as fx
+from godwit_protocol.roles import inputs as inp
+from godwit_protocol.roles.inputs import Input
+from godwit_protocol.roles.source_state import next_deadline_ns as source_deadline_ns
+from rendering import show
+
+PAGES = 4
+PAGE_BYTES = 4096
+START_NS = 1_000_000_000_000
+MIGRATION = "00e8d4a5-1000-7000-8000-00000000004d"
+SPEC = MachineSpec(
+    name="m1",
+    guest="godwit.guests.memhog:Memhog",
+    ram_bytes=PAGES * PAGE_BYTES,
+    vgpus=(VGpuSpec("H100XM-4C", 4 * 1024**3),),
+)
+LIMITS = ev.Limits(stun_limit_ns=500_000_000, deadline_ns=60_000_000_000, rounds_max=6)
+
+
+class Role(Enum):
+    SOURCE = "source"
+    DESTINATION = "destination"
+    COORDINATOR = "coordinator"
+
+    @property
+    def host(self) -> str:
+        return {"source": "host-1", "destination": "host-2"}.get(self.value, "coordinator-1")
+
+    @property
+    def lane(self) -> Lane:
+        return Lane(self.value)
+
+
+SOURCE, DESTINATION, COORDINATOR = Role
+CORES = {SOURCE: source, DESTINATION: destination, COORDINATOR: coordinator}
+DEADLINES: dict[Role, Callable[[Any], int | None]] = {
+    SOURCE: source_deadline_ns,
+    DESTINATION: destination.next_deadline_ns,
+    COORDINATOR: coordinator.next_deadline_ns,
+}
+
+
+class Action(NamedTuple):
+    """Something that can happen now. ``fault``: only in a bad world."""
+
+    name: str
+    do: Callable[[], None]
+    fault: bool = False
+
+
+@dataclass
+class Vmm:
+    """One side's memory: a version number a page."""
+
+    pages: list[int] | None = None
+    executes: bool = False
+    whole: bool = False
+    broken: bool = False
+    dirty: set[int] = field(default_factory=set)
+
+
+@dataclass
+class Link:
+    """The direct link: ordered each way; bulk and control overtake each other."""
+
+    up: bool = False
+    closing: set[Role] = field(default_factory=set)
+    control: dict[Role, deque[link.LinkMessage | None]] = field(
+        default_factory=lambda: {SOURCE: deque(), DESTINATION: deque()}
+    )
+    bulk: deque[tuple[int, dict[int, int]]] = field(default_factory=deque)
+
+
+class Outgoing(NamedTuple):
+    """An event on its way to the log."""
+
+    data: bytes
+    event: Event
+    to: fx.Address | None
+    acknowledges: bool
+
+
+class Pending(NamedTuple):
+    """An effect that has not come to its end."""
+
+    role: Role
+    effect: fx.Effect
+
+
+def _peer(role: Role) -> Role:
+    return DESTINATION if role is SOURCE else SOURCE
+
+
+class World:
+    """One migration of machine ``m1`` from host-1 to host-2."""
+
+    def __init__(self, limits: ev.Limits = LIMITS, verify: ev.Verify = ev.Verify.OFF) -> None:
+        self.now_ns = START_NS
+        self.states: dict[Role, Any] = {SOURCE: None, DESTINATION: None}
+        self.states[COORDINATOR] = coordinator.begin(MIGRATION)
+        self.phases_seen: dict[Role, set[str]] = {role: set() for role in Role}
+        self.samples: dict[tuple[Role, str], list[Any]] = {}
+        self.finished: set[Role] = set()
+        self.dead: set[Role] = set()
+        self.vmm_died = False
+        self.register = [reg.started(SPEC.name, SOURCE.host, None)]
+        self.strays: list[fx.CompareAndSet] = []
+        self.vmms = {SOURCE: Vmm([0] * PAGES, executes=True), DESTINATION: Vmm()}
+        self.link = Link()
+        self.log: list[Recorded] = []
+        self.stored: list[bytes] = []
+        self.addressed: list[fx.Address | None] = []
+        self.cursors = dict.fromkeys(Role, 0)
+        self.outbox: dict[Role, deque[Outgoing]] = {role: deque() for role in Role}
+        self.positions = dict.fromkeys(Role, (0, CHAIN_START))
+        self.pending: list[Pending] = []
+        self.notices: list[tuple[Role, Input]] = []
+        self.at_stun: list[int] | None = None
+        self.writes = 0
+        self.bulk_received: set[int] = set()
+        self.trace: list[str] = []
+        self._ids = 0
+        request = ev.MigrationRequested(
+            machine=SPEC.name, destination=DESTINATION.host, limits=limits, verify=verify
+        )
+        self._store(self._seal(Lane.OPERATOR, "cli", request, (0, CHAIN_START)), request, None)
+
+    # What can happen.
+
+    def actions(self) -> list[Action]:
+        """All that can happen now, in a stable order; the first are the oldest."""
+        found: list[Action] = []
+        for notice in self.notices:
+            found.append(Action(f"notice {show(notice[1])}", lambda n=notice: self._notice(n)))
+        for role in (SOURCE, DESTINATION):
+            if self.link.control[role]:
+                found.append(Action(f"deliver to {role.value}", lambda r=role: self._deliver(r)))
+        if self.link.bulk:
+            found.append(Action("deliver pages", self._deliver_bulk))
+        for role in Role:
+            if self.outbox[role]:
+                found.append(Action(f"store of {role.value}", lambda r=role: self._store_next(r)))
+        for role in Role:
+            if role not in self.dead and self.cursors[role] < len(self.log):
+                found.append(Action(f"tell {role.value}", lambda r=role: self._read_log(r)))
+        for pending in self.pending:
+            found += self._outcomes(pending)
+        for stray in self.strays:
+            found.append(Action("stray lands", lambda s=stray: self._stray_lands(s), fault=True))
+        return found + self._troubles()
+
+    def _troubles(self) -> list[Action]:
+        """Faults that may come at any time."""
+        found: list[Action] = []
+        if self.link.up:
+            found.append(Action("link breaks", self.break_link, fault=True))
+        head = next(iter(self.outbox[SOURCE]), None)
+        if head is not None and head.acknowledges:
+            found.append(Action("log does not answer", self._append_fails, fault=True))
+        if DESTINATION not in self.dead and self.states[DESTINATION] is not None:
+            found.append(Action("destination host dies", self.kill_destination, fault=True))
+        if DESTINATION in self.dead and self.states[SOURCE] is not None:
+            fenced = inp.PeerFenced()
+            found.append(Action("fenced", lambda: self.tell(SOURCE, fenced), fault=True))
+        return found
+
+    def _outcomes(self, pending: Pending) -> list[Action]:
+        role, effect = pending
+        name = type(effect).__name__
+
+        def succeed() -> None:
+            self._done(pending)
+            self._succeed(role, effect)
+
+        def fail() -> None:
+            self._done(pending)
+            self._fail(role, effect)
+
+        found = []
+        if self._can_succeed(role, effect):
+            found.append(Action(f"{name} succeeds", succeed))
+        if self._can_fail(role, effect):
+            stuck = isinstance(effect, _ON_LINK) and not self.link.up
+            found.append(Action(f"{name} fails", fail, fault=not stuck))
+        if isinstance(effect, fx.CompareAndSet):
+            for lands in (True, False):
+
+                def unclear(lands: bool = lands) -> None:
+                    self._done(pending)
+                    self._unclear(role, effect, lands=lands)
+
+                word = "written" if lands else "on its way"
+                found.append(Action(f"{name} unclear, {word}", unclear, fault=True))
+        return found
+
+    def _can_succeed(self, role: Role, effect: fx.Effect) -> bool:
+        match effect:
+            case fx.OpenLink():
+                return False  # by Welcome
+            case fx.SendRound() | fx.SendFinal():
+                return self.link.up and ("sent", effect.round) not in self._sent
+            case fx.LoadImage():
+                return self._final_round in self.bulk_received
+            case fx.FreeMemory():
+                return not any(
+                    other.role is role and isinstance(other.effect, _ON_VMM)
+                    for other in self.pending
+                )
+            case _:
+                return True
+
+    def _can_fail(self, role: Role, effect: fx.Effect) -> bool:
+        if isinstance(effect, fx.SendRound) and self.link.up:
+            return ("sent", effect.round) not in self._sent
+        return isinstance(effect, (*_ON_LINK, *_FALLIBLE))
+
+    # Doing it.
+
+    def tell(self, role: Role, given: Input) -> None:
+        """One step of a role's core, and its effects."""
+        state = self.states[role]
+        if state is None or role in self.dead:
+            return
+        self.now_ns += 10_000
+        self.samples.setdefault((role, str(state.phase)), []).append(state)
+        after, effects = CORES[role].step(state, given, self.now_ns)
+        self._note(role, show(given), state.phase, after.phase)
+        self._take(role, after, effects)
+
+    def _take(self, role: Role, state: Any, effects: tuple[fx.Effect, ...]) -> None:
+        self.states[role] = state
+        self.phases_seen[role].add(str(state.phase))
+        self.samples.setdefault((role, str(state.phase)), []).append(state)
+        for effect in effects:
+            self.trace.append(f"{'':>14}  -> {show(effect)}")
+            self._perform(role, effect)
+
+    def _note(self, role: Role, what: str, before: Any, after: Any) -> None:
+        ms = (self.now_ns - START_NS) / 1e6
+        moved = f"{before} => {after}" if before != after else f"{before}"
+        self.trace.append(f"{ms:>10.2f} ms  {role.value}: {what} [{moved}]")
+
+    def _perform(self, role: Role, effect: fx.Effect) -> None:
+        match effect:
+            case fx.Append():
+                self._append(role, effect)
+            case fx.Say():
+                self._say(role, effect.message)
+            case fx.SayStage():
+                self._final_round = effect.round
+                stage = link.Stage(round=effect.round, checkpoint=b"", verify=effect.verify)
+                self._say(role, stage)
+            case fx.CloseLink():
+                if self.link.up and role not in self.link.closing:
+                    self.link.closing.add(role)
+                    self.link.control[_peer(role)].append(None)
+            case fx.Finish():
+                self.finished.add(role)
+            case _:
+                self._check_wanted(role, effect)
+                self._begin(role, effect)
+
+    def _begin(self, role: Role, effect: fx.Effect) -> None:
+        self.pending.append(Pending(role, effect))
+        match effect:
+            case fx.OpenLink():
+                listening = self.states[DESTINATION]
+                if listening is not None and DESTINATION not in self.dead:
+                    self.link = Link(up=True)
+                    hello = link.Hello(
+                        version=1,
+                        migration=MIGRATION,
+                        machine=SPEC.name,
+                        epoch=self.states[SOURCE].epoch if self.states[SOURCE] else 1,
+                        regions=SPEC.regions(),
+                        extents=(),
+                        connections=2,
+                    )
+                    self.link.control[DESTINATION].append(hello)
+            case fx.ResumeMachine() | fx.OpenGate():
+                self.vmms[role].executes = True
+                self.check()
+            case fx.FreeMemory():
+                self.vmms[role].executes = False
+                self.check()
+
+    def _check_wanted(self, role: Role, effect: fx.Effect) -> None:
+        """What a core may not even want: I1, I2 and I3 at the moment of the effect."""
+        standing = self.register[-1]
+        match effect:
+            case fx.OpenGate():
+                assert standing.value is reg.RegisterValue.MOVED, standing
+                assert standing.owner == role.host, standing
+                assert self.vmms[role].whole, "I3: an image that is not whole would run"
+                assert self.vmms[role].pages == self.at_stun, "I3: a stale image would run"
+            case fx.ResumeMachine():
+                assert reg.may_run(standing, role.host), f"I3: {standing} and the source would run"
+            case fx.FreeMemory() if role is SOURCE:
+                assert self.vmms[DESTINATION].whole, "I2: the only whole image would go"
+                assert self.vmms[DESTINATION].executes, "I2: freed before the destination ran"
+            case fx.FreeMemory() if self.vmms[DESTINATION].whole:
+                assert not self.vmms[SOURCE].broken, "I2: the only good image would go"
+            case fx.CompareAndSet():
+                assert effect.record.epoch >= standing.epoch or standing.migration == MIGRATION
+
+    def check(self) -> None:
+        """I1 to I3, now."""
+        origin, target = self.vmms[SOURCE], self.vmms[DESTINATION]
+        assert not (origin.executes and target.executes), "I1: two sides execute"
+        at_source = origin.pages is not None and not origin.broken and not target.executes
+        current = target.pages == self.at_stun and not origin.executes
+        at_target = target.whole and not target.broken and (target.executes or current)
+        assert at_source or at_target or self.vmm_died or self.dead, "I2: no whole image is left"
+        epochs = [record.epoch for record in self.register]
+        assert epochs == sorted(epochs), epochs
+        nonces = [record.nonce for record in self.register]
+        assert len(set(nonces)) == len(nonces), nonces
+
+    def _succeed(self, role: Role, effect: fx.Effect) -> None:  # noqa: C901
+        match effect:
+            case fx.SendRound():
+                self._transmit(effect)
+                self._sent.add(("sent", effect.round))
+                self.pending.append(Pending(role, effect))
+            case fx.SendFinal():
+                pages = self._transmit(effect)
+                self.tell(role, self._final_sent(pages))
+            case fx.PauseMachine():
+                self.now_ns += 40_000
+                self.vmms[role].executes = False
+                self.at_stun = list(self.vmms[role].pages or ())
+                self.tell(role, inp.Paused(stopped_ns=self.now_ns, checkpoint_bytes=512))
+            case fx.ResumeMachine():
+                self.tell(role, inp.Resumed(first_step_ns=self.now_ns))
+            case fx.FreeMemory():
+                self.vmms[role].pages = None
+                self.tell(role, inp.MemoryFreed())
+            case fx.PrepareMachine():
+                self.vmms[role].pages = [0] * PAGES
+                told = inp.Prepared(address="192.0.2.2", port=7000, token=b"t" * 16, create_ns=1)
+                self.tell(role, told)
+            case fx.Populate():
+                self.tell(role, inp.Populated(populate_ns=1_000_000))
+            case fx.LoadImage():
+                self._load(role)
+            case fx.OpenGate():
+                opened = inp.GateOpened(owned_ns=self.now_ns, first_step_ns=self.now_ns + 5000)
+                self.tell(role, opened)
+            case fx.CompareAndSet():
+                self.tell(role, self._write_register(effect))
+            case fx.ReadRegister():
+                self.tell(role, inp.RegisterRead(standing=self.register_view()))
+            case fx.TakeClaim():
+                self.tell(role, inp.ClaimSettled(won=True, holder=MIGRATION))
+            case fx.ReleaseClaim():
+                self.tell(role, inp.ClaimReleased())
+
+    def _load(self, role: Role) -> None:
+        vmm = self.vmms[role]
+        vmm.whole = vmm.pages is not None
+        assert vmm.pages == self.at_stun, "memory differs from the memory at the stun"
+        loaded = inp.ImageLoaded(
+            pages=PAGES,
+            received_bytes=PAGES * PAGE_BYTES,
+            received_ns=self.now_ns,
+            staged_ns=self.now_ns + 8000,
+        )
+        self.tell(role, loaded)
+
+    def _fail(self, role: Role, effect: fx.Effect) -> None:
+        message = f"{type(effect).__name__} failed"
+        match effect:
+            case fx.OpenLink() | fx.SendRound() | fx.SendFinal():
+                self.tell(role, inp.LinkLost(message=message))
+            case fx.LoadImage():
+                reason = ev.AbortReason.VERIFICATION_FAILED
+                self.tell(role, inp.ImageBad(reason=reason, message=message))
+            case fx.ResumeMachine() | fx.OpenGate():
+                self.vmm_died = self.vmms[role].broken = True
+                self.vmms[role].executes = False
+                self.tell(role, inp.OperationFailed(message=message))
+            case fx.TakeClaim():
+                self.tell(role, inp.ClaimSettled(won=False, holder="another"))
+            case fx.ReadRegister():
+                pass  # no answer: nothing is told
+            case _:
+                self.tell(role, inp.OperationFailed(message=message))
+
+    def _transmit(self, effect: fx.SendRound | fx.SendFinal) -> int:
+        """Scan, then copy: what is written in between goes out new and stays dirty."""
+        vmm = self.vmms[SOURCE]
+        assert vmm.pages is not None
+        numbers = set(range(PAGES)) if effect.round == 1 else set(vmm.dirty)
+        vmm.dirty.clear()
+        self.link.bulk.append((effect.round, {number: vmm.pages[number] for number in numbers}))
+        self.now_ns += 1_000_000 * max(len(numbers), 1)
+        return len(numbers)
+
+    def _final_sent(self, pages: int) -> inp.FinalSent:
+        return inp.FinalSent(
+            pages=pages,
+            sent_bytes=pages * PAGE_BYTES,
+            scan_ns=30_000,
+            sent_ns=self.now_ns,
+        )
+
+    def _deliver_bulk(self) -> None:
+        number, pages = self.link.bulk.popleft()
+        memory = self.vmms[DESTINATION].pages
+        if DESTINATION in self.dead or memory is None:
+            return
+        for page, version in pages.items():
+            memory[page] = version
+        self.bulk_received.add(number)
+        size = len(pages) * PAGE_BYTES
+        received = inp.RoundReceived(round=number, pages=len(pages), received_bytes=size)
+        self.tell(DESTINATION, received)
+
+    def _deliver(self, role: Role) -> None:
+        message = self.link.control[role].popleft()
+        if message is None:
+            self.link.up = False
+            self.notices.append((role, inp.LinkLost(message="the peer closed the link")))
+        elif isinstance(message, link.Welcome):
+            self._conclude(fx.OpenLink, inp.LinkUp(connections=2, resident_bytes=1, populate_ns=1))
+        elif isinstance(message, link.RoundApplied):
+            self._round_applied(message)
+        elif role not in self.link.closing:
+            self.tell(role, self._heard(message))
+
+    def _heard(self, message: link.LinkMessage) -> Input:
+        heard: dict[type, Callable[[Any], Input]] = {
+            link.Hello: lambda m: inp.PeerHello(register_epoch=m.epoch),
+            link.Stage: lambda m: inp.PeerStage(verify=m.verify),
+            link.Go: lambda _: inp.PeerGo(heard_ns=self.now_ns),
+            link.Abort: lambda m: inp.PeerAbort(reason=m.reason),
+            link.Runs: lambda _: inp.PeerRuns(),
+            link.Staged: lambda _: inp.PeerStaged(heard_ns=self.now_ns),
+            link.Active: lambda m: inp.PeerActive(epoch=m.epoch),
+            link.Refuse: lambda m: inp.PeerRefused(reason=m.reason, message=m.message),
+            link.Quarantined: lambda _: inp.PeerQuarantined(),
+        }
+        return heard[type(message)](message)
+
+    def _round_applied(self, message: link.RoundApplied) -> None:
+        remaining = len(self.vmms[SOURCE].dirty) * PAGE_BYTES
+        figures = ev.RoundFigures(
+            round=message.round,
+            pages=message.pages,
+            sent_bytes=message.applied_bytes,
+            wire_bytes=message.applied_bytes,
+            duration_ns=1_000_000 * max(message.pages, 1),
+            scan_ns=10_000,
+            remaining_bytes=remaining,
+        )
+        self._conclude(fx.SendRound, inp.RoundDone(figures=figures))
+
+    def _conclude(self, kind: type[fx.Effect], given: Input) -> None:
+        waiting = [item for item in self.pending if isinstance(item.effect, kind)]
+        if waiting:
+            self._done(waiting[0])
+            self.tell(SOURCE, given)
+
+    def _say(self, role: Role, message: link.LinkMessage) -> None:
+        if self.link.up and role not in self.link.closing:
+            self.link.control[_peer(role)].append(message)
+
+    def break_link(self) -> None:
+        """Whatever is on its way is gone; each side learns of it in its own time."""
+        self.link = Link()
+        for role in (SOURCE, DESTINATION):
+            self.notices.append((role, inp.LinkLost(message="the connection broke")))
+
+    def _notice(self, notice: tuple[Role, Input]) -> None:
+        self.notices.remove(notice)
+        self.tell(*notice)
+
+    def kill_destination(self) -> None:
+        """The host is gone for good, with its memory, and all that it had not sent."""
+        self.dead.add(DESTINATION)
+        self.vmms[DESTINATION] = Vmm(broken=True)
+        self.pending = [item for item in self.pending if item.role is not DESTINATION]
+        self.outbox[DESTINATION].clear()
+        if self.link.up:
+            self.break_link()
+
+    # The register.
+
+    def register_view(self) -> reg.RegisterView:
+        return reg.RegisterView(self.register[-1], len(self.register))
+
+    def _write_register(self, effect: fx.CompareAndSet) -> Input:
+        if len(self.register) == effect.expected_sequence:
+            self.register.append(effect.record)
+            self.check()
+        standing = self.register_view()
+        assert standing.record is not None
+        return inp.CasSettled(won=standing.record.nonce == effect.record.nonce, standing=standing)
+
+    def _unclear(self, role: Role, effect: fx.CompareAndSet, *, lands: bool) -> None:
+        if lands:
+            self._write_register(effect)
+        else:
+            self.strays.append(effect)
+        self.tell(role, inp.CasUnclear(message="no answer"))
+
+    def _stray_lands(self, effect: fx.CompareAndSet) -> None:
+        self.strays.remove(effect)
+        self._write_register(effect)
+
+    # The log.
+
+    def _append(self, role: Role, effect: fx.Append) -> None:
+        data = self._seal(role.lane, role.host, effect.event, self.positions[role])
+        self.positions[role] = (self.positions[role][0] + 1, stored_hash(data))
+        waits = effect.durability is fx.Durability.LOGGED
+        self.outbox[role].append(Outgoing(data, effect.event, effect.to, waits))
+
+    def _seal(self, lane: Lane, host: str, event: Event, position: tuple[int, bytes]) -> bytes:
+        self._ids += 1
+        seed = hashlib.sha256(self._ids.to_bytes(8, "big")).digest()
+        envelope = Envelope(
+            id=uuid7(self.now_ns, seed[:10]),
+            type=event.TYPE,
+            migration=MIGRATION,
+            machine=SPEC.name,
+            lane=lane,
+            lane_sequence=position[0] + 1,
+            host=host,
+            epoch=self.register[-1].epoch,
+            correlation=MIGRATION,
+            wall_ns=self.now_ns,
+            monotonic_ns=self.now_ns,
+            boot="boot",
+            prev_hash=position[1],
+            body=codec.encode_body(event),
+        )
+        return codec.encode(envelope)
+
+    def _store_next(self, role: Role) -> None:
+        outgoing = self.outbox[role].popleft()
+        self._store(outgoing.data, outgoing.event, outgoing.to)
+        if outgoing.acknowledges:
+            self.tell(role, inp.Appended(type=outgoing.event.TYPE))
+
+    def _store(self, data: bytes, event: Event, to: fx.Address | None) -> None:
+        recorded = codec.decode(data, len(self.log) + 1)
+        assert recorded.event == event
+        self.stored.append(data)
+        self.addressed.append(to)
+        self.log.append(recorded)
+
+    def _append_fails(self) -> None:
+        head = self.outbox[SOURCE].popleft()
+        self.outbox[SOURCE].appendleft(head._replace(acknowledges=False))
+        self.tell(SOURCE, inp.AppendFailed(type=head.event.TYPE, message="no answer"))
+
+    def say_to_log(self, event: Event, lane: Lane = Lane.OPERATOR, host: str = "cli") -> None:
+        """An event of somebody outside: the operator, the tracker."""
+        mine = [item for item in self.stored if codec.decode(item).envelope.host == host]
+        position = (len(mine), stored_hash(mine[-1]) if mine else CHAIN_START)
+        self._store(self._seal(lane, host, event, position), event, None)
+
+    def _read_log(self, role: Role) -> None:
+        index = self.cursors[role]
+        self.cursors[role] += 1
+        event, to = self.log[index].event, self.addressed[index]
+        if role is COORDINATOR:
+            self._coordinate(event)
+        elif to is not None and to.host == role.host:
+            self._obey(role, event)
+
+    def _coordinate(self, event: Event) -> None:
+        if isinstance(event, ev.ReservationRequested) and not self.refuse_reservation:
+            placement = ev.Placement(gpu=0, profile="H100XM-4C", framebuffer_bytes=4 * 1024**3)
+            granted = ev.ReservationGranted(
+                reservation=MIGRATION, target=event.target, placements=(placement,)
+            )
+            self.say_to_log(granted, Lane.TRACKER, "tracker-1")
+        elif isinstance(event, ev.ReservationRequested):
+            refused = ev.ReservationRefused(
+                reservation=MIGRATION, target=event.target, code="does_not_fit", message="full"
+            )
+            self.say_to_log(refused, Lane.TRACKER, "tracker-1")
+        given = self._fact(event)
+        if given is not None:
+            self.tell(COORDINATOR, given)
+
+    def _fact(self, event: Event) -> Input | None:
+        if not isinstance(event, ev.MigrationRequested):
+            return input_of(event)
+        return inp.Considered(
+            machine=event.machine,
+            destination=event.destination,
+            limits=event.limits,
+            verify=event.verify,
+            spec=SPEC,
+            record=self.register[-1],
+            destination_known=True,
+        )
+
+    def _obey(self, role: Role, event: Event) -> None:
+        view = self.register_view()
+        match event:
+            case ev.PreparationOrdered():
+                begun = destination.begin(event, view, migration=MIGRATION, now_ns=self.now_ns)
+                self._note(role, "begins", "-", begun[0].phase)
+                self._take(role, *begun)
+            case ev.MigrationStarted():
+                begun_here = source.begin(
+                    event, SPEC.name, view, migration=MIGRATION, now_ns=self.now_ns
+                )
+                self._note(role, "begins", "-", begun_here[0].phase)
+                self._take(role, *begun_here)
+            case ev.AbortOrdered():
+                self.tell(role, inp.AbortWanted(reason=event.reason, message=event.message))
+            case ev.MigrationAbandoned():
+                self.tell(role, inp.PeerRuns())
+            case ev.ImageQuarantined():
+                self.tell(role, inp.PeerQuarantined())
+            case ev.MachineActivated():
+                self.tell(role, inp.PeerActive(epoch=self.register[-1].epoch))
+
+    # Time, the guest and the end.
+
+    def guest_writes(self, page: int) -> None:
+        """The guest writes a page, wherever it executes."""
+        for role in (SOURCE, DESTINATION):
+            memory = self.vmms[role].pages
+            if self.vmms[role].executes and memory is not None:
+                self.writes += 1
+                memory[page] = self.writes
+                self.vmms[role].dirty.add(page)
+
+    def deadlines(self) -> dict[Role, int]:
+        found = {}
+        for role in Role:
+            if self.states[role] is not None and role not in self.dead | self.finished:
+                deadline_ns = DEADLINES[role](self.states[role])
+                if deadline_ns is not None:
+                    found[role] = deadline_ns
+        return found
+
+    def pass_time(self) -> bool:
+        """Let time pass to the next deadline and tick who waits for it. False: nobody waits."""
+        deadlines = self.deadlines()
+        if not deadlines:
+            return False
+        role = min(deadlines, key=lambda each: deadlines[each])
+        self.now_ns = max(self.now_ns, deadlines[role])
+        self.tell(role, inp.Tick())
+        again = DEADLINES[role](self.states[role])
+        assert again is None or again > self.now_ns, f"{role}: a tick that changes nothing"
+        return True
+
+    def drain(self, steps_max: int = 3000) -> None:
+        """No more faults: let everything come to its end."""
+        for _ in range(steps_max):
+            nominal = [action for action in self.actions() if not action.fault]
+            if nominal:
+                nominal[0].do()
+            elif not self.pass_time():
+                return
+        raise AssertionError("the world does not come to rest")
+
+    def run_until(self, done: Callable[[], bool], steps_max: int = 3000) -> None:
+        """Do the oldest thing that is no fault, again and again, until ``done``."""
+        for _ in range(steps_max):
+            if done():
+                return
+            nominal = [action for action in self.actions() if not action.fault]
+            assert nominal, "nothing is left to happen"
+            nominal[0].do()
+        raise AssertionError("it never came to that")
+
+    def phase(self, role: Role) -> str:
+        return str(self.states[role].phase) if self.states[role] is not None else ""
+
+    def do(self, name: str) -> None:
+        """Do the action called ``name``."""
+        next(action for action in self.actions() if action.name == name).do()
+
+    def _done(self, pending: Pending) -> None:
+        self.pending.remove(pending)
+
+    refuse_reservation = False
+    _final_round = 0
+
+    @property
+    def _sent(self) -> set[tuple[str, int]]:
+        return self.__dict__.setdefault("sent_rounds", set())
+
+
+_ON_LINK = (fx.OpenLink, fx.SendRound, fx.SendFinal)
+_ON_VMM = (
+    fx.PauseMachine,
+    fx.ResumeMachine,
+    fx.SendRound,
+    fx.SendFinal,
+    fx.PrepareMachine,
+    fx.Populate,
+    fx.LoadImage,
+    fx.OpenGate,
+)
+_FALLIBLE = (
+    fx.PauseMachine,
+    fx.ResumeMachine,
+    fx.PrepareMachine,
+    fx.Populate,
+    fx.LoadImage,
+    fx.OpenGate,
+    fx.TakeClaim,
+    fx.ReadRegister,
+)
+
+
+def subject_of(recorded: Recorded) -> str:
+    envelope = recorded.envelope
+    return subjects.migration(envelope.migration, envelope.lane, envelope.type)
+
+
+def fields_of(struct: msgspec.Struct) -> dict[str, Any]:
+    return {name: getattr(struct, name) for name in struct.__struct_fields__}

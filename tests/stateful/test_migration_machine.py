@@ -1,0 +1,161 @@
+"""The migration core in a hostile world: whatever happens, the invariants hold (see ``harness``)."""
+
+from __future__ import annotations
+
+import hypothesis
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from godwit_protocol.events import CHAIN_START, stored_hash
+from godwit_protocol.events import migration as ev
+from godwit_protocol.roles import destination, source_state
+from harness import COORDINATOR, DESTINATION, LIMITS, PAGES, SOURCE, Action, Role, World
+
+CHOICES_MAX = 63
+DEADLY = {"destination host dies", "ResumeMachine fails", "OpenGate fails"}
+BEGINNINGS = [
+    (SOURCE, "staging"),
+    (DESTINATION, "staged"),
+    (SOURCE, "committed"),
+    (DESTINATION, "activating"),
+    (DESTINATION, "opening"),
+    (SOURCE, "copying"),
+    (SOURCE, "pausing"),
+    (SOURCE, "intending"),
+    (SOURCE, "precopying"),
+    (SOURCE, "connecting"),
+    (DESTINATION, "active"),
+    (COORDINATOR, "considering"),
+]
+_RESTING = {
+    *(str(phase) for phase in destination.TERMINAL),
+    "",
+}
+
+
+class MigrationMachine(RuleBasedStateMachine):
+    """Anything that can happen, in any order."""
+
+    @initialize(
+        stun_limit_ms=st.sampled_from([500, 8, 2]),
+        deadline_s=st.sampled_from([60, 1]),
+        verify=st.sampled_from(ev.Verify),
+        beginning=st.sampled_from(BEGINNINGS),
+        may_die=st.sampled_from([False, False, True]),
+        writes=st.lists(st.integers(0, PAGES - 1), max_size=3),
+    )
+    def begin(
+        self,
+        stun_limit_ms: int,
+        deadline_s: int,
+        verify: ev.Verify,
+        beginning: tuple[Role, str],
+        may_die: bool,
+        writes: list[int],
+    ) -> None:
+        """A world that came well as far as ``beginning``, or ended before."""
+        limits = ev.Limits(
+            stun_limit_ns=stun_limit_ms * 1_000_000,
+            deadline_ns=deadline_s * 1_000_000_000,
+            rounds_max=LIMITS.rounds_max,
+        )
+        self.may_die = may_die
+        self.world = World(limits, verify)
+        role, phase = beginning
+        while self.world.phase(role) != phase and self._nominal():
+            self._nominal()[0].do()
+            if writes and self.world.pending:
+                self.world.guest_writes(writes.pop())
+
+    def _nominal(self) -> list[Action]:
+        return [action for action in self.world.actions() if not action.fault]
+
+    @rule(steps=st.integers(1, 4))
+    def go_on(self, steps: int) -> None:
+        """The oldest things happen, in order."""
+        for _ in range(steps):
+            if self._nominal():
+                self._nominal()[0].do()
+
+    @rule(choice=st.integers(0, CHOICES_MAX))
+    def happen(self, choice: int) -> None:
+        """Something that is due happens, out of turn."""
+        due = self._nominal()
+        if due:
+            due[choice % len(due)].do()
+
+    @rule(choice=st.integers(0, CHOICES_MAX))
+    def fail(self, choice: int) -> None:
+        """Something goes wrong."""
+        faults = [action for action in self.world.actions() if action.fault]
+        if not self.may_die:
+            faults = [action for action in faults if action.name not in DEADLY]
+        if faults:
+            action = faults[choice % len(faults)]
+            hypothesis.event(f"{action.name} [{self.world.phase(SOURCE)}]")
+            action.do()
+
+    @rule(page=st.integers(0, PAGES - 1), choice=st.integers(0, CHOICES_MAX))
+    def write(self, page: int, choice: int) -> None:
+        """The guest works on while something happens."""
+        self.world.guest_writes(page)
+        self.happen(choice)
+
+    @rule(ms=st.sampled_from([0, 1, 100, 10_000]), cancels=st.booleans())
+    def meddle(self, ms: int, cancels: bool) -> None:
+        """Time passes, and an operator may lose patience."""
+        self.world.now_ns += ms * 1_000_000
+        if cancels:
+            self.world.say_to_log(ev.CancelRequested())
+        else:
+            self.world.pass_time()
+
+    @precondition(lambda self: hasattr(self, "world"))
+    @invariant()
+    def safe(self) -> None:
+        self.world.check()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        world = self.world
+        world.drain()
+        world.check()
+        hypothesis.event(f"source ends {world.phase(SOURCE)}")
+        hypothesis.event(f"destination ends {world.phase(DESTINATION)}")
+        check_end(world)
+        check_lanes(world)
+
+
+def check_end(world: World) -> None:
+    """Every migration ends, or is honestly in doubt."""
+    source, target = world.vmms[SOURCE], world.vmms[DESTINATION]
+    running = [vmm for vmm in (source, target) if vmm.executes]
+    if not (world.dead or world.vmm_died):
+        assert world.phase(COORDINATOR) == "ended", world.phase(COORDINATOR)
+        assert len(running) == 1, "exactly one side runs once the faults stop"
+        left = [vmm for vmm in (source, target) if vmm.pages is not None]
+        assert left == running, "memory is left behind"
+        assert world.phase(DESTINATION) in _RESTING, world.phase(DESTINATION)
+        assert world.phase(SOURCE) in {"", *map(str, source_state.TERMINAL)}, world.phase(SOURCE)
+    elif not running and not source.broken and source.pages is not None:
+        told = {event.envelope.type for event in world.log}
+        assert ev.DoubtRaised.TYPE in told, "the machine stands still and nobody says so"
+
+
+def check_lanes(world: World) -> None:
+    """Each lane counts from 1 without a gap, and each event holds the hash of the one before."""
+    positions: dict[str, tuple[int, bytes]] = {}
+    for data, recorded in zip(world.stored, world.log, strict=True):
+        envelope = recorded.envelope
+        count, previous = positions.get(envelope.host, (0, CHAIN_START))
+        assert envelope.lane_sequence == count + 1
+        assert envelope.prev_hash == previous
+        positions[envelope.host] = (count + 1, stored_hash(data))
+
+
+MigrationMachine.TestCase.settings = settings(
+    max_examples=300, stateful_step_count=25, deadline=None
+)
+TestMigration = MigrationMachine.TestCase

@@ -1,0 +1,128 @@
+"""Tell whoever asked for capacity what became of it, once, whichever replica comes first.
+
+An answer goes to the lane of the scope that was asked from: a migration's for all to see, a
+machine's addressed to the host that is starting it. It is written by compare-and-set on its exact
+subject, so that two trackers never answer twice.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from godwit.runtime.clock import Clock
+from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
+from godwit.runtime.lane import LaneWriter, Scope, Sealed, position_in_log
+from godwit.runtime.patience import patiently
+from godwit_protocol import codec
+from godwit_protocol.errors import ConflictError, CorruptError
+from godwit_protocol.events import Envelope, Event, Lane
+from godwit_protocol.events.migration import (
+    ReservationConfirmed,
+    ReservationGranted,
+    ReservationRefused,
+    ReservationReleased,
+    ReservationRequested,
+)
+from godwit_protocol.roles.effects import Address, Service
+from godwit_protocol.subjects import NAME_PATTERN
+
+AnswerEvent = ReservationGranted | ReservationRefused | ReservationConfirmed | ReservationReleased
+
+ATTEMPTS_MAX: Final = 100
+"""Each lost attempt means that another tracker has answered on the same subject."""
+LANES_MAX: Final = 1_000
+"""Lanes whose position is kept; of others it is read from the log again."""
+
+_log: Final = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request for capacity: who asks, in which scope, and by which event."""
+
+    request: ReservationRequested
+    scope: Scope
+    to: Address | None
+    cause: str
+
+    @classmethod
+    def by(cls, envelope: Envelope, request: ReservationRequested) -> Asked:
+        """What a stored request says of who asks. Raises ``CorruptError``."""
+        if envelope.migration:
+            scope = Scope.of_migration(envelope.migration, request.machine)
+            return cls(request, scope, None, envelope.id)
+        if not NAME_PATTERN.fullmatch(envelope.host):
+            raise CorruptError(f"no host can be called {envelope.host!r}")
+        to = Address(envelope.host, Service.SOURCE_HOST)
+        return cls(request, Scope.of_machine(envelope.machine), to, envelope.id)
+
+
+class Answers:
+    """Writes the tracker's lanes. Used by one task."""
+
+    def __init__(self, log: EventLog, clock: Clock, name: str) -> None:
+        self._event_log = log
+        self._clock = clock
+        self._name = name
+        self._lanes: OrderedDict[Scope, LaneWriter] = OrderedDict()
+
+    async def tell(self, asked: Asked, event: AnswerEvent) -> None:
+        """Write an answer unless it stands already. Raises ``UnreachableError`` in the end."""
+        lane = await self._lane(asked.scope)
+        for _ in range(ATTEMPTS_MAX):
+            sealed = lane.seal(event, to=asked.to, causation=asked.cause)
+            standing = await self._last(sealed.subject)
+            if standing is not None and self._is_told(standing, asked.scope, event.reservation):
+                return
+            if await self._write(sealed, 0 if standing is None else standing.sequence):
+                lane.advance(sealed)
+                _log.info("answered", answer=event.TYPE, reservation=event.reservation)
+                return
+        raise ConflictError(f"{sealed.subject} changes all the time")
+
+    async def _last(self, subject: str) -> Stored | None:
+        return await patiently(lambda: self._event_log.last(subject))
+
+    def _is_told(self, standing: Stored, scope: Scope, reservation: str) -> bool:
+        recorded = codec.decode(standing.data, standing.sequence)
+        if _reservation_of(recorded.event) != reservation:
+            return False
+        if recorded.envelope.host == self._name:
+            # An earlier life of ours may have told it after we read how far its chain had come.
+            self._lanes.pop(scope, None)
+        return True
+
+    async def _write(self, sealed: Sealed, expected_sequence: int) -> bool:
+        try:
+            await patiently(
+                lambda: self._event_log.append(
+                    sealed.subject,
+                    sealed.data,
+                    message_id=sealed.message_id,
+                    expected_last_sequence=expected_sequence,
+                )
+            )
+        except AppendConflictError:
+            return False
+        return True
+
+    async def _lane(self, scope: Scope) -> LaneWriter:
+        lane = self._lanes.get(scope)
+        if lane is None:
+            position = await patiently(
+                lambda: position_in_log(self._event_log, Lane.TRACKER, self._name, scope)
+            )
+            lane = LaneWriter(self._clock, Lane.TRACKER, self._name, scope, position)
+            self._lanes[scope] = lane
+        self._lanes.move_to_end(scope)
+        if len(self._lanes) > LANES_MAX:
+            self._lanes.popitem(last=False)
+        return lane
+
+
+def _reservation_of(event: Event) -> str:
+    return event.reservation if isinstance(event, AnswerEvent) else ""

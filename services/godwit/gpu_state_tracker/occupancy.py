@@ -1,0 +1,74 @@
+"""Which reservation each machine sits under, and which reservations are over, as the events say.
+
+A fold of events alone: it must not know the ledger, whose lines come in an order of their own. So
+it can be asked at any time what became of a reservation, whichever of the two was read first.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from godwit_protocol.events import Recorded
+from godwit_protocol.events import machine as mev
+from godwit_protocol.events import migration as ev
+from godwit_protocol.events.migration import Outcome
+from godwit_protocol.roles.tracker import ReservationOver, ReservationUsed
+
+FATES_MAX: Final = 100_000
+"""Reservations whose fate is remembered, the newest. It matters until the ledger says the same."""
+
+Fate = ReservationUsed | ReservationOver
+
+
+class Occupancy:
+    """Folds events in the log's order."""
+
+    def __init__(self) -> None:
+        self._seats: dict[str, str] = {}
+        """By machine: the reservation that it sits under."""
+        self._fates: dict[str, Fate] = {}
+
+    def fate_of(self, reservation: str) -> Fate | None:
+        """What became of a reservation; None if nothing yet."""
+        return self._fates.get(reservation)
+
+    def learn(self, recorded: Recorded) -> tuple[Fate, ...]:
+        """Take one event; return what it says of reservations."""
+        envelope, event = recorded.envelope, recorded.event
+        match event:
+            case ev.MigrationEnded(outcome=Outcome.COMPLETED):
+                why = f"machine {envelope.machine} moved away"
+                fates = self._seat(envelope.machine, envelope.migration, why)
+            case ev.MigrationEnded(outcome=Outcome.ABORTED):
+                why = f"the migration was aborted: {event.reason}"
+                fates = (ReservationOver(reservation=envelope.migration, why=why),)
+            case mev.MachineStarted():
+                why = f"machine {envelope.machine} was started again"
+                fates = self._seat(envelope.machine, event.start, why)
+            case mev.MachineStartRefused():
+                why = f"the start was refused: {event.code}"
+                fates = (ReservationOver(reservation=event.start, why=why),)
+            case mev.MachineStopped():
+                fates = self._leave(envelope.machine, f"machine {envelope.machine} was stopped")
+            case _:
+                fates = ()
+        for fate in fates:
+            self._remember(fate)
+        return fates
+
+    def _seat(self, machine: str, reservation: str, why_left: str) -> tuple[Fate, ...]:
+        if self._seats.get(machine) == reservation:
+            return ()
+        left = self._leave(machine, why_left)
+        self._seats[machine] = reservation
+        return (*left, ReservationUsed(reservation=reservation))
+
+    def _leave(self, machine: str, why: str) -> tuple[Fate, ...]:
+        reservation = self._seats.pop(machine, None)
+        return () if reservation is None else (ReservationOver(reservation=reservation, why=why),)
+
+    def _remember(self, fate: Fate) -> None:
+        self._fates.pop(fate.reservation, None)
+        self._fates[fate.reservation] = fate
+        if len(self._fates) > FATES_MAX:
+            del self._fates[next(iter(self._fates))]

@@ -1,0 +1,98 @@
+"""One replica of the tracker: reads the ledgers and the events, and keeps the tracker going.
+
+Knows which subjects matter and in which order they are read. It keeps nothing that the log does not
+hold; one that dies is replaced by starting another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from godwit.gpu_state_tracker.tracker import Tracker
+from godwit.runtime.clock import SystemClock
+from godwit.runtime.event_log import EventLog, Stored
+from godwit.runtime.service import ServiceContext
+from godwit_protocol import subjects
+from godwit_protocol.events import Lane
+from godwit_protocol.events import machine as mev
+from godwit_protocol.events import migration as ev
+from godwit_protocol.roles.effects import Service
+
+ARRIVALS_MAX: Final = 1_000
+"""What is read ahead of the tracker; then reading waits."""
+RETRY_S: Final = 1.0
+
+_ANSWERS: Final = (
+    ev.ReservationGranted,
+    ev.ReservationRefused,
+    ev.ReservationConfirmed,
+    ev.ReservationReleased,
+)
+_OF_MIGRATIONS: Final = (ev.ReservationRequested, ev.MigrationEnded, *_ANSWERS)
+_OF_MACHINES: Final = (
+    ev.ReservationRequested,
+    mev.MachineStarted,
+    mev.MachineStartRefused,
+    mev.MachineStopped,
+)
+
+LEDGERS: Final = (subjects.ledger("*"),)
+EVENTS: Final = (
+    subjects.inventory("*"),
+    *(subjects.migration("*", "*", kind.TYPE) for kind in _OF_MIGRATIONS),
+    *(subjects.machine("*", "*", kind.TYPE) for kind in _OF_MACHINES),
+    *(
+        subjects.addressed("*", Service.SOURCE_HOST, "machine", "*", Lane.TRACKER, kind.TYPE)
+        for kind in _ANSWERS
+    ),
+)
+
+_log: Final = structlog.get_logger(__name__)
+
+
+async def main(context: ServiceContext) -> None:
+    """Fold the history, then follow the log until cancelled."""
+    tracker = Tracker(context.log, SystemClock(), context.config.tracker_id)
+    last = [await _fold_history(context.log, filters, tracker) for filters in (LEDGERS, EVENTS)]
+    await tracker.begin()
+    arrivals: asyncio.Queue[Stored] = asyncio.Queue(ARRIVALS_MAX)
+    for filters, after in zip((LEDGERS, EVENTS), last, strict=True):
+        context.tasks.create_task(_follow(context.log, filters, after, arrivals))
+    context.health.ready = True
+    _log.info("ready", tracker=context.config.tracker_id)
+    await _work(tracker, arrivals)
+
+
+async def _fold_history(log: EventLog, filters: Sequence[str], tracker: Tracker) -> int:
+    """Return the last sequence that was folded."""
+    last_sequence = 0
+    async for stored in log.read(filters):
+        await tracker.learn(stored)
+        last_sequence = stored.sequence
+    return last_sequence
+
+
+async def _follow(
+    log: EventLog, filters: Sequence[str], after: int, arrivals: asyncio.Queue[Stored]
+) -> None:
+    async for stored in log.tail(filters, after_sequence=after):
+        await arrivals.put(stored)
+
+
+async def _work(tracker: Tracker, arrivals: asyncio.Queue[Stored]) -> None:
+    loop = asyncio.get_running_loop()
+    retry_at_s = loop.time() + RETRY_S
+    while True:
+        if loop.time() >= retry_at_s:
+            await tracker.retry()
+            retry_at_s = loop.time() + RETRY_S
+        try:
+            async with asyncio.timeout_at(retry_at_s):
+                stored = await arrivals.get()
+        except TimeoutError:
+            continue
+        await tracker.learn(stored)

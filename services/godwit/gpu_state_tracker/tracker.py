@@ -1,0 +1,214 @@
+"""The tracker's core with the log around it: lines and events in, lines and answers out.
+
+It must not decide where anything fits: that is ``godwit_protocol.roles.tracker``. The history is
+folded first and nothing is written; ``begin`` then does what the history lacks, as after any crash.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from godwit.gpu_state_tracker.answers import AnswerEvent, Answers, Asked
+from godwit.gpu_state_tracker.occupancy import Occupancy
+from godwit.runtime import telemetry
+from godwit.runtime.clock import Clock
+from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
+from godwit_protocol import codec, ledger, subjects
+from godwit_protocol.errors import CorruptError, UnreachableError
+from godwit_protocol.events import Envelope, Recorded
+from godwit_protocol.events.machine import HostAnnounced
+from godwit_protocol.events.migration import (
+    ReservationRefused,
+    ReservationReleased,
+    ReservationRequested,
+)
+from godwit_protocol.ledger import EntryKind, Refusal, RefusalCode
+from godwit_protocol.roles import tracker as core
+from godwit_protocol.roles.effects import Effect
+from godwit_protocol.roles.inputs import Input
+
+ASKED_MAX: Final = 100_000
+"""Requests that are remembered until their reservation is over, the newest."""
+_LAST_ANSWERS: Final = (ReservationRefused, ReservationReleased)
+
+_log: Final = structlog.get_logger(__name__)
+
+
+class Tracker:
+    """One replica. Used by one task: what it writes is written in order."""
+
+    def __init__(self, log: EventLog, clock: Clock, name: str) -> None:
+        self._event_log = log
+        self._clock = clock
+        self._answers = Answers(log, clock, name)
+        self._state = core.TrackerState()
+        self._occupancy = Occupancy()
+        self._asked: dict[str, Asked] = {}
+        self._unanswered: dict[str, Asked] = {}
+        """Of ``_asked``, what the history has not answered."""
+        self._untold: dict[str, AnswerEvent] = {}
+        """What the ledger's history says of each reservation, if the events do not say it too."""
+        self._begun = False
+
+    async def learn(self, stored: Stored) -> None:
+        """Take the next line of a ledger, or the next event. What cannot be read is passed over.
+
+        Raises ``UnreachableError`` once the log has been silent for too long.
+        """
+        try:
+            if subjects.stream_of(stored.subject) == subjects.LEDGER:
+                await self._learn_line(stored)
+            else:
+                await self._learn_event(stored, codec.decode(stored.data, stored.sequence))
+        except CorruptError as error:
+            _log.error("unreadable", subject=stored.subject, error=error.message)
+
+    async def begin(self) -> None:
+        """The history is known: answer what it left open, and end what it left held."""
+        self._begun = True
+        for reservation, answer in self._untold.items():
+            await self._tell(reservation, answer)
+        self._untold.clear()
+        for asked in tuple(self._unanswered.values()):
+            await self._want(asked)
+        self._unanswered.clear()
+        held = [name for picture in self._state.hosts.values() for name in picture.holdings]
+        for reservation in held:
+            await self._settle(reservation)
+
+    async def retry(self) -> None:
+        """Write again what could not be written; to be called now and then."""
+        self._state, effects = core.retry(self._state)
+        await self._do(effects)
+
+    async def _learn_line(self, stored: Stored) -> None:
+        entry = ledger.decode_entry(stored.data)
+        if stored.subject != subjects.ledger(entry.host):
+            raise CorruptError(f"a line of host {entry.host} stands in another's ledger")
+        await self._step(core.LedgerStored(entry=entry, sequence=stored.sequence))
+        if entry.kind is EntryKind.HELD and self._begun:
+            await self._settle(entry.reservation)
+
+    async def _learn_event(self, stored: Stored, recorded: Recorded) -> None:
+        envelope, event = recorded.envelope, recorded.event
+        if f".{_scope_id(envelope)}." not in f"{stored.subject}.":
+            raise CorruptError(f"event {envelope.id} is about something else than its subject")
+        if isinstance(event, HostAnnounced):
+            await self._step(core.HostSeen(host=envelope.host, gpus=event.gpus))
+        elif isinstance(event, ReservationRequested):
+            await self._learn_request(Asked.by(envelope, event))
+        elif isinstance(event, AnswerEvent):
+            self._learn_answer(event)
+        else:
+            for fate in self._occupancy.learn(recorded):
+                if self._begun:
+                    await self._step(fate)
+
+    async def _learn_request(self, asked: Asked) -> None:
+        reservation = asked.request.reservation
+        if reservation in self._asked:
+            return
+        self._asked[reservation] = asked
+        if len(self._asked) > ASKED_MAX:
+            del self._asked[next(iter(self._asked))]
+        if self._begun:
+            await self._want(asked)
+        else:
+            self._unanswered[reservation] = asked
+
+    def _learn_answer(self, event: AnswerEvent) -> None:
+        self._unanswered.pop(event.reservation, None)
+        if type(self._untold.get(event.reservation)) is type(event):
+            del self._untold[event.reservation]
+        if isinstance(event, _LAST_ANSWERS):
+            self._asked.pop(event.reservation, None)
+
+    async def _want(self, asked: Asked) -> None:
+        """Ask the core for capacity, unless whoever asked is gone already."""
+        request = asked.request
+        if self._occupancy.fate_of(request.reservation) is not None:
+            return
+        wanted = ledger.wanted(request.profiles, request.framebuffer_bytes)
+        if not subjects.NAME_PATTERN.fullmatch(request.target):
+            message = f"no host can be called {request.target!r}"
+            wanted = Refusal(code=RefusalCode.HOST_UNKNOWN, message=message)
+        if isinstance(wanted, Refusal):
+            await self._tell(request.reservation, _refused(request, wanted))
+            return
+        await self._step(
+            core.ReservationWanted(
+                reservation=request.reservation,
+                machine=request.machine,
+                host=request.target,
+                vgpus=wanted,
+            )
+        )
+
+    async def _settle(self, reservation: str) -> None:
+        """Say of a reservation in the ledger what the events have said of it before."""
+        fate = self._occupancy.fate_of(reservation)
+        if fate is not None:
+            await self._step(fate)
+
+    async def _step(self, given: Input) -> None:
+        self._state, effects = core.step(self._state, given)
+        await self._do(effects)
+
+    async def _do(self, effects: tuple[Effect, ...]) -> None:
+        for effect in effects:
+            match effect:
+                case core.WriteLedger():
+                    await self._write(effect)
+                case core.Answer():
+                    answer = effect.append.event
+                    assert isinstance(answer, AnswerEvent)
+                    await self._tell(effect.reservation, answer)
+                case _:
+                    raise TypeError(f"not an effect of the tracker: {effect}")
+
+    async def _write(self, effect: core.WriteLedger) -> None:
+        """Write a line. The tail brings it, or whichever line was there first."""
+        entry = effect.entry
+        try:
+            await self._event_log.append(
+                subjects.ledger(entry.host),
+                ledger.encode_entry(entry),
+                message_id=self._clock.new_id(),
+                expected_last_sequence=effect.expected_sequence,
+            )
+        except (AppendConflictError, UnreachableError) as error:
+            _log.info("line not written", kind=entry.kind, host=entry.host, error=error.message)
+            await self._step(core.LedgerRefused(host=entry.host))
+        else:
+            _log.info(
+                "line written", kind=entry.kind, host=entry.host, reservation=entry.reservation
+            )
+
+    async def _tell(self, reservation: str, answer: AnswerEvent) -> None:
+        if not self._begun:
+            self._untold[reservation] = answer
+            return
+        asked = self._asked.get(reservation)
+        if asked is None:
+            return  # told before: by another replica, or by an earlier life
+        with telemetry.bound(migration=_migration_of(asked), machine=asked.request.machine):
+            await self._answers.tell(asked, answer)
+
+
+def _scope_id(envelope: Envelope) -> str:
+    return envelope.migration or envelope.machine or envelope.host
+
+
+def _migration_of(asked: Asked) -> str:
+    return asked.scope.id if asked.to is None else ""
+
+
+def _refused(request: ReservationRequested, refusal: Refusal) -> ReservationRefused:
+    return ReservationRefused(
+        reservation=request.reservation,
+        target=request.target,
+        code=refusal.code,
+        message=refusal.message,
+    )

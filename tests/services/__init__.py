@@ -1,0 +1,1 @@
+"""The services as processes: what they do is seen in the log alone."""

@@ -1,0 +1,126 @@
+"""The tracker as its neighbours see it: requests and ends go in, lines and answers come out."""
+
+from __future__ import annotations
+
+import pytest
+
+from godwit.runtime.lane import Scope
+from godwit_protocol.events import Lane
+from godwit_protocol.events import machine as mev
+from godwit_protocol.events import migration as ev
+from godwit_protocol.ledger import EntryKind, RefusalCode
+
+from .world import World, source_inbox
+
+H100 = "H100-80GB"
+
+
+async def test_a_start_is_granted_confirmed_and_released(world: World, unique_name: str) -> None:
+    host = await world.host(H100)
+    scope = Scope.of_machine(unique_name)
+    reservation = await world.ask_capacity(host, unique_name, "3g.40gb", "3g.40gb")
+    async with world.watch(scope) as watch:
+        granted = await watch.until(ev.ReservationGranted)
+        assert granted.reservation == reservation
+        assert [placed.profile for placed in granted.placements] == ["3g.40gb", "3g.40gb"]
+        told = source_inbox(host, scope, Lane.TRACKER, ev.ReservationGranted)
+        assert watch.subject_of(ev.ReservationGranted) == told
+    held = await world.wait_ledger(host, EntryKind.HELD, reservation)
+    assert held.holdings[reservation].machine == unique_name
+
+
+@pytest.mark.parametrize(
+    ("models", "profiles", "code"),
+    [
+        ((), ("3g.40gb",), RefusalCode.NO_GPU),
+        (("L40S-48GB",), ("3g.40gb",), RefusalCode.MODEL_MISMATCH),
+        ((H100,), ("7g.80gb", "1g.10gb"), RefusalCode.DOES_NOT_FIT),
+        ((H100,), ("9g.900gb",), RefusalCode.PROFILE_UNKNOWN),
+    ],
+)
+async def test_what_does_not_fit_is_refused_with_its_reason(
+    world: World,
+    unique_name: str,
+    models: tuple[str, ...],
+    profiles: tuple[str, ...],
+    code: RefusalCode,
+) -> None:
+    host = await world.host(*models)
+    reservation = await world.ask_capacity(host, unique_name, *profiles)
+    async with world.watch(Scope.of_machine(unique_name)) as watch:
+        refused = await watch.until(ev.ReservationRefused)
+    assert (refused.reservation, refused.target) == (reservation, host)
+    assert refused.code == code
+    assert refused.message
+
+
+@pytest.mark.parametrize("target", ["nowhere", "no.where>"])
+async def test_an_unknown_host_has_no_capacity(world: World, unique_name: str, target: str) -> None:
+    host = await world.host()
+    request = ev.ReservationRequested(
+        reservation=f"r-{unique_name}",
+        machine=unique_name,
+        target=target,
+        profiles=(),
+        framebuffer_bytes=(),
+    )
+    scope = Scope.of_machine(unique_name)
+    await world.write(Lane.SOURCE, host, scope, request)
+    async with world.watch(scope) as watch:
+        refused = await watch.until(ev.ReservationRefused)
+    assert refused.code == RefusalCode.HOST_UNKNOWN
+
+
+async def test_a_machine_without_vgpus_is_granted_nothing(world: World, unique_name: str) -> None:
+    await world.ask_capacity(await world.host(), unique_name)
+    async with world.watch(Scope.of_machine(unique_name)) as watch:
+        assert (await watch.until(ev.ReservationGranted)).placements == ()
+
+
+async def test_a_refused_start_frees_its_capacity(world: World, unique_name: str) -> None:
+    host = await world.host(H100)
+    scope = Scope.of_machine(unique_name)
+    start = await world.ask_capacity(host, unique_name, "7g.80gb")
+    async with world.watch(scope) as watch:
+        await watch.until(ev.ReservationGranted)
+        refused = mev.MachineStartRefused(start=start, code="guest", message="it raised")
+        await world.write(Lane.SOURCE, host, scope, refused)
+        released = await watch.until(ev.ReservationReleased)
+    assert released.reservation == start
+    assert not (await world.wait_ledger(host, EntryKind.RELEASED, start)).holdings
+
+
+async def test_a_machine_stopped_and_started_again_is_answered_again(world: World) -> None:
+    host = await world.host(H100)
+    machine = await world.machine(host, "7g.80gb")
+    scope = Scope.of_machine(machine)
+    async with world.watch(scope) as watch:
+        await world.write(Lane.SOURCE, host, scope, mev.MachineStopped())
+        await watch.until(ev.ReservationReleased)
+        again = await world.ask_capacity(host, machine, "7g.80gb")
+        granted = await watch.until(ev.ReservationGranted, times=2)
+        assert granted.reservation == again
+        subjects_used = {seen.stored.subject for seen in watch.of_lane(Lane.TRACKER)}
+    assert len(subjects_used) == 3
+
+
+async def test_a_request_for_a_migration_that_has_ended_is_not_granted(world: World) -> None:
+    """A coordinator that was paused may ask for it long after another has ended it."""
+    source, destination = await world.host(H100), await world.host(H100)
+    machine = await world.machine(source, "7g.80gb")
+    migration = await world.request(machine, destination)
+    async with world.watch(migration) as watch:
+        await watch.until(ev.PreparationOrdered)
+        await world.cancel(migration)
+        await watch.until(ev.ReservationReleased)
+    late = ev.ReservationRequested(
+        reservation=migration.id,
+        machine=machine,
+        target=destination,
+        profiles=("7g.80gb",),
+        framebuffer_bytes=(4096,),
+    )
+    await world.write(Lane.COORDINATOR, "coordinator-late", migration, late)
+    other = await world.ask_capacity(destination, f"x{machine}", "7g.80gb")
+    picture = await world.wait_ledger(destination, EntryKind.HELD, other)
+    assert set(picture.holdings) == {other}

@@ -61,18 +61,6 @@ class Channel:
             raise RemoteProtocolError(f"{type(answer).__name__} where {kind.__name__} was due")
         return answer, fds
 
-    async def ended(self) -> None:
-        """Wait until the peer is dead, which hangs up. Returns at once if nobody listens."""
-        async with self._turn:
-            try:
-                connection = self._connected()
-                while await self._read_some(connection, []):
-                    pass
-            except (OSError, UnreachableError):
-                pass
-            finally:
-                self.close()
-
     def close(self) -> None:
         """Hang up. The next ``ask`` connects anew."""
         if self._connection is not None:
@@ -101,32 +89,31 @@ class Channel:
         return body, fds
 
     async def _read_on(self, connection: socket.socket, fds: list[int]) -> None:
-        if not await self._read_some(connection, fds):
-            raise ConnectionResetError("the peer hung up")
-
-    async def _read_some(self, connection: socket.socket, fds: list[int]) -> bool:
-        """Add what is there to what was received; False at the end."""
+        """Add to what was received, waiting until there is something."""
         while True:
             try:
                 data, came, _, _ = socket.recv_fds(
                     connection, _READ_BYTES, wire.FDS_MAX, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
-                await _readable(connection)
+                await readable(connection.fileno())
                 continue
+            if not data:
+                raise ConnectionResetError("the peer hung up")
             fds += came
             self._received += data
-            return bool(data)
+            return
 
 
-async def _readable(connection: socket.socket) -> None:
+async def readable(fd: int) -> None:
+    """Wait until ``fd`` can be read, however long that takes."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(connection, _resolve, ready)
+    loop.add_reader(fd, _resolve, ready)
     try:
         await ready
     finally:
-        loop.remove_reader(connection)
+        loop.remove_reader(fd)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

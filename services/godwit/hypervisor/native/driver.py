@@ -25,7 +25,7 @@ from godwit_protocol.machine import MachineSpec
 
 from ..port import Checkpoint, VmmState, VmmStatus
 from . import kernel, wire
-from .channel import Channel
+from .channel import Channel, readable
 from .incoming import IncomingMemory
 from .memory import MachineMemory, Runs, available_bytes
 from .outgoing import OutgoingMemory
@@ -38,7 +38,7 @@ GUEST_S_MAX: Final = 60.0
 POPULATE_S_MAX: Final = 30.0
 POPULATE_PAGES: Final = 16384
 """Pages a command populates at most twice of: between two the VMM answers others."""
-KILL_S_MAX: Final = 5.0
+END_S_MAX: Final = 5.0
 
 
 class NativeVmm:
@@ -112,14 +112,18 @@ class NativeVmm:
 
     async def stop(self) -> None:
         """Any state; see ``port.Vmm``. A VMM that does not answer is killed."""
+        process = _process_of(self._folder)
+        if process is None:
+            return
         try:
             with suppress(UnreachableError):
                 await self._channel.ask(wire.Stop(), wire.Done, ANSWER_S_MAX)
-                async with asyncio.timeout(ANSWER_S_MAX):
-                    await self._channel.ended()
-        except (DeadlineError, TimeoutError):
-            await self._kill()
+            await _ended(process)
+        except DeadlineError:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            await _ended(process)
         finally:
+            os.close(process)
             self.close()
 
     def close(self) -> None:
@@ -147,16 +151,6 @@ class NativeVmm:
             steps=answer.steps,
             failure=answer.failure,
         )
-
-    async def _kill(self) -> None:
-        # It is connected but silent: alive, so that the pid file is still its own.
-        with suppress(ProcessLookupError):
-            os.kill(int(self._folder.pid.read_text()), signal.SIGKILL)
-        try:
-            async with asyncio.timeout(KILL_S_MAX):
-                await self._channel.ended()
-        except TimeoutError as error:
-            raise DeadlineError(f"the VMM of {self.name} outlives SIGKILL") from error
 
 
 class NativeHypervisor:
@@ -203,6 +197,28 @@ def _if_alive(folder: MachineFolder) -> NativeVmm | None:
     except UnreachableError:
         return None
     return NativeVmm(folder)
+
+
+def _process_of(folder: MachineFolder) -> int | None:
+    """A pidfd of the machine's VMM; None if that is dead."""
+    try:
+        process = os.pidfd_open(int(folder.pid.read_text(encoding="ascii")))
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return None
+    # Locked now, so alive before, when the descriptor was taken: the number is not another's.
+    if folder.is_locked():
+        return process
+    os.close(process)
+    return None
+
+
+async def _ended(process: int) -> None:
+    """Wait until the process of this pidfd is dead, its memory and locks gone."""
+    try:
+        async with asyncio.timeout(END_S_MAX):
+            await readable(process)
+    except TimeoutError as error:
+        raise DeadlineError(f"a VMM has not ended within {END_S_MAX} s") from error
 
 
 def _check_memory(spec: MachineSpec) -> None:

@@ -6,12 +6,11 @@ out as ``GuestError``, with the traceback in the log.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, ParamSpec, TypeVar
-
-import structlog
 
 from godwit.guests.loader import load_guest
 from godwit_protocol.errors import GodwitError, GuestError
@@ -27,7 +26,7 @@ STEP_NS_MAX: Final = 10_000_000
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,5 +129,5 @@ def _guarded(what: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     except GodwitError:
         raise
     except (Exception, SystemExit) as error:
-        _log.exception("the guest failed", call=what)
+        _log.exception("the guest failed in %s", what)
         raise GuestError(f"the guest failed in {what}: {type(error).__name__}: {error}") from error

@@ -13,13 +13,12 @@ its request, so that what two publishers send at about the same time is stored o
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
-
-import structlog
 
 from godwit.runtime.event_log import EventLog
 from godwit_protocol import subjects
@@ -37,7 +36,7 @@ RETRY_S: Final = 0.2
 BACKOFF_S_MIN: Final = 0.05
 BACKOFF_S_MAX: Final = 5.0
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class GuestIo:
@@ -161,7 +160,7 @@ class GuestIo:
                 await self._serve(await self._connect())
             except* GodwitError as group:
                 reasons = [str(error) for error in group.exceptions]
-                _log.warning("guest I/O interrupted", machine=self._machine, reasons=reasons)
+                _log.warning("guest I/O interrupted: %s", "; ".join(reasons))
             lasted = self._loop.time() - began_s > BACKOFF_S_MAX
             backoff_s = BACKOFF_S_MIN if lasted else min(backoff_s * 2, BACKOFF_S_MAX)
             await asyncio.sleep(backoff_s)
@@ -258,7 +257,7 @@ class GuestIo:
                 headers={REQUEST_HEADER: reply.request_id},
             )
         except GodwitError as error:
-            _log.warning("reply not stored yet", machine=self._machine, reason=str(error))
+            _log.warning("a reply is not stored yet: %s", error)
             return False
         self._acknowledge(reply.sequence)
         return True

@@ -50,25 +50,26 @@ class Launcher:
         host_dir.mkdir(parents=True, exist_ok=True)
         self._host_dir = host_dir.resolve()
         self._lock = _lock(host_dir / LAUNCHER_LOCK, f"a launcher already serves {host_dir}")
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopping = False
+        # Before anybody can connect: who sees the launcher may end it.
+        self._signals = _catch_signals()
         path = host_dir / LAUNCHER_SOCKET
         path.unlink(missing_ok=True)
         self._server = ControlServer(wire.listen(path), self._answer)
-        self._children: list[subprocess.Popen[bytes]] = []
-        self._stopping = False
+        self._server.watch(self._signals.fileno(), self._take_signals)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
-        reader, writer = socket.socketpair()
-        writer.setblocking(False)
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)
-        self._server.watch(reader.fileno(), lambda: self._take_signals(reader.recv(64)))
         while not self._stopping:
             self._server.poll(None)
 
-    def _take_signals(self, numbers: bytes) -> None:
-        self._children = [child for child in self._children if child.poll() is None]
+    def _take_signals(self) -> None:
+        numbers = self._signals.recv(64)
+        for name, child in list(self._children.items()):
+            if child.poll() is not None:
+                _log.info("the VMM of %s ended with status %d", name, child.returncode)
+                del self._children[name]
         self._stopping = self._stopping or signal.SIGTERM in numbers or signal.SIGINT in numbers
 
     def _answer(self, body: bytes) -> tuple[wire.Message, Sequence[int]]:
@@ -98,8 +99,18 @@ class Launcher:
             os.write(lock, str(child.pid).encode())
         finally:
             os.close(lock)
-        self._children.append(child)
+        self._children[spec.name] = child
         _log.info("started the VMM of %s as process %d", spec.name, child.pid)
+
+
+def _catch_signals() -> socket.socket:
+    """Return a socket that gives the number of each signal as it comes."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    return reader
 
 
 def _lock(path: Path, conflict: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -41,6 +42,15 @@ class MachineFolder:
     def pid(self) -> Path:
         """The process id, in a file that the VMM holds locked for as long as it lives."""
         return self.path / "pid"
+
+    def is_locked(self) -> bool:
+        """Whether the VMM lives."""
+        with self.pid.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     @property
     def log(self) -> Path:

@@ -8,6 +8,7 @@ refuses an epoch that is older than one it has seen.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -18,7 +19,6 @@ from typing import Final
 
 import msgspec
 import numpy as np
-import structlog
 
 from godwit.runtime.event_log import EventLog
 from godwit_protocol.errors import (
@@ -41,6 +41,7 @@ from .paths import MachineFolder
 from .server import ControlServer
 
 FIRST_CONTACT_S_MAX: Final = 10.0
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LAST_REPLIES_S_MAX: Final = 1.0
 IDLE_S_MAX: Final = 1.0
 """An idle guest is asked again after this time whether it still is."""
@@ -60,7 +61,7 @@ _ALLOWED: Final[dict[type[wire.Message], frozenset[VmmState]]] = {
     wire.Resume: frozenset({VmmState.PAUSED}),
 }
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 _commands: msgspec.msgpack.Decoder[wire.VmmCommand] = msgspec.msgpack.Decoder(wire.VmmCommand)
 
 
@@ -126,7 +127,7 @@ class VmmProcess:
             self._fail(error)
 
     def _fail(self, error: GodwitError) -> None:
-        _log.error("the machine failed", machine=self._spec.name, reason=str(error))
+        _log.error("machine %s failed: %s", self._spec.name, error)
         self._io.hold()
         self._failure = str(error)
         self._state = VmmState.FAILED
@@ -149,7 +150,7 @@ class VmmProcess:
             return wire.failed(error), ()
         except Exception:
             # A defect in a command must not end the machine.
-            _log.exception("a command failed", machine=self._spec.name)
+            _log.exception("%s failed", type(command).__name__)
             return wire.failed(
                 GodwitError(f"{type(command).__name__} failed; see the VMM's log")
             ), ()
@@ -255,12 +256,13 @@ def main() -> None:
     folder = MachineFolder(Path(sys.argv[1]))
     listener_fd, lock_fd = int(sys.argv[2]), int(sys.argv[3])
     os.set_inheritable(lock_fd, False)  # a process that the guest starts must not hold it
+    logging.basicConfig(format=LOG_FORMAT, level=logging.INFO)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     order = msgspec.msgpack.decode(folder.order.read_bytes(), type=wire.Spawn)
     try:
         VmmProcess(order, socket.socket(fileno=listener_fd)).run()
     except BaseException:
-        _log.exception("the VMM ends", machine=order.spec.name)
+        _log.exception("the VMM of %s ends", order.spec.name)
         os._exit(1)
     # At once: the memory goes with the process, and its clients see it go.
     os._exit(0)

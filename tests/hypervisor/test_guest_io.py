@@ -1,0 +1,221 @@
+"""Each request is answered once: paused and resumed, moved, with the log going away in between."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from native_host import Client, machine_spec
+
+from godwit.hypervisor.native import guest_queues
+from godwit.hypervisor.native.guest_io import GuestIo
+from godwit.hypervisor.native.guest_queues import Inbox, IoState, Outbox, Reply, Request
+from godwit.runtime.jetstream_api import StreamRules
+from godwit.runtime.nats_log import NatsLog
+from godwit_protocol import subjects
+from godwit_protocol.errors import UnreachableError
+
+
+async def keep_asking(client, count):
+    for _ in range(count):
+        await client.send("count")
+
+
+async def move(source, destination):
+    """Copy the memory and hand over the checkpoint; both VMMs' hosts are on this machine."""
+    checkpoint = await source.pause()
+    with await source.memory() as there, await destination.memory() as here:
+        for region, target in zip(there.regions, here.regions, strict=True):
+            for start, count in region.extents().tolist():
+                target.pages[start : start + count] = region.pages[start : start + count]
+    await destination.load(checkpoint.data)
+
+
+async def test_pause_and_resume_lose_and_double_nothing(host, client):
+    vmm = await host.hypervisor.create(machine_spec())
+    await vmm.start(1)
+    asking = asyncio.create_task(keep_asking(client, 400))
+    pauses = 0
+    while not asking.done():
+        await vmm.pause()
+        await vmm.resume(1)
+        pauses += 1
+    await asking
+    assert pauses > 5
+    await client.check_each_answered_once_in_order()
+
+
+async def test_a_machine_moves_there_and_back_and_answers_each_request_once(hosts, client):
+    vmm = await hosts[0].hypervisor.create(machine_spec())
+    await vmm.start(1)
+    asking = asyncio.create_task(keep_asking(client, 600))
+    for epoch in range(2, 6):
+        gated = await hosts[(epoch + 1) % 2].hypervisor.create(machine_spec())
+        await move(vmm, gated)
+        await gated.open_gate(epoch)
+        await vmm.stop()
+        vmm = gated
+    await asking
+    await client.check_each_answered_once_in_order()
+
+
+async def test_an_aborted_move_leaves_the_source_to_answer(hosts, client):
+    vmm = await hosts[0].hypervisor.create(machine_spec())
+    await vmm.start(1)
+    asking = asyncio.create_task(keep_asking(client, 200))
+    gated = await hosts[1].hypervisor.create(machine_spec())
+    await move(vmm, gated)
+    await vmm.resume(1)
+    await asking
+    await client.check_each_answered_once_in_order()
+    await gated.stop()
+
+
+async def test_requests_from_before_the_gated_vmm_was_created_are_answered(hosts, client):
+    vmm = await hosts[0].hypervisor.create(machine_spec())
+    await vmm.start(1)
+    await client.ask("count")
+    await vmm.pause()
+    await keep_asking(client, 50)
+    gated = await hosts[1].hypervisor.create(machine_spec())
+    await keep_asking(client, 50)
+    await move(vmm, gated)
+    await gated.open_gate(2)
+    await client.check_each_answered_once_in_order()
+
+
+async def test_a_paused_machine_publishes_nothing(host, client):
+    vmm = await host.hypervisor.create(machine_spec())
+    await vmm.start(1)
+    await client.ask("count")
+    await vmm.pause()
+    await keep_asking(client, 3)
+    before = await vmm.status()
+    assert len(await client.replies()) == 1
+    assert (await vmm.status()).steps == before.steps
+    await vmm.resume(1)
+    await client.check_each_answered_once_in_order()
+
+
+async def test_a_restart_of_the_log_loses_and_doubles_nothing(own_host, own_server, own_client):
+    vmm = await own_host.hypervisor.create(machine_spec())
+    await vmm.start(1)
+    await keep_asking(own_client, 100)
+    await own_server.restart()
+    await own_client.check_each_answered_once_in_order()
+
+
+async def test_pause_and_resume_need_no_log(own_host, own_server, own_client):
+    vmm = await own_host.hypervisor.create(machine_spec())
+    await vmm.start(1)
+    await keep_asking(own_client, 20)
+    await own_server.kill()
+    await vmm.pause()
+    await vmm.resume(1)
+    await own_server.restart()
+    await own_client.check_each_answered_once_in_order()
+
+
+async def test_a_machine_of_the_same_name_begins_afresh(host, client, log):
+    for _ in range(2):
+        vmm = await host.hypervisor.create(machine_spec())
+        await vmm.start(1)
+        fresh = await Client.of(log)
+        assert await fresh.ask("count") == b"1"
+        assert await fresh.ask("count") == b"2"
+        await vmm.stop()
+
+
+async def test_a_machine_does_not_begin_without_a_log(own_server):
+    await own_server.stop()
+    io = GuestIo("m", lambda: NatsLog.connect(own_server.url, name="vmm-m", timeout_s=0.1))
+    io.start()
+    with pytest.raises(UnreachableError, match="does not reach the event log"):
+        io.begin(0.2)
+
+
+async def test_a_reply_stored_long_ago_is_not_published_again(own_server):
+    """The log forgets message ids after its window; what it holds it does not forget."""
+    log = await NatsLog.connect(own_server.url, name="test")
+    rules = StreamRules(
+        name=subjects.GUEST,
+        subjects=subjects.STREAM_SUBJECTS[subjects.GUEST],
+        duplicate_window_s=1,
+        keep_for_ever=False,
+    )
+    await log.ensure_stream(rules)
+    replies = [await stored_request(log, number) for number in range(4)]
+    for reply in replies[::2]:
+        await publish(log, reply)
+    await until_window_passed(log)
+    io = GuestIo("m", lambda: NatsLog.connect(own_server.url, name="vmm-m"))
+    io.start()
+    io.load(IoState(replies[-1].sequence, tuple(replies)))
+    io.release()
+    assert await asyncio.to_thread(io.flush, 10)
+    stored = [
+        message.headers["Godwit-Request"] async for message in log.read([subjects.guest_reply("m")])
+    ]
+    assert sorted(stored) == [reply.request_id for reply in replies]
+    await log.close()
+
+
+async def stored_request(log, number):
+    sequence = await log.append(subjects.guest_request("m"), b"?", message_id=f"q{number}")
+    return Reply(sequence, f"q{number}", b"answer")
+
+
+async def publish(log, reply):
+    identity = f"reply-m-{reply.sequence}"
+    headers = {"Godwit-Request": reply.request_id}
+    await log.append(subjects.guest_reply("m"), reply.data, message_id=identity, headers=headers)
+
+
+async def until_window_passed(log):
+    subject = subjects.guest_request("probe")
+    first = await log.append(subject, b"", message_id="probe")
+    async with asyncio.timeout(10):
+        while await log.append(subject, b"", message_id="probe") == first:
+            pass
+
+
+@given(st.lists(st.integers(1, 3), max_size=40), st.integers(0, 100), st.data())
+def test_a_gated_inbox_keeps_the_newest_and_knows_what_it_let_go(gaps, after, data):
+    inbox = Inbox(after, gated=True)
+    sequences = []
+    guest_queues_max = guest_queues.INBOX_MAX
+    guest_queues.INBOX_MAX = 8
+    try:
+        for gap in gaps:
+            sequences.append(inbox.end + gap)
+            inbox.add(Request(sequences[-1], "", b"x"))
+    finally:
+        guest_queues.INBOX_MAX = guest_queues_max
+    cursor = data.draw(st.integers(after, max(sequences, default=after) + 2))
+    wanted = [sequence for sequence in sequences if sequence > cursor]
+    if inbox.advance(cursor):
+        assert [inbox.take().sequence for _ in range(len(inbox))] == wanted
+    else:
+        assert len(wanted) > len(inbox)
+
+
+@given(st.lists(st.sampled_from(["add", "claim", "acknowledge", "settle"]), max_size=40))
+def test_an_outbox_forgets_a_reply_only_when_it_is_acknowledged(actions):
+    outbox, added, claimed, acknowledged = Outbox(), 0, [], set()
+    for action in actions:
+        if action == "add":
+            added += 1
+            outbox.add(Reply(added, "", b"xy"))
+        elif action == "claim":
+            claimed += outbox.claim(2)
+        elif action == "acknowledge" and claimed:
+            acknowledged.add(claimed[0].sequence)
+            outbox.acknowledge(claimed.pop(0).sequence)
+        elif action == "settle":
+            doubtful = outbox.doubtful()
+            assert [r.sequence for r in doubtful] == sorted(r.sequence for r in claimed)
+            claimed.clear()
+            for reply in reversed(doubtful):
+                outbox.refresh(reply.sequence)
+        held = [reply.sequence for reply in outbox.unacknowledged()]
+        assert held == [n for n in range(1, added + 1) if n not in acknowledged]

@@ -1,0 +1,285 @@
+"""A VMM's life: every command in every state, and what it survives."""
+
+import asyncio
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from native_host import MIB, machine_spec
+
+from godwit.hypervisor.native.memory import NO_RUNS, runs_of
+from godwit.hypervisor.port import VmmState
+from godwit_protocol.errors import (
+    ConflictError,
+    CorruptError,
+    GuestError,
+    InvalidInputError,
+    RefusedError,
+    UnreachableError,
+)
+from godwit_protocol.machine import PAGE_BYTES
+
+COMMANDS = {
+    "start": lambda vmm: vmm.start(5),
+    "populate": lambda vmm: vmm.populate([runs_of([(0, 4)]), NO_RUNS]),
+    "load": lambda vmm: vmm.load(b"?"),
+    "open_gate": lambda vmm: vmm.open_gate(5),
+    "pause": lambda vmm: vmm.pause(),
+    "resume": lambda vmm: vmm.resume(5),
+}
+LEGAL = {
+    VmmState.GATED: {"start", "populate", "load"},
+    VmmState.LOADED: {"open_gate"},
+    VmmState.RUNNING: {"pause"},
+    VmmState.PAUSED: {"pause", "resume"},
+    VmmState.FAILED: set(),
+}
+
+
+async def in_state(state, host, client):
+    vmm = await host.hypervisor.create(machine_spec())
+    if state is VmmState.GATED:
+        return vmm
+    if state is VmmState.LOADED:
+        other = await host.hypervisor.create(machine_spec("other"))
+        await other.start(1)
+        await vmm.load((await other.pause()).data)
+        return vmm
+    await vmm.start(1)
+    if state is VmmState.PAUSED:
+        await vmm.pause()
+    if state is VmmState.FAILED:
+        await client.send("fail")
+        await until_state(vmm, VmmState.FAILED)
+    return vmm
+
+
+async def until_state(vmm, state):
+    async with asyncio.timeout(10):
+        while (await vmm.status()).state is not state:
+            pass
+
+
+@pytest.mark.parametrize("state", list(VmmState))
+async def test_what_a_state_forbids_is_refused_and_changes_nothing(state, host, client):
+    vmm = await in_state(state, host, client)
+    before = await vmm.status()
+    assert before.state is state
+    for name in COMMANDS.keys() - LEGAL[state]:
+        with pytest.raises(ConflictError, match=f"machine m is {state}"):
+            await COMMANDS[name](vmm)
+    assert await vmm.status() == before
+    memory = await vmm.memory()
+    assert [region.name for region in memory.regions] == ["ram", "vgpu0.framebuffer"]
+    memory.close()
+    await vmm.stop()
+    assert await host.hypervisor.find("m") is None
+    with pytest.raises(UnreachableError):
+        await vmm.status()
+    await vmm.stop()
+
+
+async def test_a_whole_life(host, client):
+    assert host.hypervisor.missing() == []
+    spec = machine_spec(env={"COLOUR": "teal"})
+    vmm = await host.hypervisor.create(spec)
+    status = await vmm.status()
+    assert (status.spec, status.state, status.epoch, status.steps) == (spec, "gated", 0, 0)
+    before_ns = time.monotonic_ns()
+    began_ns = await vmm.start(3)
+    assert before_ns <= began_ns <= time.monotonic_ns()
+    assert await client.ask("env COLOUR") == b"teal"
+    assert await client.ask("count") == b"1"
+    checkpoint = await vmm.pause()
+    assert began_ns < checkpoint.stopped_ns <= time.monotonic_ns()
+    assert await vmm.pause() == checkpoint
+    with pytest.raises(ConflictError, match="epoch 3"):
+        await vmm.resume(2)
+    assert await vmm.resume(4) > checkpoint.stopped_ns
+    assert await client.ask("count") == b"2"
+    status = await vmm.status()
+    assert (status.state, status.epoch, status.steps) == ("running", 4, 3)
+
+
+async def test_memory_is_shared_and_costs_nothing_until_it_is_touched(host, client):
+    vmm = await host.hypervisor.create(machine_spec())
+    await vmm.start(1)
+    await client.ask("stamp 1 1000 77")
+    with await vmm.memory() as memory:
+        framebuffer = memory["vgpu0.framebuffer"]
+        assert framebuffer.extents().tolist() == [[1000, 1]]
+        assert framebuffer.pages[1000, 0] == 77
+        assert os.fstat(framebuffer.fd).st_blocks * 512 == PAGE_BYTES
+        framebuffer.pages[1000, 0] = 78
+        assert await client.ask("read 1 1000") == bytes([78, *bytes(7)])
+
+
+async def test_populate_makes_exactly_these_pages_real(host):
+    vmm = await host.hypervisor.create(machine_spec())
+    runs = runs_of([(3, 1), (100, 40_000), (50_000, 2)])
+    await vmm.populate([runs_of([(7, 2)]), runs])
+    with await vmm.memory() as memory:
+        assert memory["ram"].extents().tolist() == [[7, 2]]
+        assert (memory["vgpu0.framebuffer"].extents() == runs).all()
+        assert _resident_bytes((await vmm.status()).pid) >= 40_005 * PAGE_BYTES
+    with pytest.raises(InvalidInputError):
+        await vmm.populate([runs_of([(2048, 1)]), NO_RUNS])
+    assert (await vmm.status()).state is VmmState.GATED
+
+
+def _resident_bytes(pid):
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+async def test_a_checkpoint_that_is_none_is_refused(host):
+    vmm = await host.hypervisor.create(machine_spec())
+    with pytest.raises(CorruptError):
+        await vmm.load(b"nonsense")
+    assert (await vmm.status()).state is VmmState.GATED
+
+
+@pytest.mark.parametrize(
+    ("request_text", "said"),
+    [
+        ("fail", "the guest failed in step: ValueError: told to fail"),
+        ("exit", "the guest failed in step: SystemExit: 3"),
+        ("short", "the guest gave 0 replies to 1 requests"),
+        ("long", "the guest gave a reply of 2000000 bytes"),
+    ],
+)
+async def test_a_guest_that_fails_says_why_and_keeps_its_memory(request_text, said, host, client):
+    vmm = await host.hypervisor.create(machine_spec())
+    await vmm.start(1)
+    assert await client.ask("count") == b"1"
+    await client.send(request_text)
+    await until_state(vmm, VmmState.FAILED)
+    assert (await vmm.status()).failure == said
+    with await vmm.memory() as memory:
+        assert memory["ram"].pages[0, 0] == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import no_such_module\nclass G: pass", "No module named 'no_such_module'"),
+        ("class G:\n def __init__(self): 1/0", "cannot be constructed"),
+        ("class G:\n def boot(self, m): pass", "has no method step, save, load"),
+    ],
+)
+async def test_a_guest_that_cannot_be_constructed_leaves_no_machine(source, said, host):
+    with pytest.raises(GuestError, match=said):
+        await host.hypervisor.create(machine_spec(guest="g.py:G", guest_source=source))
+    assert await host.hypervisor.find("m") is None
+
+
+async def test_a_machine_exists_once_and_only_if_its_memory_can(host):
+    await host.hypervisor.create(machine_spec())
+    with pytest.raises(ConflictError, match="machine m exists"):
+        await host.hypervisor.create(machine_spec())
+    with pytest.raises(RefusedError, match="bytes of RAM"):
+        await host.hypervisor.create(machine_spec("vast", ram_bytes=2**50))
+    with pytest.raises(InvalidInputError, match="not usable"):
+        await host.hypervisor.create(machine_spec("../m"))
+    assert [vmm.name for vmm in await host.hypervisor.find_all()] == ["m"]
+
+
+async def test_machines_outlive_the_launcher_and_are_found_again(host, client):
+    vmm = await host.hypervisor.create(machine_spec())
+    await vmm.start(1)
+    pid = (await vmm.status()).pid
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
+        assert host.end_launcher(number) == code
+        with pytest.raises(UnreachableError):
+            await host.hypervisor.create(machine_spec("second"))
+        host.launch()
+    (found,) = await host.hypervisor.find_all()
+    assert (found.name, (await found.status()).pid) == ("m", pid)
+    with pytest.raises(ConflictError, match="machine m exists"):
+        await host.hypervisor.create(machine_spec())
+    assert await client.ask("count") == b"1"
+
+
+async def test_one_launcher_a_host(host):
+    environment = {**os.environ, "GODWIT_HOST_DIR": str(host.directory)}
+    second = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "godwit.hypervisor.native"),
+        env=environment,
+        stderr=subprocess.PIPE,
+    )
+    _, said = await second.communicate()
+    assert second.returncode == ConflictError.exit_code
+    assert b"a launcher already serves" in said
+
+
+async def test_a_machine_that_died_is_gone_and_can_be_created_again(host):
+    vmm = await host.hypervisor.create(machine_spec())
+    os.kill((await vmm.status()).pid, signal.SIGKILL)
+    await vmm.stop()
+    assert await host.hypervisor.find("m") is None
+    again = await host.hypervisor.create(machine_spec())
+    assert (await again.status()).state is VmmState.GATED
+
+
+async def test_a_hung_machine_is_stopped(host, client, monkeypatch):
+    monkeypatch.setattr("godwit.hypervisor.native.driver.ANSWER_S_MAX", 0.3)
+    vmm = await host.hypervisor.create(machine_spec())
+    pid = (await vmm.status()).pid
+    os.kill(pid, signal.SIGSTOP)
+    await vmm.stop()
+    assert await host.hypervisor.find("m") is None
+
+
+async def test_a_machine_survives_clients_that_misbehave(host, client):
+    vmm = await host.hypervisor.create(machine_spec())
+    await vmm.start(1)
+    path = str(host.directory / "machines/m/vmm.sock")
+    talk = f"import socket,sys,time; s=socket.socket(1); s.connect({path!r}); "
+    talk += "s.send(b'\\x20\\0\\0\\0half a frame'); print(flush=True); time.sleep(60)"
+    killed = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", talk), stdout=subprocess.PIPE
+    )
+    await killed.stdout.readline()
+    killed.kill()
+    await killed.wait()
+    for nonsense in (b"\xff" * 64, b"\x03\0\0\0\x93\x01\x02", b"\0\0\0\0"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(path)
+            connection.settimeout(5)
+            connection.send(nonsense)
+            assert connection.recv(1) == b""
+    assert await client.ask("count") == b"1"
+    assert (await vmm.status()).state is VmmState.RUNNING
+
+
+async def test_pause_and_gate_take_far_less_than_a_stun(host, client):
+    vmm = await host.hypervisor.create(machine_spec())
+    await vmm.start(1)
+    await client.ask("count")
+    pauses, resumes = [], []
+    for epoch in range(1, 41):
+        began_ns = time.monotonic_ns()
+        checkpoint = await vmm.pause()
+        pauses.append(time.monotonic_ns() - began_ns)
+        assert checkpoint.stopped_ns >= began_ns
+        resumes.append(await vmm.resume(epoch) - checkpoint.stopped_ns)
+    assert statistics.quantiles(pauses, n=4)[0] < 1_000_000
+    assert statistics.quantiles(resumes, n=4)[0] < 2_000_000
+
+
+async def test_a_digest_does_not_tell_a_hole_from_zeros(host):
+    vmm = await host.hypervisor.create(machine_spec(ram_bytes=8 * MIB))
+    with await vmm.memory() as memory:
+        region = memory["ram"]
+        region.pages[[5, 6, 600, 1300]] = np.arange(4, dtype=np.uint8)[:, None] + 1
+        sparse = region.digest()
+        region.populate(runs_of([(0, 700), (1000, 400)]))
+        assert region.digest() == sparse
+        region.pages[7, 4095] = 1
+        assert region.digest() != sparse

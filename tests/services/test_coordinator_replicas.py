@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from godwit.runtime.lane import Scope
+from godwit.runtime.nats_server import NatsServer
 from godwit_protocol.events import CHAIN_START, Event, Lane, stored_hash
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason, Outcome
@@ -119,6 +120,25 @@ async def test_an_abort_survives_the_coordinator_that_ordered_it(
     assert (ended.outcome, ended.reason) == (Outcome.ABORTED, AbortReason.CANCELLED)
     assert max(decisions(watch).values()) == 1
     assert_chains(watch)
+
+
+async def test_a_restart_of_the_log_is_waited_out(
+    own_world: World, own_server: NatsServer, start_service: StartService
+) -> None:
+    world = own_world
+    running = [start_service(module) for module in ("gpu_state_tracker", "coordinator")]
+    hosts = await world.host("H100-80GB"), await world.host("H100-80GB")
+    machine = await world.machine(hosts[0], "7g.80gb")
+    migration = await world.request(machine, hosts[1])
+    async with world.watch(migration) as watch:
+        await watch.until(ev.PreparationOrdered)
+        await own_server.kill()
+        await own_server.restart()
+        await carried_out(world, watch, migration, hosts)
+        await watch.until(ev.ReservationConfirmed)
+    assert decisions(watch) == EACH_ONCE
+    assert_chains(watch)
+    assert [process.stop() for process in running] == [0, 0]
 
 
 async def test_two_coordinators_take_each_decision_once(

@@ -92,37 +92,55 @@ def predicted_stun_ns(remaining_bytes: int, bytes_per_second: float) -> int:
     return STUN_FIXED_NS + int(remaining_bytes / bytes_per_second * 1e9)
 
 
-def decide(history: Sequence[RoundLike], *, stun_limit_ns: int, rounds_max: int) -> Verdict:
+def decide(
+    history: Sequence[RoundLike],
+    *,
+    stun_limit_ns: int,
+    rounds_max: int,
+    stalled_rounds_max: int = STALLED_ROUNDS_MAX,
+) -> Verdict:
     """Decide at the end of the last round in ``history`` (at least one).
 
-    ``stun_limit_ns`` is what the stun may take; ``rounds_max`` bounds the rounds.
+    ``stun_limit_ns`` is what the stun may take; ``rounds_max`` bounds the rounds, and
+    ``stalled_rounds_max`` those in a row without a new minimum of what remains.
     """
     last = history[-1]
     rate = bandwidth(history)
     predicted = predicted_stun_ns(last.remaining_bytes, rate)
-    decision, reason = _choose(
-        history, predicted, fits=predicted <= stun_limit_ns, rounds_max=rounds_max
-    )
+    if predicted <= stun_limit_ns:
+        decision, reason = _stun_or_improve(history, predicted, rounds_max)
+    else:
+        decision, reason = _wait_or_give_up(history, rounds_max, stalled_rounds_max)
     dirty = last.remaining_bytes / last.duration_ns * 1e9 if last.duration_ns > 0 else 0.0
     return Verdict(decision, reason, predicted, rate, dirty)
 
 
-def _choose(
-    history: Sequence[RoundLike], predicted_ns: int, *, fits: bool, rounds_max: int
+def _stun_or_improve(
+    history: Sequence[RoundLike], predicted_ns: int, rounds_max: int
 ) -> tuple[Decision, DecisionReason]:
-    if fits and predicted_ns - STUN_FIXED_NS <= SMALL_STUN_NS:
+    """A stun would fit the limit now. Would another round make it shorter?"""
+    if predicted_ns - STUN_FIXED_NS <= SMALL_STUN_NS:
         return Decision.STUN, DecisionReason.SMALL_ENOUGH
     if len(history) >= rounds_max:
-        if fits:
-            return Decision.STUN, DecisionReason.FITS_AT_LAST_ROUND
+        return Decision.STUN, DecisionReason.FITS_AT_LAST_ROUND
+    if len(history) < 2:
+        return Decision.ANOTHER_ROUND, DecisionReason.FIRST_ROUNDS
+    if _shrinks(history):
+        return Decision.ANOTHER_ROUND, DecisionReason.STILL_SHRINKING
+    return Decision.STUN, DecisionReason.FITS_AND_NO_LONGER_SHRINKS
+
+
+def _wait_or_give_up(
+    history: Sequence[RoundLike], rounds_max: int, stalled_rounds_max: int
+) -> tuple[Decision, DecisionReason]:
+    """A stun would be too long now. Is there hope?"""
+    if len(history) >= rounds_max:
         return Decision.GIVE_UP, DecisionReason.ROUNDS_EXHAUSTED
     if len(history) < 2:
         return Decision.ANOTHER_ROUND, DecisionReason.FIRST_ROUNDS
     if _shrinks(history):
         return Decision.ANOTHER_ROUND, DecisionReason.STILL_SHRINKING
-    if fits:
-        return Decision.STUN, DecisionReason.FITS_AND_NO_LONGER_SHRINKS
-    if _rounds_since_minimum(history) >= STALLED_ROUNDS_MAX:
+    if _rounds_since_minimum(history) >= stalled_rounds_max:
         return Decision.GIVE_UP, DecisionReason.STALLED_ABOVE_LIMIT
     return Decision.ANOTHER_ROUND, DecisionReason.WAITING_FOR_A_BETTER_MOMENT
 

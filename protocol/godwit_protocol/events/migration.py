@@ -53,11 +53,16 @@ class Verify(StrEnum):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a migration may cost. All in nanoseconds, but for the rounds."""
+    """What a migration may cost. All in nanoseconds, but for the rounds.
+
+    ``stalled_rounds_max``: so many rounds in a row may leave no less than the best one before them
+    did, while a stun would be too long; then it is given up.
+    """
 
     stun_limit_ns: int = 500_000_000
     deadline_ns: int = 600_000_000_000
     rounds_max: int = 30
+    stalled_rounds_max: int = 5
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):

@@ -100,7 +100,10 @@ def _round_done(state: SourceState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.RoundDone)
     history = (*state.history, given.figures)
     verdict = convergence.decide(
-        history, stun_limit_ns=state.limits.stun_limit_ns, rounds_max=state.limits.rounds_max
+        history,
+        stun_limit_ns=state.limits.stun_limit_ns,
+        rounds_max=state.limits.rounds_max,
+        stalled_rounds_max=state.limits.stalled_rounds_max,
     )
     after = _replace(state, history=history)
     told = _lagging(_round_event(given.figures, verdict, state.limits.stun_limit_ns))

@@ -90,6 +90,22 @@ async def test_a_refused_start_frees_its_capacity(world: World, unique_name: str
     assert not (await world.wait_ledger(host, EntryKind.RELEASED, start)).holdings
 
 
+async def test_a_host_that_asks_again_is_answered_again(world: World, unique_name: str) -> None:
+    """It died while it waited: what came meanwhile may be lost on it."""
+    host = await world.host(H100)
+    async with world.watch(Scope.of_machine(unique_name)) as watch:
+        start = await world.ask_capacity(host, unique_name, "7g.80gb")
+        first = await watch.until(ev.ReservationGranted)
+        await world.ask_capacity(host, unique_name, "7g.80gb", start=start)
+        assert await watch.until(ev.ReservationGranted, times=2) == first
+        refused = await world.ask_capacity(host, unique_name, "1g.10gb")
+        await watch.until(ev.ReservationRefused)
+        await world.ask_capacity(host, unique_name, "1g.10gb", start=refused)
+        again = await watch.until(ev.ReservationRefused, times=2)
+    assert again.reservation == refused
+    assert len((await world.wait_ledger(host, EntryKind.REFUSED, refused)).holdings) == 1
+
+
 async def test_a_machine_stopped_and_started_again_is_answered_again(world: World) -> None:
     host = await world.host(H100)
     machine = await world.machine(host, "7g.80gb")

@@ -110,9 +110,9 @@ class World:
         await self.write(Lane.SOURCE, name, Scope.of_host(name), announced)
         return name
 
-    async def ask_capacity(self, host: str, machine: str, *profiles: str) -> str:
+    async def ask_capacity(self, host: str, machine: str, *profiles: str, start: str = "") -> str:
         """A host's request before a start. Returns the reservation's id, which is the start's."""
-        start = self._clock.new_id()
+        start = start or self._clock.new_id()
         requested = ev.ReservationRequested(
             reservation=start,
             machine=machine,

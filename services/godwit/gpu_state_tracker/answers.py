@@ -42,23 +42,24 @@ _log: Final = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request for capacity: who asks, in which scope, and by which event."""
+    """A request for capacity: who asks, in which scope, by which event, and where that stands."""
 
     request: ReservationRequested
     scope: Scope
     to: Address | None
     cause: str
+    sequence: int
 
     @classmethod
-    def by(cls, envelope: Envelope, request: ReservationRequested) -> Asked:
+    def by(cls, envelope: Envelope, request: ReservationRequested, sequence: int) -> Asked:
         """What a stored request says of who asks. Raises ``CorruptError``."""
         if envelope.migration:
             scope = Scope.of_migration(envelope.migration, request.machine)
-            return cls(request, scope, None, envelope.id)
+            return cls(request, scope, None, envelope.id, sequence)
         if not NAME_PATTERN.fullmatch(envelope.host):
             raise CorruptError(f"no host can be called {envelope.host!r}")
         to = Address(envelope.host, Service.SOURCE_HOST)
-        return cls(request, Scope.of_machine(envelope.machine), to, envelope.id)
+        return cls(request, Scope.of_machine(envelope.machine), to, envelope.id, sequence)
 
 
 class Answers:
@@ -71,12 +72,16 @@ class Answers:
         self._lanes: OrderedDict[Scope, LaneWriter] = OrderedDict()
 
     async def tell(self, asked: Asked, event: AnswerEvent) -> None:
-        """Write an answer unless it stands already. Raises ``UnreachableError`` in the end."""
+        """Write an answer unless it has been given since it was asked for.
+
+        A host that died while it waited asks again, and is answered again. Raises
+        ``UnreachableError`` once the log has been silent for too long.
+        """
         lane = await self._lane(asked.scope)
         for _ in range(ATTEMPTS_MAX):
             sealed = lane.seal(event, to=asked.to, causation=asked.cause)
             standing = await self._last(sealed.subject)
-            if standing is not None and self._is_told(standing, asked.scope, event.reservation):
+            if standing is not None and self._is_told(standing, asked):
                 return
             if await self._write(sealed, 0 if standing is None else standing.sequence):
                 lane.advance(sealed)
@@ -87,13 +92,14 @@ class Answers:
     async def _last(self, subject: str) -> Stored | None:
         return await patiently(lambda: self._event_log.last(subject))
 
-    def _is_told(self, standing: Stored, scope: Scope, reservation: str) -> bool:
+    def _is_told(self, standing: Stored, asked: Asked) -> bool:
         recorded = codec.decode(standing.data, standing.sequence)
-        if _reservation_of(recorded.event) != reservation:
+        is_same = _reservation_of(recorded.event) == asked.request.reservation
+        if not is_same or standing.sequence < asked.sequence:
             return False
         if recorded.envelope.host == self._name:
             # An earlier life of ours may have told it after we read how far its chain had come.
-            self._lanes.pop(scope, None)
+            self._lanes.pop(asked.scope, None)
         return True
 
     async def _write(self, sealed: Sealed, expected_sequence: int) -> bool:

@@ -98,7 +98,7 @@ class Tracker:
         if isinstance(event, HostAnnounced):
             await self._step(core.HostSeen(host=envelope.host, gpus=event.gpus))
         elif isinstance(event, ReservationRequested):
-            await self._learn_request(Asked.by(envelope, event))
+            await self._learn_request(Asked.by(envelope, event, stored.sequence))
         elif isinstance(event, AnswerEvent):
             self._learn_answer(event)
         else:
@@ -108,8 +108,7 @@ class Tracker:
 
     async def _learn_request(self, asked: Asked) -> None:
         reservation = asked.request.reservation
-        if reservation in self._asked:
-            return
+        self._asked.pop(reservation, None)
         self._asked[reservation] = asked
         if len(self._asked) > ASKED_MAX:
             del self._asked[next(iter(self._asked))]

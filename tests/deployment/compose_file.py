@@ -1,0 +1,73 @@
+"""``docker-compose.yml`` as the tests see it: each service's own command, environment and needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PATH = ROOT / "docker-compose.yml"
+
+
+class Condition(StrEnum):
+    """What a service waits for in another."""
+
+    HEALTHY = "service_healthy"
+    ENDED_WELL = "service_completed_successfully"
+
+
+@dataclass(frozen=True)
+class ComposeService:
+    """One entry under ``services``; ``raw`` is all of it."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    depends_on: dict[str, Condition]
+    health_command: tuple[str, ...]
+    raw: dict[str, Any]
+
+    @property
+    def is_ours(self) -> bool:
+        return "build" in self.raw
+
+    @property
+    def is_started(self) -> bool:
+        """By ``docker compose up``, without a profile."""
+        return "profiles" not in self.raw
+
+    @property
+    def is_one_shot(self) -> bool:
+        return not self.health_command
+
+    def mounts(self) -> dict[str, str]:
+        """Source, a volume's name or a path, by the path where it is in the container."""
+        parts = (mount.split(":") for mount in self.raw.get("volumes", []))
+        return {part[1]: part[0] for part in parts}
+
+    def scratch(self) -> list[str]:
+        """Paths of the file systems that begin empty."""
+        return [mount.partition(":")[0] for mount in self.raw.get("tmpfs", [])]
+
+
+def load() -> dict[str, ComposeService]:
+    document = yaml.safe_load(PATH.read_text())
+    return {name: _service(name, raw) for name, raw in document["services"].items()}
+
+
+def _service(name: str, raw: dict[str, Any]) -> ComposeService:
+    health = raw.get("healthcheck", {}).get("test", ["CMD"])
+    assert health[0] == "CMD", f"{name}: only the form without a shell is understood here"
+    needs = raw.get("depends_on", {})
+    return ComposeService(
+        name=name,
+        command=(*raw.get("entrypoint", ()), *raw["command"]),
+        environment=raw.get("environment", {}),
+        depends_on={other: Condition(need["condition"]) for other, need in needs.items()},
+        health_command=tuple(health[1:]),
+        raw=raw,
+    )

@@ -22,6 +22,7 @@ STALL_S: Final = 10
 CONNECT_TIMEOUT_S: Final = 5.0
 
 _TIMEVAL: Final = struct.Struct("@ll")
+_RESET_ON_CLOSE: Final = struct.pack("@ii", 1, 0)
 
 
 class ConnectionLostError(UnreachableError):
@@ -64,7 +65,7 @@ async def open_control(
 
 
 class BulkConnection:
-    """A bulk socket used by one thread, and shut by any.
+    """A bulk socket used by one thread, and broken off by any.
 
     Every method that moves bytes raises ``ConnectionLostError``.
     """
@@ -133,13 +134,22 @@ class BulkConnection:
             else:
                 return self.receive(target[filled:])
 
-    def shut(self) -> None:
-        """End both directions, from any thread: whoever is blocked in the socket returns."""
+    def break_off(self) -> None:
+        """End both directions, from any thread: whoever is blocked in the socket returns. The peer
+        is told by a reset when the socket is closed. Idempotent.
+
+        Without a reset a sender could hang: where the receiver's buffer was full and is emptied
+        after its end, Linux neither opens the window nor answers the sender's probes.
+        """
         with self._closing, contextlib.suppress(OSError):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Free the socket; by its own thread, or when that has ended. Idempotent."""
+        """Free the socket; by its own thread, or when that has ended. Idempotent.
+
+        What was sent still arrives, unless the connection was broken off.
+        """
         with self._closing:
             self._sock.close()
 

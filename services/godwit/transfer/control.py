@@ -15,6 +15,8 @@ from godwit_protocol import link
 from godwit_protocol.errors import RemoteProtocolError
 from godwit_protocol.framing import ControlReader, encode_control
 
+from .port import ByteReader, ByteWriter
+
 PING_S: Final = 1.0
 SILENCE_S: Final = 5.0
 CLOSE_S: Final = 2.0
@@ -30,8 +32,8 @@ class ControlLink:
 
     def __init__(
         self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        reader: ByteReader,
+        writer: ByteWriter,
         on_message: Callable[[link.AnyLinkMessage], None],
         on_lost: Callable[[str], None],
     ) -> None:

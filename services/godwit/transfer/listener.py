@@ -11,9 +11,8 @@ import asyncio
 import contextlib
 import hmac
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 import structlog
 
@@ -26,15 +25,13 @@ from godwit_protocol.errors import (
 from godwit_protocol.framing import PREAMBLE_BYTES, FrameKind, Preamble, decode_preamble
 
 from .connection import tune
-from .receiver import IncomingSession
+from .port import BulkSession, OnControl
 
 PREAMBLE_TIMEOUT_S: Final = 5.0
 UNKNOWN_CONNECTIONS_MAX: Final = 256
 """Connections that have not said who they are yet; more are closed at once."""
 _BACKLOG: Final = 128
 _ACCEPT_PAUSE_S: Final = 0.1
-
-OnControl: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]
 
 _log = structlog.get_logger(__name__)
 
@@ -43,7 +40,7 @@ _log = structlog.get_logger(__name__)
 class _Expected:
     token: bytes
     on_control: OnControl
-    bulk: IncomingSession | None = None
+    bulk: BulkSession | None = None
 
 
 class LinkListener:
@@ -78,7 +75,7 @@ class LinkListener:
         """
         self._expected[session] = _Expected(token, on_control)
 
-    def admit_bulk(self, session: IncomingSession) -> None:
+    def admit_bulk(self, session: BulkSession) -> None:
         """From now on give bulk connections to ``session``.
 
         Raises ``LocalProtocolError`` if ``expect`` was not told of it.

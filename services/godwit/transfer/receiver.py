@@ -246,8 +246,10 @@ class IncomingSession:
         try:
             incoming.serve(self._idle_s, lambda *ended: self._on_loop(self._round_ended, *ended))
         except GodwitError as error:
+            connection.break_off()
             self._on_loop(self._fail, error)
         except Exception as error:  # a defect must fail the session too, and not leave it waiting
+            connection.break_off()
             self._on_loop(self._fail, LocalProtocolError(f"receiving failed: {error!r}"))
         else:
             self._on_loop(self._connection_ended)
@@ -275,7 +277,7 @@ class IncomingSession:
         if self._failure is None:
             self._failure = error
             for connection in self._connections.values():
-                connection.shut()
+                connection.break_off()
             self._tell()
 
 

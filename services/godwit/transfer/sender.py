@@ -214,11 +214,11 @@ class BulkSender:
         return sum(outgoing.wire_bytes for outgoing in self._outgoing)
 
     def end(self) -> None:
-        """Tell the destination that no round follows, and close. Raises as ``send_round`` does."""
-        try:
-            self._on_every_connection(_Outgoing.end)
-        finally:
-            self.close()
+        """Tell the destination that no round follows, and close. Raises as ``send_round`` does;
+        then ``close`` is still to be called.
+        """
+        self._on_every_connection(_Outgoing.end)
+        self._free()
 
     def abort(self) -> None:
         """Break all connections off, from any thread; a round that is being sent raises then.
@@ -226,14 +226,12 @@ class BulkSender:
         Idempotent, does not block.
         """
         self._aborted = True
-        self._shut()
+        self._break_off()
 
     def close(self) -> None:
         """Free sockets and threads, breaking off what is being sent. Idempotent."""
         self.abort()
-        self._threads.shutdown()
-        for outgoing in self._outgoing:
-            outgoing.connection.close()
+        self._free()
 
     def _check(self, round_number: int, work: Sequence[RegionWork]) -> None:
         upcoming = self._outgoing[0].round_number
@@ -251,16 +249,21 @@ class BulkSender:
     def _on_every_connection(self, act: Callable[[_Outgoing], T]) -> list[T]:
         """Let each connection's thread ``act``. The first failure breaks the others off too."""
         acting = [self._threads.submit(act, outgoing) for outgoing in self._outgoing]
-        failure = _first_failure(acting, self._shut)
+        failure = _first_failure(acting, self._break_off)
         if failure is None:
             return [each.result() for each in acting]
         if self._aborted:
             raise AbortedError("sending was aborted") from failure
         raise failure
 
-    def _shut(self) -> None:
+    def _break_off(self) -> None:
         for outgoing in self._outgoing:
-            outgoing.connection.shut()
+            outgoing.connection.break_off()
+
+    def _free(self) -> None:
+        self._threads.shutdown()
+        for outgoing in self._outgoing:
+            outgoing.connection.close()
 
 
 def _first_failure(acting: Sequence[Future[T]], stop: Callable[[], None]) -> BaseException | None:

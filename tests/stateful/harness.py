@@ -9,111 +9,43 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
+from parts import (
+    COORDINATOR,
+    CORES,
+    DEADLINES,
+    DESTINATION,
+    FALLIBLE,
+    LIMITS,
+    MIGRATION,
+    ON_LINK,
+    ON_VMM,
+    PAGE_BYTES,
+    PAGES,
+    SOURCE,
+    SPEC,
+    START_NS,
+    Action,
+    Link,
+    Outgoing,
+    Pending,
+    Role,
+    Vmm,
+    peer,
+)
+from rendering import show
 
 from godwit.coordinator.facts import input_of
-from godwit_protocol import codec, link, subjects
+from godwit_protocol import codec, link
 from godwit_protocol import register as reg
 from godwit_protocol.events import CHAIN_START, Envelope, Event, Lane, Recorded, stored_hash
 from godwit_protocol.events import migration as ev
 from godwit_protocol.ids import uuid7
-from godwit_protocol.machine import MachineSpec, VGpuSpec
 from godwit_protocol.roles import coordinator, destination, source
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.inputs import Input
-from godwit_protocol.roles.source_state import next_deadline_ns as source_deadline_ns
-from rendering import show
-
-PAGES = 4
-PAGE_BYTES = 4096
-START_NS = 1_000_000_000_000
-MIGRATION = "00e8d4a5-1000-7000-8000-00000000004d"
-SPEC = MachineSpec(
-    name="m1",
-    guest="godwit.guests.memhog:Memhog",
-    ram_bytes=PAGES * PAGE_BYTES,
-    vgpus=(VGpuSpec("H100XM-4C", 4 * 1024**3),),
-)
-LIMITS = ev.Limits(stun_limit_ns=500_000_000, deadline_ns=60_000_000_000, rounds_max=6)
-
-
-class Role(Enum):
-    SOURCE = "source"
-    DESTINATION = "destination"
-    COORDINATOR = "coordinator"
-
-    @property
-    def host(self) -> str:
-        return {"source": "host-1", "destination": "host-2"}.get(self.value, "coordinator-1")
-
-    @property
-    def lane(self) -> Lane:
-        return Lane(self.value)
-
-
-SOURCE, DESTINATION, COORDINATOR = Role
-CORES = {SOURCE: source, DESTINATION: destination, COORDINATOR: coordinator}
-DEADLINES: dict[Role, Callable[[Any], int | None]] = {
-    SOURCE: source_deadline_ns,
-    DESTINATION: destination.next_deadline_ns,
-    COORDINATOR: coordinator.next_deadline_ns,
-}
-
-
-class Action(NamedTuple):
-    """Something that can happen now. ``fault``: only in a bad world."""
-
-    name: str
-    do: Callable[[], None]
-    fault: bool = False
-
-
-@dataclass
-class Vmm:
-    """One side's memory: a version number a page."""
-
-    pages: list[int] | None = None
-    executes: bool = False
-    whole: bool = False
-    broken: bool = False
-    dirty: set[int] = field(default_factory=set)
-
-
-@dataclass
-class Link:
-    """The direct link: ordered each way; bulk and control overtake each other."""
-
-    up: bool = False
-    closing: set[Role] = field(default_factory=set)
-    control: dict[Role, deque[link.LinkMessage | None]] = field(
-        default_factory=lambda: {SOURCE: deque(), DESTINATION: deque()}
-    )
-    bulk: deque[tuple[int, dict[int, int]]] = field(default_factory=deque)
-
-
-class Outgoing(NamedTuple):
-    """An event on its way to the log."""
-
-    data: bytes
-    event: Event
-    to: fx.Address | None
-    acknowledges: bool
-
-
-class Pending(NamedTuple):
-    """An effect that has not come to its end."""
-
-    role: Role
-    effect: fx.Effect
-
-
-def _peer(role: Role) -> Role:
-    return DESTINATION if role is SOURCE else SOURCE
 
 
 class World:
@@ -142,8 +74,12 @@ class World:
         self.notices: list[tuple[Role, Input]] = []
         self.at_stun: list[int] | None = None
         self.writes = 0
-        self.bulk_received: set[int] = set()
-        self.trace: list[str] = []
+        self.rounds_sent: set[int] = set()
+        self.rounds_received: set[int] = set()
+        self.final_round = 0
+        self.refuse_reservation = False
+        self.quarantined = False
+        self._happened: list[tuple[int, Role, Any, str] | fx.Effect] = []
         self._ids = 0
         request = ev.MigrationRequested(
             machine=SPEC.name, destination=DESTINATION.host, limits=limits, verify=verify
@@ -156,7 +92,7 @@ class World:
         """All that can happen now, in a stable order; the first are the oldest."""
         found: list[Action] = []
         for notice in self.notices:
-            found.append(Action(f"notice {show(notice[1])}", lambda n=notice: self._notice(n)))
+            found.append(Action(f"notice to {notice[0].value}", lambda n=notice: self._notice(n)))
         for role in (SOURCE, DESTINATION):
             if self.link.control[role]:
                 found.append(Action(f"deliver to {role.value}", lambda r=role: self._deliver(r)))
@@ -205,7 +141,7 @@ class World:
         if self._can_succeed(role, effect):
             found.append(Action(f"{name} succeeds", succeed))
         if self._can_fail(role, effect):
-            stuck = isinstance(effect, _ON_LINK) and not self.link.up
+            stuck = isinstance(effect, ON_LINK) and not self.link.up
             found.append(Action(f"{name} fails", fail, fault=not stuck))
         if isinstance(effect, fx.CompareAndSet):
             for lands in (True, False):
@@ -223,12 +159,12 @@ class World:
             case fx.OpenLink():
                 return False  # by Welcome
             case fx.SendRound() | fx.SendFinal():
-                return self.link.up and ("sent", effect.round) not in self._sent
+                return self.link.up and effect.round not in self.rounds_sent
             case fx.LoadImage():
-                return self._final_round in self.bulk_received
+                return self.final_round in self.rounds_received
             case fx.FreeMemory():
                 return not any(
-                    other.role is role and isinstance(other.effect, _ON_VMM)
+                    other.role is role and isinstance(other.effect, ON_VMM)
                     for other in self.pending
                 )
             case _:
@@ -236,8 +172,8 @@ class World:
 
     def _can_fail(self, role: Role, effect: fx.Effect) -> bool:
         if isinstance(effect, fx.SendRound) and self.link.up:
-            return ("sent", effect.round) not in self._sent
-        return isinstance(effect, (*_ON_LINK, *_FALLIBLE))
+            return effect.round not in self.rounds_sent
+        return isinstance(effect, (*ON_LINK, *FALLIBLE))
 
     # Doing it.
 
@@ -249,7 +185,7 @@ class World:
         self.now_ns += 10_000
         self.samples.setdefault((role, str(state.phase)), []).append(state)
         after, effects = CORES[role].step(state, given, self.now_ns)
-        self._note(role, show(given), state.phase, after.phase)
+        self._note(role, given, state.phase, after.phase)
         self._take(role, after, effects)
 
     def _take(self, role: Role, state: Any, effects: tuple[fx.Effect, ...]) -> None:
@@ -257,13 +193,23 @@ class World:
         self.phases_seen[role].add(str(state.phase))
         self.samples.setdefault((role, str(state.phase)), []).append(state)
         for effect in effects:
-            self.trace.append(f"{'':>14}  -> {show(effect)}")
+            self._happened.append(effect)
             self._perform(role, effect)
 
-    def _note(self, role: Role, what: str, before: Any, after: Any) -> None:
-        ms = (self.now_ns - START_NS) / 1e6
+    def _note(self, role: Role, what: Any, before: Any, after: Any) -> None:
         moved = f"{before} => {after}" if before != after else f"{before}"
-        self.trace.append(f"{ms:>10.2f} ms  {role.value}: {what} [{moved}]")
+        self._happened.append((self.now_ns - START_NS, role, what, moved))
+
+    def trace(self) -> list[str]:
+        """What was told to whom, and what came of it, a line each."""
+        lines = []
+        for item in self._happened:
+            if isinstance(item, fx.Effect):
+                lines.append(f"{'':>14}  -> {show(item)}")
+                continue
+            elapsed_ns, role, what, moved = item
+            lines.append(f"{elapsed_ns / 1e6:>10.2f} ms  {role.value}: {show(what)} [{moved}]")
+        return lines
 
     def _perform(self, role: Role, effect: fx.Effect) -> None:
         match effect:
@@ -272,13 +218,13 @@ class World:
             case fx.Say():
                 self._say(role, effect.message)
             case fx.SayStage():
-                self._final_round = effect.round
+                self.final_round = effect.round
                 stage = link.Stage(round=effect.round, checkpoint=b"", verify=effect.verify)
                 self._say(role, stage)
             case fx.CloseLink():
                 if self.link.up and role not in self.link.closing:
                     self.link.closing.add(role)
-                    self.link.control[_peer(role)].append(None)
+                    self.link.control[peer(role)].append(None)
             case fx.Finish():
                 self.finished.add(role)
             case _:
@@ -325,8 +271,10 @@ class World:
                 assert self.vmms[DESTINATION].executes, "I2: freed before the destination ran"
             case fx.FreeMemory() if self.vmms[DESTINATION].whole:
                 assert not self.vmms[SOURCE].broken, "I2: the only good image would go"
-            case fx.CompareAndSet():
-                assert effect.record.epoch >= standing.epoch or standing.migration == MIGRATION
+            case fx.CompareAndSet() if standing.value is reg.RegisterValue.ABORT_INTENDED:
+                if effect.record.value is reg.RegisterValue.TAKEN_BACK:
+                    proven = self.quarantined or DESTINATION in self.dead
+                    assert proven, "taken back after GO without proof"
 
     def check(self) -> None:
         """I1 to I3, now."""
@@ -341,11 +289,11 @@ class World:
         nonces = [record.nonce for record in self.register]
         assert len(set(nonces)) == len(nonces), nonces
 
-    def _succeed(self, role: Role, effect: fx.Effect) -> None:  # noqa: C901
+    def _succeed(self, role: Role, effect: fx.Effect) -> None:
         match effect:
             case fx.SendRound():
                 self._transmit(effect)
-                self._sent.add(("sent", effect.round))
+                self.rounds_sent.add(effect.round)
                 self.pending.append(Pending(role, effect))
             case fx.SendFinal():
                 pages = self._transmit(effect)
@@ -436,7 +384,7 @@ class World:
             return
         for page, version in pages.items():
             memory[page] = version
-        self.bulk_received.add(number)
+        self.rounds_received.add(number)
         size = len(pages) * PAGE_BYTES
         received = inp.RoundReceived(round=number, pages=len(pages), received_bytes=size)
         self.tell(DESTINATION, received)
@@ -488,7 +436,7 @@ class World:
 
     def _say(self, role: Role, message: link.LinkMessage) -> None:
         if self.link.up and role not in self.link.closing:
-            self.link.control[_peer(role)].append(message)
+            self.link.control[peer(role)].append(message)
 
     def break_link(self) -> None:
         """Whatever is on its way is gone; each side learns of it in its own time."""
@@ -537,6 +485,7 @@ class World:
 
     def _append(self, role: Role, effect: fx.Append) -> None:
         data = self._seal(role.lane, role.host, effect.event, self.positions[role])
+        self.quarantined |= isinstance(effect.event, ev.ImageQuarantined)
         self.positions[role] = (self.positions[role][0] + 1, stored_hash(data))
         waits = effect.durability is fx.Durability.LOGGED
         self.outbox[role].append(Outgoing(data, effect.event, effect.to, waits))
@@ -707,42 +656,3 @@ class World:
 
     def _done(self, pending: Pending) -> None:
         self.pending.remove(pending)
-
-    refuse_reservation = False
-    _final_round = 0
-
-    @property
-    def _sent(self) -> set[tuple[str, int]]:
-        return self.__dict__.setdefault("sent_rounds", set())
-
-
-_ON_LINK = (fx.OpenLink, fx.SendRound, fx.SendFinal)
-_ON_VMM = (
-    fx.PauseMachine,
-    fx.ResumeMachine,
-    fx.SendRound,
-    fx.SendFinal,
-    fx.PrepareMachine,
-    fx.Populate,
-    fx.LoadImage,
-    fx.OpenGate,
-)
-_FALLIBLE = (
-    fx.PauseMachine,
-    fx.ResumeMachine,
-    fx.PrepareMachine,
-    fx.Populate,
-    fx.LoadImage,
-    fx.OpenGate,
-    fx.TakeClaim,
-    fx.ReadRegister,
-)
-
-
-def subject_of(recorded: Recorded) -> str:
-    envelope = recorded.envelope
-    return subjects.migration(envelope.migration, envelope.lane, envelope.type)
-
-
-def fields_of(struct: msgspec.Struct) -> dict[str, Any]:
-    return {name: getattr(struct, name) for name in struct.__struct_fields__}

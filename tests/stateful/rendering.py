@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from enum import Enum
 from typing import Any
 
 import msgspec
 
 _HIDDEN = {"boot", "spec", "limits", "history"}
+_fields_of = functools.cache(msgspec.structs.fields)
 
 
 def show(value: Any) -> str:
@@ -27,7 +29,7 @@ def show(value: Any) -> str:
 
 def _fields(struct: msgspec.Struct) -> list[str]:
     shown = []
-    for info in msgspec.structs.fields(struct):
+    for info in _fields_of(type(struct)):
         value = getattr(struct, info.name)
         if value == info.default or info.name in _HIDDEN or value in ((), {}):
             continue

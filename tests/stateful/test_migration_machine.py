@@ -1,16 +1,17 @@
-"""The migration core in a hostile world: whatever happens, the invariants hold (see ``harness``)."""
+"""The migration core in a hostile world: whatever happens, the invariants hold."""
 
 from __future__ import annotations
 
 import hypothesis
+from harness import World
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from parts import COORDINATOR, DESTINATION, LIMITS, PAGES, SOURCE, Action, Role
 
 from godwit_protocol.events import CHAIN_START, stored_hash
 from godwit_protocol.events import migration as ev
 from godwit_protocol.roles import destination, source_state
-from harness import COORDINATOR, DESTINATION, LIMITS, PAGES, SOURCE, Action, Role, World
 
 CHOICES_MAX = 63
 DEADLY = {"destination host dies", "ResumeMachine fails", "OpenGate fails"}

@@ -14,6 +14,7 @@ import structlog
 from godwit.coordinator.conductor import Conductor
 from godwit.runtime.clock import Clock, SystemClock
 from godwit.runtime.event_log import EventLog, Stored
+from godwit.runtime.health import Health
 from godwit.runtime.service import ServiceContext
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import CorruptError, GodwitError, UnreachableError
@@ -27,18 +28,25 @@ _log: Final = structlog.get_logger(__name__)
 
 
 async def main(context: ServiceContext) -> None:
+    """The service's process."""
+    name = context.config.coordinator_id
+    await run(context.log, SystemClock(), name, context.tasks, context.health)
+
+
+async def run(
+    log: EventLog, clock: Clock, name: str, tasks: asyncio.TaskGroup, health: Health
+) -> None:
     """Fold the history, then follow the log until cancelled."""
-    clock = SystemClock()
-    desk = Desk(context.log, clock, context.config.coordinator_id, context.tasks)
+    desk = Desk(log, clock, name, tasks)
     filters = subjects.whole_migration("*")
     last_sequence = 0
-    async for stored in context.log.read(filters):
+    async for stored in log.read(filters):
         desk.learn(stored)
         last_sequence = stored.sequence
     desk.begin()
-    context.health.ready = True
-    _log.info("ready", coordinator=context.config.coordinator_id, open=desk.open)
-    async for stored in context.log.tail(filters, after_sequence=last_sequence):
+    health.ready = True
+    _log.info("ready", coordinator=name, open=desk.open)
+    async for stored in log.tail(filters, after_sequence=last_sequence):
         desk.learn(stored)
 
 

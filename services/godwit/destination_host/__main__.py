@@ -17,7 +17,7 @@ async def _main(context: ServiceContext) -> None:
     async with open_host(context) as host:
         listener = await LinkListener.open(config.link_host, config.link_port)
         try:
-            await DestinationHost(host, context, listener).run()
+            await DestinationHost(host, context.tasks, context.health, listener).run()
         finally:
             await listener.close()
 

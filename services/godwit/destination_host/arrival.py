@@ -7,8 +7,6 @@ tells the core what came of them. Decides nothing.
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
 from typing import Final
 
 import structlog
@@ -18,8 +16,7 @@ from godwit.host.facts import FactWriter
 from godwit.host.role import RoleRunner
 from godwit.hypervisor.port import Incoming, Vmm, VmmState
 from godwit.transfer.control import ControlLink
-from godwit.transfer.listener import LinkListener
-from godwit.transfer.receiver import IncomingSession
+from godwit.transfer.port import Acceptor, BulkSession, ByteReader, ByteWriter
 from godwit_protocol import link
 from godwit_protocol import register as reg
 from godwit_protocol.bulk import CONNECTIONS_MAX, FIRST_ROUND
@@ -56,7 +53,7 @@ class Arrival:
         migration: str,
         spec: MachineSpec,
         facts: FactWriter,
-        listener: LinkListener,
+        listener: Acceptor,
     ) -> None:
         self.migration = migration
         self.machine = spec.name
@@ -71,7 +68,7 @@ class Arrival:
         self._preparing: asyncio.Task[None] | None = None
         self._vmm: Vmm | None = None
         self._incoming: Incoming | None = None
-        self._session: IncomingSession | None = None
+        self._session: BulkSession | None = None
         self._rounds: asyncio.Task[None] | None = None
         self._control: ControlLink | None = None
         self._hello: link.Hello | None = None
@@ -126,16 +123,16 @@ class Arrival:
     # Before the source comes.
 
     async def _prepare(self) -> inp.Input:
-        started_ns = time.monotonic_ns()
+        started_ns = self._host.clock.monotonic_ns()
         self._vmm = await self._create()
         self._incoming = await self._vmm.incoming()
-        token = secrets.token_bytes(TOKEN_BYTES)
+        token = self._host.clock.secret(TOKEN_BYTES)
         self._listener.expect(self._link_session, token, self._take_control)
         return inp.Prepared(
             address=self._host.config.link_host,
             port=self._listener.port,
             token=token,
-            create_ns=time.monotonic_ns() - started_ns,
+            create_ns=self._host.clock.monotonic_ns() - started_ns,
         )
 
     async def _create(self) -> Vmm:
@@ -151,7 +148,7 @@ class Arrival:
                     raise
             await asyncio.sleep(LEAVING_LOOK_S)
 
-    def _take_control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _take_control(self, reader: ByteReader, writer: ByteWriter) -> None:
         self._control = ControlLink(reader, writer, self._heard, self._lost)
 
     # The direct link.
@@ -210,14 +207,14 @@ class Arrival:
     async def _populate(self) -> inp.Input:
         incoming = self._open_incoming()
         assert self._hello is not None
-        started_ns = time.monotonic_ns()
+        started_ns = self._host.clock.monotonic_ns()
         await incoming.populate(self._hello.extents)
         self._session = incoming.receive(self._link_session, self._hello.connections)
         self._listener.admit_bulk(self._session)
         self._rounds = asyncio.create_task(self._watch_rounds(self._session))
-        return inp.Populated(populate_ns=time.monotonic_ns() - started_ns)
+        return inp.Populated(populate_ns=self._host.clock.monotonic_ns() - started_ns)
 
-    async def _watch_rounds(self, session: IncomingSession) -> None:
+    async def _watch_rounds(self, session: BulkSession) -> None:
         number = FIRST_ROUND
         try:
             while True:

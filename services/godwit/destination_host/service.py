@@ -5,6 +5,7 @@ At its start it goes on with every migration that a former life of it left in a 
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import structlog
@@ -12,9 +13,9 @@ import structlog
 from godwit.host.context import HostContext
 from godwit.host.inbox import Inbox
 from godwit.host.journals import Journals, OpenMigration
+from godwit.runtime.health import Health
 from godwit.runtime.lane import Scope, position_in_log
-from godwit.runtime.service import ServiceContext
-from godwit.transfer.listener import LinkListener
+from godwit.transfer.port import Acceptor
 from godwit_protocol import codec
 from godwit_protocol.events import Lane, Recorded
 from godwit_protocol.events import migration as ev
@@ -34,12 +35,14 @@ _log = structlog.get_logger(__name__)
 class DestinationHost:
     """The service of one host that receives machines."""
 
-    def __init__(self, host: HostContext, context: ServiceContext, listener: LinkListener) -> None:
+    def __init__(
+        self, host: HostContext, tasks: asyncio.TaskGroup, health: Health, listener: Acceptor
+    ) -> None:
         self._host = host
-        self._tasks = context.tasks
-        self._health = context.health
+        self._tasks = tasks
+        self._health = health
         self._listener = listener
-        self._inbox = Inbox(host.log, host.name, SERVICE, context.directory)
+        self._inbox = Inbox(host.log, host.name, SERVICE, host.disk.cursor(SERVICE))
         self._journals = Journals(host, SERVICE, Lane.DESTINATION)
         self._arrivals: dict[str, Arrival] = {}
 

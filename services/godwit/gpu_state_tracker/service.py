@@ -13,8 +13,9 @@ from typing import Final
 import structlog
 
 from godwit.gpu_state_tracker.tracker import Tracker
-from godwit.runtime.clock import SystemClock
+from godwit.runtime.clock import Clock, SystemClock
 from godwit.runtime.event_log import EventLog, Stored
+from godwit.runtime.health import Health
 from godwit.runtime.service import ServiceContext
 from godwit_protocol import subjects
 from godwit_protocol.events import Lane
@@ -55,15 +56,23 @@ _log: Final = structlog.get_logger(__name__)
 
 
 async def main(context: ServiceContext) -> None:
+    """The service's process."""
+    name = context.config.tracker_id
+    await run(context.log, SystemClock(), name, context.tasks, context.health)
+
+
+async def run(
+    log: EventLog, clock: Clock, name: str, tasks: asyncio.TaskGroup, health: Health
+) -> None:
     """Fold the history, then follow the log until cancelled."""
-    tracker = Tracker(context.log, SystemClock(), context.config.tracker_id)
-    last = [await _fold_history(context.log, filters, tracker) for filters in (LEDGERS, EVENTS)]
+    tracker = Tracker(log, clock, name)
+    last = [await _fold_history(log, filters, tracker) for filters in (LEDGERS, EVENTS)]
     await tracker.begin()
     arrivals: asyncio.Queue[Stored] = asyncio.Queue(ARRIVALS_MAX)
     for filters, after in zip((LEDGERS, EVENTS), last, strict=True):
-        context.tasks.create_task(_follow(context.log, filters, after, arrivals))
-    context.health.ready = True
-    _log.info("ready", tracker=context.config.tracker_id)
+        tasks.create_task(_follow(log, filters, after, arrivals))
+    health.ready = True
+    _log.info("ready", tracker=name)
     await _work(tracker, arrivals)
 
 

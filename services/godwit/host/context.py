@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -17,8 +16,11 @@ from godwit.runtime.config import Config
 from godwit.runtime.event_log import EventLog
 from godwit.runtime.outbox import Outbox
 from godwit.runtime.service import ServiceContext
+from godwit.transfer.connection import open_control
+from godwit.transfer.port import Dial
 from godwit_protocol.errors import DeadlineError
 
+from .disk import Disk, HostDirectory
 from .registers import Registers
 
 FLUSH_S_MAX: Final = 3.0
@@ -38,12 +40,8 @@ class HostContext:
     outbox: Outbox
     registers: Registers
     hypervisor: Hypervisor
-
-    def journal_directory(self, service: str) -> Path:
-        """Where a service keeps its migrations' journals; made if it is not there."""
-        directory = self.config.host_directory / "journals" / service
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return directory
+    disk: Disk
+    dial: Dial
 
 
 @contextlib.asynccontextmanager
@@ -59,6 +57,8 @@ async def open_host(context: ServiceContext) -> AsyncIterator[HostContext]:
         outbox=outbox,
         registers=Registers(context.log),
         hypervisor=NativeHypervisor(config.host_directory, config.nats_url),
+        disk=HostDirectory(config.host_directory),
+        dial=open_control,
     )
     context.health.add_check("outbox", lambda: _lag(outbox))
     try:

@@ -10,12 +10,13 @@ import asyncio
 
 import msgspec
 
-from godwit.runtime.journal import Journal
 from godwit.runtime.lane import LaneWriter, Sealed
 from godwit.runtime.outbox import Outbox
 from godwit_protocol.errors import CorruptError, UnreachableError
 from godwit_protocol.events import Event
 from godwit_protocol.roles.effects import Address, Durability
+
+from .disk import OpenJournal
 
 
 class JournaledEvent(msgspec.Struct, frozen=True):
@@ -44,7 +45,7 @@ def decode_record(payload: bytes) -> Sealed:
 class FactWriter:
     """Writes one lane of one migration. Not thread-safe."""
 
-    def __init__(self, writer: LaneWriter, journal: Journal, outbox: Outbox) -> None:
+    def __init__(self, writer: LaneWriter, journal: OpenJournal, outbox: Outbox) -> None:
         self.writer = writer
         self._journal = journal
         self._outbox = outbox

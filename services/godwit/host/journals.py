@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from pathlib import Path
 
-from godwit.runtime.journal import Journal
 from godwit.runtime.lane import LaneWriter, Scope, Sealed, position_after, position_in_log
 from godwit_protocol import codec
 from godwit_protocol.events import Lane, Recorded
 
 from .context import HostContext
+from .disk import OpenJournal
 from .facts import FactWriter, decode_record
-
-SUFFIX = ".journal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +26,7 @@ class OpenMigration:
     decision: Recorded
     facts: FactWriter
     past: tuple[Sealed, ...]
-    journal: Journal
+    journal: OpenJournal
 
     @property
     def past_types(self) -> frozenset[str]:
@@ -43,19 +40,19 @@ class Journals:
     def __init__(self, host: HostContext, service: str, lane: Lane) -> None:
         self._host = host
         self._lane = lane
-        self._directory = host.journal_directory(service)
+        self._folder = host.disk.journals(service)
 
     def leftovers(self) -> list[str]:
         """Migrations whose journals a former life of this service left."""
-        return sorted(path.stem for path in self._directory.glob(f"*{SUFFIX}"))
+        return self._folder.names()
 
     def exists(self, migration: str) -> bool:
         """Whether the migration has a journal."""
-        return self._path(migration).exists()
+        return self._folder.exists(migration)
 
     def create(self, migration: str, machine: str, decision: bytes) -> OpenMigration:
         """Begin a journal with the decision's stored bytes."""
-        journal = Journal.open(self._path(migration))
+        journal = self._folder.open(migration)
         journal.append(decision, sync=True)
         writer = self._writer(migration, machine, ())
         facts = FactWriter(writer, journal, self._host.outbox)
@@ -67,7 +64,7 @@ class Journals:
         None if it has not even the decision; it is removed then. Raises ``UnreachableError``,
         ``CorruptError``.
         """
-        journal = Journal.open(self._path(migration))
+        journal = self._folder.open(migration)
         if not journal.records:
             journal.remove()
             return None
@@ -91,6 +88,3 @@ class Journals:
         position = position_after(self._lane, self._host.name, [sealed.data for sealed in past])
         scope = Scope.of_migration(migration, machine)
         return LaneWriter(self._host.clock, self._lane, self._host.name, scope, position)
-
-    def _path(self, migration: str) -> Path:
-        return self._directory / f"{migration}{SUFFIX}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from godwit.transfer.receiver import IncomingSession
+from godwit.transfer.port import BulkSession
 from godwit_protocol.machine import MachineSpec
 
 
@@ -161,7 +161,7 @@ class Outgoing(Protocol):
 class Incoming(Protocol):
     """A gated machine's memory on its way in. Raises as ``Outgoing`` does."""
 
-    def receive(self, session: bytes, connections: int) -> IncomingSession:
+    def receive(self, session: bytes, connections: int) -> BulkSession:
         """Make ready for the bulk connections of ``session``; the link's listener brings them."""
 
     async def populate(self, extents: tuple[bytes, ...]) -> None:

@@ -28,6 +28,9 @@ class Clock(Protocol):
     def new_id(self) -> str:
         """A fresh UUIDv7."""
 
+    def secret(self, size_bytes: int) -> bytes:
+        """Bytes that nobody can guess."""
+
 
 class SystemClock:
     """The real one."""
@@ -47,6 +50,10 @@ class SystemClock:
     def new_id(self) -> str:
         """As ``Clock.new_id``."""
         return uuid7(time.time_ns(), os.urandom(UUID7_RANDOM_BYTES))
+
+    def secret(self, size_bytes: int) -> bytes:
+        """As ``Clock.secret``."""
+        return os.urandom(size_bytes)
 
 
 @cache

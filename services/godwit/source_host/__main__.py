@@ -13,7 +13,7 @@ from .service import SourceHost
 
 async def _main(context: ServiceContext) -> None:
     async with open_host(context) as host:
-        await SourceHost(host, context).run()
+        await SourceHost(host, context.tasks, context.health).run()
 
 
 if __name__ == "__main__":

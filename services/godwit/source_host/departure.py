@@ -7,7 +7,6 @@ the core what came of them. Decides nothing.
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Final, TypeVar
 
 import msgspec
@@ -17,7 +16,6 @@ from godwit.host.context import HostContext
 from godwit.host.facts import FactWriter, acknowledged
 from godwit.host.role import RoleRunner
 from godwit.hypervisor.port import Checkpoint, LinkTarget, Outgoing, Vmm, VmmState
-from godwit.transfer.connection import open_control
 from godwit.transfer.control import ControlLink
 from godwit_protocol import link, subjects
 from godwit_protocol.errors import GodwitError, UnreachableError
@@ -146,7 +144,7 @@ class Departure:
         )
 
     async def _open_link(self, effect: fx.OpenLink) -> inp.Input:
-        started_ns = time.monotonic_ns()
+        started_ns = self._host.clock.monotonic_ns()
         vmm = await self._vmm()
         spec = (await vmm.status()).spec
         self._outgoing = await vmm.outgoing()
@@ -158,7 +156,7 @@ class Departure:
             token=effect.token,
             connections=self._host.config.bulk_connections,
         )
-        reader, writer = await open_control(
+        reader, writer = await self._host.dial(
             target.address, target.port, target.session, target.token
         )
         self._control = ControlLink(reader, writer, self._heard, self._lost)
@@ -166,7 +164,7 @@ class Departure:
         async with asyncio.timeout(WELCOME_S_MAX):
             welcome = await self._welcome
         await self._outgoing.connect(target)
-        _log.info("link_up", took_ms=(time.monotonic_ns() - started_ns) / 1e6)
+        _log.info("link_up", took_ms=(self._host.clock.monotonic_ns() - started_ns) / 1e6)
         return inp.LinkUp(
             connections=target.connections,
             resident_bytes=sum(_extent_bytes(data) for data in extents),
@@ -231,7 +229,7 @@ class Departure:
 
     async def _send_round(self, number: int) -> inp.Input:
         outgoing = self._open_outgoing()
-        started_ns = time.monotonic_ns()
+        started_ns = self._host.clock.monotonic_ns()
         reporting = asyncio.create_task(self._report(number, outgoing))
         try:
             sent = await outgoing.send_round(number)
@@ -243,7 +241,7 @@ class Departure:
             pages=sent.pages,
             sent_bytes=sent.sent_bytes,
             wire_bytes=sent.wire_bytes,
-            duration_ns=time.monotonic_ns() - started_ns,
+            duration_ns=self._host.clock.monotonic_ns() - started_ns,
             scan_ns=sent.scan_ns,
             remaining_bytes=await outgoing.dirty_bytes(),
             bytes_by_region=sent.bytes_by_region,
@@ -255,14 +253,14 @@ class Departure:
         sent = await outgoing.send_round(effect.round)
         digest_ns = 0
         if effect.verify is ev.Verify.FULL:
-            started_ns = time.monotonic_ns()
+            started_ns = self._host.clock.monotonic_ns()
             self._digests = await outgoing.digests()
-            digest_ns = time.monotonic_ns() - started_ns
+            digest_ns = self._host.clock.monotonic_ns() - started_ns
         return inp.FinalSent(
             pages=sent.pages,
             sent_bytes=sent.sent_bytes,
             scan_ns=sent.scan_ns,
-            sent_ns=time.monotonic_ns(),
+            sent_ns=self._host.clock.monotonic_ns(),
             digest_ns=digest_ns,
         )
 
@@ -279,11 +277,11 @@ class Departure:
     async def _report(self, number: int, outgoing: Outgoing) -> None:
         """Tell whoever watches how far the round is. Nobody relies on it."""
         subject = subjects.telemetry("migration", self.migration, "progress")
-        started_ns = time.monotonic_ns()
+        started_ns = self._host.clock.monotonic_ns()
         while True:
             await asyncio.sleep(PROGRESS_S)
             sent, total = outgoing.round_progress()
-            elapsed_s = (time.monotonic_ns() - started_ns) / 1e9
+            elapsed_s = (self._host.clock.monotonic_ns() - started_ns) / 1e9
             progress = {
                 "round": number,
                 "sent_bytes": sent,

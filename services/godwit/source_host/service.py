@@ -17,8 +17,8 @@ import structlog
 from godwit.host.context import HostContext
 from godwit.host.inbox import Inbox
 from godwit.host.journals import Journals, OpenMigration
+from godwit.runtime.health import Health
 from godwit.runtime.lane import LaneWriter, Scope, position_in_log
-from godwit.runtime.service import ServiceContext
 from godwit_protocol import catalogue, codec
 from godwit_protocol import register as reg
 from godwit_protocol.errors import GodwitError
@@ -44,11 +44,11 @@ _log = structlog.get_logger(__name__)
 class SourceHost:
     """The service of one host that runs its machines and sends them away."""
 
-    def __init__(self, host: HostContext, context: ServiceContext) -> None:
+    def __init__(self, host: HostContext, tasks: asyncio.TaskGroup, health: Health) -> None:
         self._host = host
-        self._tasks = context.tasks
-        self._health = context.health
-        self._inbox = Inbox(host.log, host.name, SERVICE, context.directory)
+        self._tasks = tasks
+        self._health = health
+        self._inbox = Inbox(host.log, host.name, SERVICE, host.disk.cursor(SERVICE))
         self._journals = Journals(host, SERVICE, Lane.SOURCE)
         self._departures: dict[str, Departure] = {}
         self._machines = Machines(host, self._is_moving)
@@ -70,7 +70,7 @@ class SourceHost:
                 await self._take(decision)
 
     async def _take(self, decision: Recorded) -> None:
-        event, migration = decision.event, decision.envelope.migration
+        event = decision.event
         match event:
             case mev.MachineStartRequested():
                 self._carry_out(decision, self._machines.start(event))

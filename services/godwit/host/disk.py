@@ -1,0 +1,123 @@
+"""A host's disk, as its services use it: journals of migrations, and how far an inbox was read.
+
+The port, and the real one: a directory. What is kept must survive the services' restarts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final, Protocol
+
+from godwit.runtime.journal import Journal
+
+_SUFFIX: Final = ".journal"
+_CURSOR_FILE: Final = "inbox.cursor"
+
+
+class OpenJournal(Protocol):
+    """See ``runtime.journal.Journal``, which is the real one."""
+
+    records: tuple[bytes, ...]
+    """What had been appended when the journal was opened."""
+
+    def append(self, payload: bytes, *, sync: bool) -> None:
+        """Append one record. Raises ``JournalFailedError``."""
+
+    def remove(self) -> None:
+        """Delete the journal, durably. Idempotent."""
+
+
+class JournalFolder(Protocol):
+    """The journals of one service, one a migration."""
+
+    def names(self) -> list[str]:
+        """Migrations that have a journal, sorted."""
+
+    def exists(self, name: str) -> bool:
+        """Whether the migration has one."""
+
+    def open(self, name: str) -> OpenJournal:
+        """Open or create it, cutting a torn tail. Raises ``ConflictError``, ``CorruptError``."""
+
+
+class Cursor(Protocol):
+    """One number, replaced atomically. It may be lost; an older one may come back."""
+
+    def read(self) -> int:
+        """What was written last; 0 if that is lost."""
+
+    def write(self, sequence: int) -> None:
+        """Replace it."""
+
+
+class Disk(Protocol):
+    """What the services of one host keep."""
+
+    def journals(self, service: str) -> JournalFolder:
+        """The journals of a service of the host."""
+
+    def cursor(self, service: str) -> Cursor:
+        """How far a service has read its inbox."""
+
+
+class HostDirectory:
+    """The disk as a directory that the services of a host share."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def journals(self, service: str) -> JournalFiles:
+        """As ``Disk.journals``; the directory is made if it is not there."""
+        return JournalFiles(_made(self._path / "journals" / service))
+
+    def cursor(self, service: str) -> CursorFile:
+        """As ``Disk.cursor``."""
+        return CursorFile(_made(self._path / service) / _CURSOR_FILE)
+
+
+class JournalFiles:
+    """Journals as files of one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def names(self) -> list[str]:
+        """As ``JournalFolder.names``."""
+        return sorted(path.stem for path in self._directory.glob(f"*{_SUFFIX}"))
+
+    def exists(self, name: str) -> bool:
+        """As ``JournalFolder.exists``."""
+        return self._path(name).exists()
+
+    def open(self, name: str) -> Journal:
+        """As ``JournalFolder.open``."""
+        return Journal.open(self._path(name))
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}{_SUFFIX}"
+
+
+class CursorFile:
+    """A cursor in a small file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> int:
+        """As ``Cursor.read``."""
+        try:
+            return int(self._path.read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def write(self, sequence: int) -> None:
+        """As ``Cursor.write``."""
+        fresh = self._path.with_suffix(".new")
+        fresh.write_text(str(sequence), encoding="ascii")
+        os.replace(fresh, self._path)  # noqa: PTH105  # atomic, and says so
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory

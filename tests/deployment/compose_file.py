@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -57,6 +58,14 @@ class ComposeService:
 def load() -> dict[str, ComposeService]:
     document = yaml.safe_load(PATH.read_text())
     return {name: _service(name, raw) for name, raw in document["services"].items()}
+
+
+def is_runnable(module: str) -> bool:
+    """Whether ``python -m module`` has something to run."""
+    found = importlib.util.find_spec(module)
+    if found is None or found.submodule_search_locations is None:
+        return found is not None
+    return importlib.util.find_spec(f"{module}.__main__") is not None
 
 
 def _service(name: str, raw: dict[str, Any]) -> ComposeService:

@@ -26,6 +26,7 @@ from compose_file import ROOT, ComposeService, Condition
 from godwit.runtime.nats_server import find_binary
 
 HEALTHY_S_MAX = 30.0
+CHECK_EVERY_S = 0.2
 ENDS_S_MAX = 30.0
 COMMAND_S_MAX = 60.0
 LOOPBACK = "127.0.0.1"
@@ -134,6 +135,7 @@ class LocalContainers:
             async with asyncio.timeout(HEALTHY_S_MAX):
                 while not await self.is_healthy(service):
                     assert self._processes[service.name].returncode is None, self.logs()
+                    await asyncio.sleep(CHECK_EVERY_S)
         except TimeoutError:
             raise AssertionError(f"{service.name} is not healthy\n{self.logs()}") from None
 

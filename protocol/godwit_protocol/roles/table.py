@@ -35,6 +35,11 @@ class Row(NamedTuple, Generic[S]):
     handler: Handler[S]
     leads_to: frozenset[StrEnum]
 
+    @property
+    def passes_over(self) -> bool:
+        """Whether the input is legal and changes nothing."""
+        return self.handler is _pass_over
+
 
 class Transition(NamedTuple):
     """One arrow of the diagram."""
@@ -85,4 +90,8 @@ def row(handler: Handler[S], *leads_to: StrEnum) -> Row[S]:
 
 def ignored(phase: StrEnum) -> Row[S]:
     """A row for an input that is legal in ``phase`` and changes nothing: it came late, or twice."""
-    return Row(lambda state, _given, _now_ns: (state, ()), frozenset({phase}))
+    return Row(_pass_over, frozenset({phase}))
+
+
+def _pass_over(state: S, _given: Input, _now_ns: int) -> tuple[S, Effects]:
+    return state, ()

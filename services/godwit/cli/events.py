@@ -79,7 +79,7 @@ def line(entry: Recorded | Unreadable, narrator: Narrator, *, named: bool) -> st
         return f"{entry.stored.sequence:>6}  (unreadable: {entry.why}; {entry.stored.subject})"
     envelope = entry.envelope
     who = f"{envelope.lane}@{envelope.host}"
-    about = f"{_about(envelope)}  " if named else ""
+    about = _about(envelope) if named else ""
     told = narrator.tell(entry)
     return f"{entry.sequence:>6}  {clock(envelope.wall_ns)}  {who:<{WHO_CHARACTERS}}  {about}{told}"
 
@@ -124,7 +124,6 @@ def _filters(migration: str, machine: str) -> Sequence[str]:
 
 
 def _about(envelope: Envelope) -> str:
-    parts = [envelope.machine]
-    if envelope.migration:
-        parts.append(short_id(envelope.migration))
-    return f"[{' '.join(filter(None, parts))}]"
+    parts = (envelope.machine, short_id(envelope.migration))
+    named = " ".join(filter(None, parts))
+    return f"[{named}]  " if named else ""

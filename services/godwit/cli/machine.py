@@ -12,6 +12,7 @@ import typer
 from godwit_protocol import catalogue, subjects
 from godwit_protocol.errors import (
     DeadlineError,
+    GodwitError,
     GuestError,
     InvalidInputError,
     RefusedError,
@@ -195,8 +196,8 @@ def make_spec(
 async def start_machine(log: EventLog, spec: MachineSpec, host: str) -> MachinePicture:
     """Ask ``host`` to start the machine and wait for its word.
 
-    Raises ``NotFoundError`` (no such host), ``RefusedError`` or ``GuestError`` with the host's
-    reason, ``DeadlineError``, ``UnreachableError``.
+    Raises ``NotFoundError`` (no such host), ``DeadlineError``, ``UnreachableError``, and whatever
+    error the host refused with.
     """
     from godwit.runtime.clock import SystemClock
     from godwit.runtime.lane import Scope
@@ -213,14 +214,17 @@ async def start_machine(log: EventLog, spec: MachineSpec, host: str) -> MachineP
 
     answer = await _wait_for(log, spec.name, sequence, settles, host)
     if isinstance(answer.event, mev.MachineStartRefused):
-        raise _refusal(f"{host} did not start machine {spec.name}", answer.event)
+        refused = answer.event
+        told = f"{host} did not start machine {spec.name}: {refused.message}"
+        raise _refusal(refused.code, told, refused.hint)
     return await find_machine(log, spec.name)
 
 
 async def stop_machine(log: EventLog, name: str) -> str:
     """Ask the machine's host to stop it and wait for its word; return the host.
 
-    Raises ``NotFoundError``, ``RefusedError``, ``DeadlineError``, ``UnreachableError``.
+    Raises ``NotFoundError``, ``DeadlineError``, ``UnreachableError``, and whatever error the host
+    refused with.
     """
     from godwit.runtime.clock import SystemClock
     from godwit.runtime.lane import Scope
@@ -237,7 +241,8 @@ async def stop_machine(log: EventLog, name: str) -> str:
 
     answer = await _wait_for(log, name, sequence, settles, host)
     if isinstance(answer.event, mev.MachineStopRefused):
-        raise RefusedError(f"{host} did not stop machine {name}: {answer.event.message}")
+        told = f"{host} did not stop machine {name}: {answer.event.message}"
+        raise _refusal(answer.event.code, told)
     return host
 
 
@@ -283,9 +288,10 @@ def _source_host(host: str) -> Address:
     return Address(host, Service.SOURCE_HOST)
 
 
-def _refusal(what: str, event: mev.MachineStartRefused) -> RefusedError | GuestError:
-    kind = GuestError if event.code == GuestError.code else RefusedError
-    return kind(f"{what}: {event.message}", hint=event.hint)
+def _refusal(code: str, message: str, hint: str = "") -> GodwitError:
+    """The error that a host refused with, of the kind that its code names."""
+    kinds = {kind.code: kind for kind in GodwitError.__subclasses__()}
+    return kinds.get(code, RefusedError)(message, hint=hint)
 
 
 def _variable(text: str) -> tuple[str, str]:

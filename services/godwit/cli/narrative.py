@@ -20,7 +20,7 @@ from godwit_protocol.quantities import format_duration_ns, format_size
 from .figures import count, duration, rate, size
 
 MIGRATIONS_FOLLOWED_MAX: Final = 1000
-"""Migrations whose figures a narrator keeps until they end; of more, the end is told without."""
+"""Migrations whose figures a narrator keeps; of more, the oldest's are told without."""
 
 Teller = Callable[[Any], str]
 
@@ -49,7 +49,7 @@ def generic(event: Event) -> str:
 
 
 class Narrator:
-    """Tells events one after the other, and a migration's figures with its end."""
+    """Tells events one after the other, with a migration's own figures once they are known."""
 
     def __init__(self) -> None:
         self._summaries: dict[str, MigrationSummary] = {}
@@ -65,22 +65,26 @@ class Narrator:
         migration = recorded.envelope.migration
         if not migration:
             return ""
-        known = self._summaries.pop(migration, MigrationSummary(id=migration))
-        summary = fold(known, recorded)
-        if isinstance(recorded.event, ev.MigrationEnded):
-            return _totals(summary)
-        if len(self._summaries) < MIGRATIONS_FOLLOWED_MAX:
-            self._summaries[migration] = summary
-        return ""
+        before = self._summaries.pop(migration, MigrationSummary(id=migration))
+        after = fold(before, recorded)
+        # A host may flush the last events of the stun after the migration has ended.
+        if not after.ended_wall_ns or after.stun_ns is None:
+            self._summaries[migration] = after
+            if len(self._summaries) > MIGRATIONS_FOLLOWED_MAX:
+                self._summaries.pop(next(iter(self._summaries)))
+        return _stood_still(before, after) + _totals(before, after)
 
 
-def _totals(summary: MigrationSummary) -> str:
-    if not summary.rounds:
+def _stood_still(before: MigrationSummary, after: MigrationSummary) -> str:
+    if before.stun_ns is not None or after.marks.stun_ns() is None:
         return ""
-    parts = [count(len(summary.rounds), "round"), f"{size(summary.sent_bytes)} sent"]
-    if summary.stun_ns is not None:
-        parts.append(f"stun {duration(summary.stun_ns)}")
-    return f" ({', '.join(parts)})"
+    return f". It stood still for {duration(after.stun_ns or 0)}"
+
+
+def _totals(before: MigrationSummary, after: MigrationSummary) -> str:
+    if before.ended_wall_ns or not after.ended_wall_ns or not after.rounds:
+        return ""
+    return f" ({count(len(after.rounds), 'round')}, {size(after.sent_bytes)} sent)"
 
 
 def _short(value: object) -> str:
@@ -162,6 +166,13 @@ def _staged(event: ev.ImageStaged) -> str:
     )
 
 
+def _decided(event: ev.StartDecided) -> str:
+    if event.start:
+        return "decided that the migration starts"
+    why = _because(event.reason, event.message)
+    return f"decided that the migration does not start, because: {why}"
+
+
 def _ended(event: ev.MigrationEnded) -> str:
     told = f"the migration ended: {reason(event.outcome)}"
     if event.outcome is not Outcome.COMPLETED:
@@ -215,6 +226,7 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
         f" and waits for the source at {e.address}:{e.port}"
     ),
     ev.PreparationRefused: lambda e: f"cannot take the machine, because: {e.message}",
+    ev.StartDecided: _decided,
     ev.MigrationStarted: lambda e: (
         f"told {e.source} to move the machine to {e.destination} at {e.address}:{e.port}"
     ),

@@ -6,19 +6,21 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+PIPE_COLUMNS: Final = 240
+
 
 @cache
 def stdout() -> Console:
-    """The console for results."""
+    """The console for results. Into a pipe, tables are as wide as they need."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
 
 @cache

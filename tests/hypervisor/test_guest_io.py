@@ -1,6 +1,7 @@
 """Each request is answered once: paused and resumed, moved, with the log going away in between."""
 
 import asyncio
+import select
 
 import pytest
 from hypothesis import given
@@ -82,6 +83,21 @@ async def test_requests_from_before_the_gated_vmm_was_created_are_answered(hosts
     await move(vmm, gated)
     await gated.open_gate(2)
     await client.check_each_answered_once_in_order()
+
+
+async def test_a_checkpoint_from_before_what_was_buffered_rewinds(nats_server, client):
+    sequences = [(await client.send("count"))[1] for _ in range(3)]
+    io = GuestIo("m", lambda: NatsLog.connect(nats_server.url, name="vmm-m"))
+    io.start()
+    await asyncio.to_thread(io.begin, 10)
+    io.load(IoState(sequences[0]))
+    taken = []
+    while len(taken) < 2:
+        ready, _, _ = await asyncio.to_thread(select.select, [io.wake_fd], [], [], 10)
+        assert ready, "no request came"
+        io.drain_wake()
+        taken += [request.sequence for request in io.take(10)]
+    assert taken == sequences[1:]
 
 
 async def test_a_paused_machine_publishes_nothing(host, client):

@@ -16,9 +16,9 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from godwit.runtime.event_log import EventLog
 from godwit_protocol import subjects
@@ -32,6 +32,7 @@ REQUEST_HEADER: Final = "Godwit-Request"
 REPLY_BYTES_MAX: Final = 1_000_000
 """Below the log server's usual limit of 1 MiB, with room for the headers."""
 PUBLISH_WINDOW: Final = 32
+CANCEL_AGAIN_S: Final = 0.05
 RETRY_S: Final = 0.2
 BACKOFF_S_MIN: Final = 0.05
 BACKOFF_S_MAX: Final = 5.0
@@ -158,9 +159,11 @@ class GuestIo:
             began_s = self._loop.time()
             try:
                 await self._serve(await self._connect())
-            except* GodwitError as group:
-                reasons = [str(error) for error in group.exceptions]
-                _log.warning("guest I/O interrupted: %s", "; ".join(reasons))
+            except GodwitError as error:
+                _log.warning("guest I/O interrupted: %s", error)
+            except Exception:
+                # A defect here must not cut the guest off for good.
+                _log.exception("guest I/O interrupted")
             lasted = self._loop.time() - began_s > BACKOFF_S_MAX
             backoff_s = BACKOFF_S_MIN if lasted else min(backoff_s * 2, BACKOFF_S_MAX)
             await asyncio.sleep(backoff_s)
@@ -169,10 +172,9 @@ class GuestIo:
         try:
             self._rewound.clear()
             inbox = await self._current_inbox(log)
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._receive(log, inbox))
-                tasks.create_task(self._publish(log))
-                tasks.create_task(self._watch_for_rewind())
+            await _until_one_ends(
+                self._receive(log, inbox), self._publish(log), self._watch_for_rewind()
+            )
         finally:
             await log.close()
 
@@ -270,6 +272,22 @@ class GuestIo:
 
     def _message_id(self, sequence: int) -> str:
         return f"reply-{self._machine}-{sequence}"
+
+
+async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
+    """Run all, until one returns or raises, which this then raises; the others are cancelled."""
+    tasks = {asyncio.create_task(work) for work in works}
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        # Once may not do: in Python 3.11 a ``wait_for`` in the client, when its result comes at
+        # the same moment, swallows the cancellation.
+        while pending := {task for task in tasks if not task.done()}:
+            for task in pending:
+                task.cancel()
+            await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
 class _RewoundError(GodwitError):

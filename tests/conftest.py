@@ -6,12 +6,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import pytest
 import pytest_asyncio
 
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
 from godwit.runtime.provision import provision
+
+# Imported here, where there are no threads yet: pytest's plugin would import it in the middle of a
+# test, and CPython before 3.11.8 may fail to parse in two threads at once (cpython#106905).
+# Deadlines of examples would time a shared machine, not the code.
+hypothesis.settings.register_profile("godwit", deadline=None)
+hypothesis.settings.load_profile("godwit")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -1,0 +1,184 @@
+"""Convergence: it always ends, for the right reason, and never stuns over the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from godwit_protocol.convergence import (
+    STALLED_ROUNDS_MAX,
+    STUN_FIXED_NS,
+    Decision,
+    DecisionReason,
+    Verdict,
+    bandwidth,
+    decide,
+    predicted_stun_ns,
+)
+from godwit_protocol.events.migration import RoundFigures
+
+MIB = 1024**2
+GIB = 1024**3
+SECOND_NS = 1_000_000_000
+BYTES = st.integers(0, 10 * GIB)
+
+
+def figures(sent: int, duration_ns: int, remaining: int) -> RoundFigures:
+    return RoundFigures(
+        round=1,
+        pages=sent // 4096,
+        sent_bytes=sent,
+        wire_bytes=sent,
+        duration_ns=duration_ns,
+        scan_ns=0,
+        remaining_bytes=remaining,
+    )
+
+
+ROUNDS = st.builds(figures, BYTES, st.integers(0, 3600 * SECOND_NS), BYTES)
+
+
+def migrate(
+    dirtied: Callable[[float], float],
+    *,
+    machine_bytes: int,
+    link: float,
+    stun_limit_ns: int = 500_000_000,
+    rounds_max: int = 30,
+) -> tuple[list[RoundFigures], Verdict]:
+    """Pre-copy at ``link`` bytes/s of a machine that dirties ``dirtied(s)`` bytes in s seconds."""
+    history: list[RoundFigures] = []
+    to_send = machine_bytes
+    while True:
+        seconds = max(to_send / link, 0.001)
+        remaining = int(min(dirtied(seconds), machine_bytes))
+        history.append(figures(to_send, int(seconds * SECOND_NS), remaining))
+        verdict = decide(history, stun_limit_ns=stun_limit_ns, rounds_max=rounds_max)
+        if verdict.decision is not Decision.ANOTHER_ROUND:
+            return history, verdict
+        to_send = remaining
+
+
+@given(
+    st.lists(ROUNDS, min_size=40, max_size=40),
+    st.integers(0, 10 * SECOND_NS),
+    st.integers(0, 40),
+    st.integers(1, 10),
+)
+def test_it_ends_within_its_rounds_whatever_the_machine_does(
+    rounds: list[RoundFigures], limit_ns: int, rounds_max: int, stalled_max: int
+) -> None:
+    for count in range(1, len(rounds) + 1):
+        verdict = decide(
+            rounds[:count],
+            stun_limit_ns=limit_ns,
+            rounds_max=rounds_max,
+            stalled_rounds_max=stalled_max,
+        )
+        if verdict.decision is not Decision.ANOTHER_ROUND:
+            break
+    assert verdict.decision is not Decision.ANOTHER_ROUND
+    assert count <= max(rounds_max, 1)
+
+
+@given(st.lists(ROUNDS, min_size=1, max_size=12), st.integers(0, 10 * SECOND_NS))
+def test_it_never_stuns_over_the_limit(rounds: list[RoundFigures], limit_ns: int) -> None:
+    verdict = decide(rounds, stun_limit_ns=limit_ns, rounds_max=8)
+    if verdict.decision is Decision.STUN:
+        assert verdict.predicted_stun_ns <= limit_ns
+    if verdict.decision is Decision.GIVE_UP:
+        assert verdict.predicted_stun_ns > limit_ns
+
+
+@given(BYTES, BYTES, st.floats(1.0, 1e12))
+def test_more_remaining_never_predicts_a_shorter_stun(less: int, more: int, rate: float) -> None:
+    less, more = sorted((less, more))
+    assert predicted_stun_ns(less, rate) <= predicted_stun_ns(more, rate)
+    assert predicted_stun_ns(less, rate * 2) <= predicted_stun_ns(less, rate)
+    assert predicted_stun_ns(0, rate) == predicted_stun_ns(0, 0.0) == STUN_FIXED_NS
+
+
+@given(
+    st.lists(ROUNDS, min_size=1, max_size=12), st.integers(0, SECOND_NS), st.integers(0, SECOND_NS)
+)
+def test_a_wider_limit_never_gives_up_where_a_narrower_one_goes_on(
+    rounds: list[RoundFigures], narrow_ns: int, wide_ns: int
+) -> None:
+    narrow_ns, wide_ns = sorted((narrow_ns, wide_ns))
+    narrow = decide(rounds, stun_limit_ns=narrow_ns, rounds_max=8)
+    wide = decide(rounds, stun_limit_ns=wide_ns, rounds_max=8)
+    if narrow.decision is Decision.STUN:
+        assert wide.decision is Decision.STUN
+    if wide.decision is Decision.GIVE_UP:
+        assert narrow.decision is Decision.GIVE_UP
+
+
+@given(st.lists(ROUNDS, min_size=1, max_size=12))
+def test_bandwidth_stays_between_the_rates_that_were_seen(rounds: list[RoundFigures]) -> None:
+    rates = [
+        done.sent_bytes / done.duration_ns * 1e9
+        for done in rounds
+        if done.sent_bytes and done.duration_ns
+    ]
+    if not rates:
+        assert bandwidth(rounds) == 0.0
+    else:
+        assert min(rates) * 0.999 <= bandwidth(rounds) <= max(rates) * 1.001
+
+
+def test_an_idle_machine_is_stunned_after_its_first_round() -> None:
+    history, verdict = migrate(lambda _s: 0, machine_bytes=16 * GIB, link=2e9)
+    assert (len(history), verdict.decision) == (1, Decision.STUN)
+    assert verdict.reason is DecisionReason.SMALL_ENOUGH
+
+
+def test_a_small_hot_set_ends_in_a_stun_of_a_few_milliseconds() -> None:
+    hot = 64 * MIB
+    history, verdict = migrate(lambda s: min(50e6 * s, hot), machine_bytes=4 * GIB, link=2e9)
+    assert verdict.decision is Decision.STUN
+    assert verdict.predicted_stun_ns < 8_000_000
+    assert len(history) <= 4
+
+
+def test_a_machine_that_writes_faster_than_the_link_is_given_up() -> None:
+    history, verdict = migrate(lambda s: 4e9 * s, machine_bytes=8 * GIB, link=1e9)
+    assert verdict.decision is Decision.GIVE_UP
+    assert verdict.reason is DecisionReason.STALLED_ABOVE_LIMIT
+    assert len(history) == STALLED_ROUNDS_MAX + 1
+
+
+def test_one_that_fits_without_shrinking_is_stunned_though_it_writes_fast() -> None:
+    hot = 200 * MIB
+    _, verdict = migrate(lambda s: min(4e9 * s, hot), machine_bytes=8 * GIB, link=1e9)
+    assert verdict.decision is Decision.STUN
+    assert verdict.reason is DecisionReason.FITS_AND_NO_LONGER_SHRINKS
+    assert 200_000_000 < verdict.predicted_stun_ns < 230_000_000
+
+
+def test_a_shrinking_one_goes_on_while_it_shrinks() -> None:
+    rounds = [figures(4 * GIB >> n, SECOND_NS >> n, 2 * GIB >> n) for n in range(6)]
+    decisions = [
+        decide(rounds[: n + 1], stun_limit_ns=500_000_000, rounds_max=30) for n in range(6)
+    ]
+    assert [verdict.reason for verdict in decisions[1:]] == [DecisionReason.STILL_SHRINKING] * 5
+
+
+def test_one_that_hovers_above_the_limit_uses_up_its_rounds() -> None:
+    falling = iter(range(100))
+    history, verdict = migrate(
+        lambda _s: 4 * GIB - next(falling), machine_bytes=8 * GIB, link=1e9, rounds_max=12
+    )
+    assert verdict.reason is DecisionReason.ROUNDS_EXHAUSTED
+    assert len(history) == 12
+
+
+def test_at_the_last_round_what_fits_is_taken() -> None:
+    rounds = [figures(GIB, SECOND_NS, 100 * MIB)]
+    verdict = decide(rounds, stun_limit_ns=500_000_000, rounds_max=1)
+    assert verdict.reason is DecisionReason.FITS_AT_LAST_ROUND
+
+
+def test_without_a_known_bandwidth_only_nothing_can_be_predicted() -> None:
+    assert predicted_stun_ns(1, 0.0) >= 3600 * SECOND_NS

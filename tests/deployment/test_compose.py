@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import compose_file
@@ -17,9 +16,10 @@ SET_RATE = '{"op":"set","rate_pages_per_second":2000}'
 
 
 @pytest_asyncio.fixture
-async def containers(tmp_path: Path) -> AsyncIterator[LocalContainers]:
+async def containers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalContainers]:
     """All services of the file, healthy by their own checks."""
-    async with LocalContainers(compose_file.load(), tmp_path) as running:
+    directory = tmp_path_factory.mktemp("c")  # short: a Unix socket's address has 107 bytes
+    async with LocalContainers(compose_file.load(), directory) as running:
         yield running
 
 

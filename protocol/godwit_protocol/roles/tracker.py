@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from ..errors import LocalProtocolError
 from ..events import Event
 from ..events import migration as ev
 from ..events.machine import GpuInventory
@@ -110,7 +111,10 @@ Result = tuple[TrackerState, tuple[Effect, ...]]
 
 
 def step(state: TrackerState, given: Input) -> Result:
-    """One step. A tracker has one phase: every input is legal at any time."""
+    """One step. A tracker has one phase: each of its inputs is legal at any time.
+
+    Raises ``LocalProtocolError`` for another role's input.
+    """
     match given:
         case HostSeen():
             return _host_seen(state, given)
@@ -124,7 +128,7 @@ def step(state: TrackerState, given: Input) -> Result:
             host = _host_of(state, given.reservation)
             return (state, ()) if host is None else _enqueue(state, host, given)
         case _:
-            raise TypeError(f"not an input of the tracker: {given}")
+            raise LocalProtocolError(f"tracker: {type(given).__name__} is not an input of it")
 
 
 def _host_of(state: TrackerState, reservation: str) -> str | None:

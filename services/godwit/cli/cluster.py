@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -55,12 +55,20 @@ _SERVICE_IDS: Final = {"coordinator": "coordinator-1", "gpu_state_tracker": "tra
 class Cluster:
     """A running cluster. Make one with ``start``, end it with ``stop`` or as a context manager."""
 
-    def __init__(self, directory: Path, hosts: Iterable[str], gpus: str, report: Report) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        hosts: Iterable[str],
+        gpus: str,
+        report: Report,
+        launch_through: Sequence[str] = (),
+    ) -> None:
         self.directory = directory.absolute()
         self.hosts = tuple(hosts)
         self.nats_url = ""
         self._gpus = gpus
         self._report = report
+        self._launch_through = tuple(launch_through)
         self._lock = -1
         self._nats: NatsServer | None = None
         self._nats_watcher: asyncio.Task[None] | None = None
@@ -75,18 +83,21 @@ class Cluster:
         gpus: str = DEFAULT_GPUS,
         nats_url: str | None = None,
         report: Report = lambda _: None,
+        launch_through: Sequence[str] = (),
     ) -> Self:
         """Start all of it in ``directory`` and return when every service is ready.
 
         ``gpus`` as GODWIT_GPUS, the same for each host; ``nats_url`` uses a server that runs
-        already. ``report`` is told when a service dies later, and is restarted. Raises
+        already. ``report`` is told when a service dies later, and is restarted. With
+        ``launch_through``, a module with arguments, each service is run by that module (a profiler,
+        a test's launcher), which is given the service's as its last argument. Raises
         ``ConflictError`` if a cluster runs in ``directory``, ``InvalidInputError``,
         ``UnreachableError`` or ``DeadlineError`` naming the service that did not come up.
         """
         if not 1 <= hosts <= HOSTS_MAX:
             raise InvalidInputError(f"{hosts} hosts", hint=f"give 1 to {HOSTS_MAX}")
         names = (f"host-{number}" for number in range(1, hosts + 1))
-        cluster = cls(directory, names, gpus, report)
+        cluster = cls(directory, names, gpus, report, launch_through)
         try:
             await cluster._start(nats_url)
         except BaseException:
@@ -226,7 +237,7 @@ class Cluster:
             environ = self._environ(host)
             yield Program(
                 f"{host}-{LAUNCHER}",
-                "godwit.hypervisor.native",
+                ("godwit.hypervisor.native",),
                 environ,
                 self.directory / "logs" / f"{host}-{LAUNCHER}.log",
                 accepts_on(place / "launcher.sock"),
@@ -237,7 +248,8 @@ class Cluster:
 
     def _program(self, name: str, module: str, place: Path, environ: dict[str, str]) -> Program:
         log = self.directory / "logs" / f"{name}.log"
-        return Program(name, module, environ, log, answers_healthy(place / "health.json"))
+        launched = (*self._launch_through, module)
+        return Program(name, launched, environ, log, answers_healthy(place / "health.json"))
 
     def _environ(self, host: str = "") -> dict[str, str]:
         ours = {

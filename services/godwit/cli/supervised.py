@@ -9,7 +9,7 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +37,10 @@ IsReady = Callable[[int], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run. ``module`` is run as ``python -m``; its output goes to ``log``."""
+    """``module``, with arguments, is run as ``python -m``; its output goes to ``log``."""
 
     name: str
-    module: str
+    module: Sequence[str]
     environ: Mapping[str, str]
     log: Path
     is_ready: IsReady
@@ -174,7 +174,7 @@ class Supervised:
                 sys.executable,
                 "-P",
                 "-m",
-                self.program.module,
+                *self.program.module,
                 env=self.program.environ,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

@@ -1,0 +1,182 @@
+"""One cell of the matrix: a migration, stopped at a step, with a fault at one party; and what came.
+
+The step is where a service has stopped itself; while it stands there, the fault is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from arena import END_S_MAX, LIMITS, REACHED_S_MAX, Arena, ViolatedError, send, until
+from steps import Role, Step
+
+from godwit_protocol.errors import GodwitError
+from godwit_protocol.events.migration import Outcome
+
+
+class Party(StrEnum):
+    """Who is hit."""
+
+    COORDINATOR = "coordinator"
+    TRACKER = "tracker"
+    SOURCE = "source host service"
+    DESTINATION = "destination host service"
+    SOURCE_VMM = "source VMM"
+    DESTINATION_VMM = "destination VMM"
+    NATS = "nats-server"
+
+
+class Fault(StrEnum):
+    """What is done to it."""
+
+    KILL = "SIGKILL, restart"
+    STOP_SHORT = "SIGSTOP 2 s"
+    STOP_LONG = "SIGSTOP 7 s"
+
+
+STOPS_S: Final = {Fault.STOP_SHORT: 2.0, Fault.STOP_LONG: 7.0}
+"""Less and more than a direct link's silence may last."""
+
+
+class Result(StrEnum):
+    """What became of the machine."""
+
+    MOVED = "→"
+    STAYED = "←"
+    DEAD = "†"
+    NONE = "·"
+    """The party is not there at this step."""
+    BAD = "✗"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Where the matrix is hit."""
+
+    party: Party
+    fault: Fault
+    step: Step
+
+    def __str__(self) -> str:
+        return f"{self.party} × {self.fault} × {self.step.key} ({self.step.role} {self.step.name})"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome_:
+    """What came of a cell."""
+
+    cell: Cell
+    result: Result
+    detail: str
+    took_s: float
+
+
+async def run_cell(arena: Arena, cell: Cell) -> Outcome_:
+    """Run it. A violation is an outcome too; after one the arena has a new machine."""
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    try:
+        result, detail = await _run(arena, cell)
+    except (ViolatedError, GodwitError, TimeoutError, AssertionError) as error:
+        result, detail = Result.BAD, f"{type(error).__name__}: {error}"
+    arena.unplan()
+    if result in (Result.BAD, Result.DEAD):
+        await arena.forget_machine()
+    return Outcome_(cell, result, detail, loop.time() - began_s)
+
+
+async def _run(arena: Arena, cell: Cell) -> tuple[Result, str]:
+    subject = await arena.machine()
+    source = await arena.owner()
+    destination = next(host for host in ("host-1", "host-2") if host != source)
+    at = source if cell.step.role is Role.SOURCE else destination
+    is_reached = arena.plan(at, cell.step)
+    migration = await arena.operations.request(subject.name, destination, LIMITS)
+    await until(is_reached, REACHED_S_MAX, f"step {cell.step.key}")
+    stopped = arena.cluster.pid(f"{at}-{cell.step.role}")
+    victim = _victim(arena, cell.party, source, destination)
+    if victim is None:
+        send(stopped, signal.SIGCONT)
+        await arena.ended(migration)
+        await arena.check(migration)
+        return Result.NONE, ""
+    await victim(cell.fault, stopped)
+    ended = await arena.ended(migration)
+    lives = await arena.check(migration)
+    detail = f"{ended.reason} {ended.message}".strip()
+    if not lives:
+        return Result.DEAD, detail
+    return (Result.MOVED if ended.outcome is Outcome.COMPLETED else Result.STAYED), detail
+
+
+Hit = Callable[[Fault, int], Awaitable[None]]
+"""Does a fault to a party; the second argument is the process that stands at the step."""
+
+
+def _victim(arena: Arena, party: Party, source: str, destination: str) -> Hit | None:
+    """How the party is hit; None if it is not there."""
+    services = {
+        Party.COORDINATOR: "coordinator",
+        Party.TRACKER: "gpu_state_tracker",
+        Party.SOURCE: f"{source}-source_host",
+        Party.DESTINATION: f"{destination}-destination_host",
+    }
+    if party in services:
+        return _service(arena, services[party])
+    if party is Party.NATS:
+        return _nats(arena)
+    pid = arena.vmm_pid(source if party is Party.SOURCE_VMM else destination)
+    return None if pid is None else _process(pid)
+
+
+def _service(arena: Arena, name: str) -> Hit:
+    async def hit(fault: Fault, stopped: int) -> None:
+        pid = arena.cluster.pid(name)
+        if fault is Fault.KILL:
+            await arena.cluster.kill(name)
+            send(stopped, signal.SIGCONT)
+            await arena.cluster.restart(name)
+        else:
+            await _stop_and_continue(pid, stopped, STOPS_S[fault])
+
+    return hit
+
+
+def _process(pid: int) -> Hit:
+    async def hit(fault: Fault, stopped: int) -> None:
+        if fault is Fault.KILL:
+            send(pid, signal.SIGKILL)
+            send(stopped, signal.SIGCONT)
+        else:
+            await _stop_and_continue(pid, stopped, STOPS_S[fault])
+
+    return hit
+
+
+def _nats(arena: Arena) -> Hit:
+    async def hit(fault: Fault, stopped: int) -> None:
+        if fault is Fault.KILL:
+            await arena.nats.kill()
+            send(stopped, signal.SIGCONT)
+            await arena.nats.restart()
+        else:
+            await _stop_and_continue(arena.nats.pid, stopped, STOPS_S[fault])
+
+    return hit
+
+
+async def _stop_and_continue(pid: int, stopped: int, wait_s: float) -> None:
+    """The time is the fault. What stands at the step goes on, unless it is what is hit."""
+    send(pid, signal.SIGSTOP)
+    if stopped != pid:
+        send(stopped, signal.SIGCONT)
+    await asyncio.sleep(wait_s)
+    send(pid, signal.SIGCONT)
+
+
+__all__ = ["END_S_MAX", "Cell", "Fault", "Outcome_", "Party", "Result", "run_cell"]

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
-import numpy as np
 
 from godwit_protocol.errors import GuestError
 from godwit_protocol.machine import PAGE_BYTES
@@ -106,11 +105,11 @@ class Embedder:
     def _answer(self, request: Embed | Add | Search | Count) -> dict[str, Any]:
         match request:
             case Embed(text):
-                return {"vector": self._embed(text).tolist()}
+                return {"vector": self._embed([text])[0].tolist()}
             case Add(text):
                 return self._add([text] if isinstance(text, str) else text)
             case Search(text, k):
-                return {"hits": self._index.search(self._embed(text), k)}
+                return {"hits": self._index.search(self._embed([text])[0], k)}
             case Count():
                 free = self._index.text_bytes_free
                 return {
@@ -122,13 +121,12 @@ class Embedder:
     def _add(self, texts: Sequence[str]) -> dict[str, Any]:
         encoded = [text.encode() for text in texts]
         self._index.require_room(len(texts), sum(map(len, encoded)))
-        vectors = [self._embed(text) for text in texts]
+        vectors = self._embed(texts)
         added = [self._index.add(*entry) for entry in zip(vectors, encoded, strict=True)]
         return {"added": len(added), "first": added[0], "count": self._index.count}
 
-    def _embed(self, text: str) -> Floats:
-        tokens = self._tokenizer.encode(text).ids
-        return self._model.embed(np.array(tokens, np.int64))
+    def _embed(self, texts: Sequence[str]) -> Floats:
+        return self._model.embed([self._tokenizer.encode(text).ids for text in texts])
 
 
 def _framebuffer(machine: Machine) -> memoryview:

@@ -2,12 +2,13 @@
 
 A BERT of 6 layers (Devlin et al. 2018; the model's config.json), the mean of its last layer over
 all tokens, scaled to length one. Weights are views of one block of memory, laid out by ``LAYOUT``.
-Texts are embedded one at a time, so that an embedding's bits do not depend on what else was asked.
+Texts that are embedded together share each pass over the weights, which is what costs most; the
+last bits of an embedding may depend on its company, and on nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -149,21 +150,34 @@ class MiniLm:
     def __init__(self, weights: Mapping[str, Floats]) -> None:
         self._weights = weights
 
-    def embed(self, tokens: NDArray[np.int64]) -> Floats:
-        """Return the embedding of one text, float32 of shape (384,) and length one.
+    def embed(self, texts: Sequence[Sequence[int]]) -> Floats:
+        """Return the embeddings of the texts, float32 of shape (texts, 384), each of length one.
 
-        ``tokens`` has 1 to ``TOKENS_MAX`` numbers, with the marks of beginning and end.
+        A text is 1 to ``TOKENS_MAX`` token numbers, with the marks of beginning and end.
         """
-        assert 0 < len(tokens) <= TOKENS_MAX
+        lengths = [len(tokens) for tokens in texts]
+        assert 0 < min(lengths) <= max(lengths) <= TOKENS_MAX
+        ends = np.cumsum(lengths)
+        rows = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+        x = self._layers(self._embedded(texts, lengths), rows)
+        means = np.stack([x[each].mean(axis=0) for each in rows])
+        return np.asarray(means / np.sqrt(np.square(means).sum(axis=1, keepdims=True)), np.float32)
+
+    def _embedded(self, texts: Sequence[Sequence[int]], lengths: Sequence[int]) -> Floats:
+        """All texts' tokens below each other, shape (tokens, 384)."""
         w = self._weights
-        x = w["word"][tokens] + w["position"][: len(tokens)] + w["token_type"][0]
-        x = self._normed("embedded", x)
+        tokens = np.concatenate([np.asarray(text, np.int64) for text in texts])
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        return self._normed(
+            "embedded", w["word"][tokens] + w["position"][positions] + w["token_type"][0]
+        )
+
+    def _layers(self, x: Floats, rows: Sequence[slice]) -> Floats:
         for layer in range(_LAYERS):
-            x = self._normed(f"{layer}.attended", x + self._attended(layer, x))
+            x = self._normed(f"{layer}.attended", x + self._attended(layer, x, rows))
             intermediate = _gelu(self._dense(f"{layer}.intermediate", x))
             x = self._normed(f"{layer}.output", x + self._dense(f"{layer}.output", intermediate))
-        mean = x.mean(axis=0)
-        return np.asarray(mean / np.sqrt(mean @ mean), np.float32)
+        return x
 
     def _dense(self, name: str, x: Floats) -> Floats:
         product: Floats = x @ self._weights[f"{name}.weight"].T
@@ -178,9 +192,16 @@ class MiniLm:
         x += self._weights[f"{name}.norm.bias"]
         return x
 
-    def _attended(self, layer: int, x: Floats) -> Floats:
+    def _attended(self, layer: int, x: Floats, rows: Sequence[slice]) -> Floats:
+        """A text's tokens attend to each other, and to no other text's."""
         parts = self._dense(f"{layer}.qkv", x).reshape(len(x), 3, _HEADS, _HEAD_DIMENSIONS)
-        query, key, value = parts.transpose(1, 2, 0, 3)
-        scores = (query @ key.transpose(0, 2, 1)) * np.float32(_HEAD_DIMENSIONS**-0.5)
-        heads = (_softmax(scores) @ value).transpose(1, 0, 2)
-        return self._dense(f"{layer}.attended", heads.reshape(len(x), DIMENSIONS))
+        heads = np.concatenate([_attention(parts[each]) for each in rows])
+        return self._dense(f"{layer}.attended", heads)
+
+
+def _attention(parts: Floats) -> Floats:
+    """Of one text; ``parts`` are query, key and value, shape (tokens, 3, heads, head's 32)."""
+    query, key, value = parts.transpose(1, 2, 0, 3)
+    scores = (query @ key.transpose(0, 2, 1)) * np.float32(_HEAD_DIMENSIONS**-0.5)
+    heads: Floats = (_softmax(scores) @ value).transpose(1, 0, 2)
+    return heads.reshape(len(parts), DIMENSIONS)

@@ -37,7 +37,6 @@ class Hello(LinkMessage, frozen=True, kw_only=True, tag="hello"):
     regions: tuple[RegionSpec, ...]
     extents: tuple[bytes, ...]
     connections: int
-    io_cursor: int = 0
 
 
 class Welcome(LinkMessage, frozen=True, kw_only=True, tag="welcome"):

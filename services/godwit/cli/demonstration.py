@@ -187,6 +187,7 @@ async def _questioned(
         over.set()
         await asyncio.wait(questioners)
     finally:
+        over.set()
         for questioner in questioners:
             questioner.cancel()
             with suppress(asyncio.CancelledError, Exception):

@@ -65,7 +65,7 @@ async def tell(log: EventLog, migration: str, machine: str, *, follow: bool, as_
     source = reading.entries(log, _filters(wanted, machine), follow=follow)
     async with aclosing(source):
         async for entry in source:
-            if machine and isinstance(entry, Recorded) and entry.envelope.machine != machine:
+            if machine and not _is_about(entry, machine):
                 continue
             if as_json:
                 output.print_json(entry_json(entry))
@@ -121,6 +121,12 @@ def _filters(migration: str, machine: str) -> Sequence[str]:
     if machine:
         return (*subjects.whole_machine(machine), *subjects.whole_migration("*"))
     return reading.ALL_EVENTS
+
+
+def _is_about(entry: Recorded | Unreadable, machine: str) -> bool:
+    if isinstance(entry, Unreadable):
+        return f".{machine}." in entry.stored.subject
+    return entry.envelope.machine == machine
 
 
 def _about(envelope: Envelope) -> str:

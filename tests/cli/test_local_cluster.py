@@ -1,0 +1,131 @@
+"""``godwit up`` and ``godwit demo`` with all their real processes."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from godwit.cli import process_tree
+from godwit_protocol.errors import ConflictError
+
+pytestmark = pytest.mark.e2e
+
+READY_S_MAX = 60.0
+GODWIT = Path(sys.executable).parent / "godwit"
+DEMO_KEYS = {
+    *("migration", "rounds", "bytes_sent", "throughput_gbps", "stun_ms", "stun_components_ms"),
+    *("client_gap_ms", "queries_asked", "queries_answered", "queries_lost", "queries_doubled"),
+    "answers_equal",
+}
+
+
+def environ(directory: Path) -> dict[str, str]:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("GODWIT_")}
+    return {**ours, "GODWIT_DIR": str(directory)}
+
+
+async def godwit(directory: Path, *arguments: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        GODWIT,
+        *arguments,
+        env=environ(directory),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+@asynccontextmanager
+async def up(directory: Path, hosts: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        GODWIT,
+        *("up", "--hosts", str(hosts)),
+        env=environ(directory),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(READY_S_MAX):
+            ready = (await process.stdout.readline()).decode()
+        assert ready.startswith("ready: nats://127.0.0.1:")
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        async with asyncio.timeout(READY_S_MAX):
+            await process.wait()
+
+
+async def next_report(process: asyncio.subprocess.Process) -> str:
+    assert process.stderr is not None
+    async with asyncio.timeout(READY_S_MAX):
+        return (await process.stderr.readline()).decode().strip()
+
+
+def service_pid(directory: Path, place: str) -> int:
+    pid = json.loads((directory / place / "health.json").read_text())["pid"]
+    assert isinstance(pid, int)
+    return pid
+
+
+async def test_up_restarts_what_dies_and_ends_all_that_it_started(tmp_path: Path) -> None:
+    async with up(tmp_path, hosts=1) as process:
+        started = await godwit(
+            tmp_path,
+            *("machine", "start", "hog", "--host", "host-1", "--ram", "8MiB"),
+            *("--guest", "godwit.guests.memhog:Memhog"),
+        )
+        assert started[0] == 0, started
+        again = await godwit(tmp_path, "up")
+        assert again[0] == ConflictError.exit_code
+        os.kill(service_pid(tmp_path, "hosts/host-1/source_host"), signal.SIGKILL)
+        assert "host-1-source_host ended with status -9" in await next_report(process)
+        assert await next_report(process) == "host-1-source_host is back"
+        status, out, _ = await godwit(tmp_path, "machine", "ask", "hog", '{"op":"status"}')
+        assert (status, json.loads(out)["pattern"]) == (0, "uniform")
+        os.kill(process.pid, signal.SIGINT)
+    assert process.returncode == 0
+    assert not process_tree.find_processes(tmp_path)
+    assert not process_tree.find_services(tmp_path)
+    assert (await godwit(tmp_path, "machine", "list"))[0] != 0
+
+
+async def test_a_cluster_that_was_killed_leaves_nothing_in_the_way_and_its_machines_running(
+    tmp_path: Path,
+) -> None:
+    async with up(tmp_path, hosts=1) as process:
+        started = await godwit(
+            tmp_path,
+            *("machine", "start", "hog", "--host", "host-1", "--ram", "8MiB"),
+            *("--guest", "godwit.guests.memhog:Memhog"),
+        )
+        assert started[0] == 0, started
+        process.kill()
+    left = set(process_tree.find_processes(tmp_path))
+    machines = left - set(process_tree.find_services(tmp_path))
+    assert len(machines) == 1
+    async with up(tmp_path, hosts=1) as process:
+        assert "of an earlier cluster" in await next_report(process)
+        assert machines < set(process_tree.find_processes(tmp_path))
+    assert not process_tree.find_processes(tmp_path)
+
+
+async def test_the_demo_loses_nothing_and_prints_exactly_what_it_promises(tmp_path: Path) -> None:
+    status, out, err = await godwit(tmp_path, "demo", "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert set(found) == DEMO_KEYS
+    assert found["answers_equal"] is True
+    assert found["queries_asked"] == found["queries_answered"] > 0
+    assert found["queries_lost"] == found["queries_doubled"] == 0
+    assert found["bytes_sent"] > 80 * 2**20
+    assert 0 < found["stun_ms"] <= found["client_gap_ms"]
+    assert sum(found["stun_components_ms"].values()) == pytest.approx(found["stun_ms"], abs=0.01)

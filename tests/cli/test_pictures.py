@@ -1,0 +1,200 @@
+"""Machines, migrations and GPUs as the commands show them, from logs as services write them."""
+
+import pytest
+from told_log import Teller
+
+from godwit.cli import host_pictures, machine_pictures, migration_pictures
+from godwit.cli.machine_pictures import MachineState
+from godwit.runtime.lane import Scope
+from godwit_protocol import ledger, subjects
+from godwit_protocol import register as reg
+from godwit_protocol.convergence import Decision, DecisionReason
+from godwit_protocol.errors import (
+    AbortedError,
+    InDoubtError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+)
+from godwit_protocol.events import Lane
+from godwit_protocol.events import machine as mev
+from godwit_protocol.events import migration as ev
+from godwit_protocol.events.migration import AbortReason, Outcome
+from godwit_protocol.projections import MigrationSummary
+
+MIGRATION_KEYS = {
+    *("id", "machine", "source", "destination", "outcome", "reason", "message", "rounds"),
+    *("stun_ms", "stun_components_ms", "bytes_sent", "duration_s", "round_details"),
+}
+
+
+async def test_a_running_machine(teller: Teller, unique_name: str) -> None:
+    await teller.start(unique_name, "host-1")
+    picture = await machine_pictures.find_machine(teller.log, unique_name)
+    assert picture.as_json() == {
+        "name": unique_name,
+        "host": "host-1",
+        "state": "running",
+        "epoch": 1,
+        "regions": [
+            {"name": "ram", "size_bytes": 2**26},
+            {"name": "vgpu0.framebuffer", "size_bytes": 2**32},
+        ],
+        "guest": "some.module:Guest",
+        "vgpus": ["H100XM-4C"],
+        "migration": "",
+        "failure": "",
+    }
+
+
+async def test_a_machine_is_where_the_register_says(teller: Teller, unique_name: str) -> None:
+    await teller.start(unique_name, "host-1")
+    moved = reg.moved(reg.started(unique_name, "host-1", None), "host-2", "some-migration")
+    await teller.write_register(moved)
+    picture = await machine_pictures.find_machine(teller.log, unique_name)
+    assert (picture.host, picture.epoch, picture.state) == ("host-2", 2, MachineState.RUNNING)
+
+
+async def test_a_claimed_machine_is_migrating_until_the_claim_is_free(
+    teller: Teller, unique_name: str
+) -> None:
+    await teller.start(unique_name, "host-1")
+    await teller.claim(unique_name, "some-migration")
+    picture = await machine_pictures.find_machine(teller.log, unique_name)
+    assert (picture.state, picture.migration) == (MachineState.MIGRATING, "some-migration")
+    await teller.claim(unique_name, "")
+    picture = await machine_pictures.find_machine(teller.log, unique_name)
+    assert (picture.state, picture.migration) == (MachineState.RUNNING, "")
+
+
+async def test_a_failed_machine_says_why(teller: Teller, unique_name: str) -> None:
+    await teller.start(unique_name, "host-1")
+    failed = mev.MachineFailed(message="the guest raised")
+    await teller.tell(Lane.SOURCE, "host-1", Scope.of_machine(unique_name), failed)
+    picture = await machine_pictures.find_machine(teller.log, unique_name)
+    assert (picture.state, picture.failure) == (MachineState.FAILED, "the guest raised")
+
+
+async def test_a_stopped_machine_is_not_live(teller: Teller, unique_name: str) -> None:
+    await teller.start(unique_name, "host-1")
+    await teller.write_register(reg.stopped(reg.started(unique_name, "host-1", None)))
+    listed = {machine.name: machine for machine in await machine_pictures.all_machines(teller.log)}
+    assert listed[unique_name].state is MachineState.STOPPED
+    with pytest.raises(NotFoundError, match="has been stopped"):
+        await machine_pictures.find_live_machine(teller.log, unique_name)
+
+
+async def test_a_migration_is_found_by_either_end_of_its_id(
+    teller: Teller, unique_name: str
+) -> None:
+    migration = await teller.request(unique_name, "host-2")
+    for part in (migration, migration[-8:], migration[-8:].upper(), migration[:30]):
+        assert await migration_pictures.find_id(teller.log, part) == migration
+
+
+async def test_an_id_that_says_too_little_is_refused(teller: Teller, unique_name: str) -> None:
+    first = await teller.request(unique_name, "host-2")
+    second = await teller.request(unique_name, "host-2")
+    assert first[:6] == second[:6]
+    with pytest.raises(InvalidInputError, match="does not say which"):
+        await migration_pictures.find_id(teller.log, first[:6])
+    with pytest.raises(InvalidInputError, match="does not say which"):
+        await migration_pictures.find_id(teller.log, first[-2:])
+    with pytest.raises(NotFoundError):
+        await migration_pictures.find_id(teller.log, "ffffffffffff")
+
+
+async def test_a_refused_migration_has_all_keys(teller: Teller, unique_name: str) -> None:
+    migration = await teller.request(unique_name, "host-2")
+    await teller.end(migration, unique_name, Outcome.ABORTED, AbortReason.ALREADY_MIGRATING)
+    summary = await migration_pictures.find_migration(teller.log, migration)
+    told = migration_pictures.as_json(summary)
+    assert set(told) == MIGRATION_KEYS
+    assert (told["outcome"], told["reason"]) == ("aborted", "already_migrating")
+    assert (told["rounds"], told["bytes_sent"], told["stun_ms"]) == (0, 0, None)
+    assert told["duration_s"] >= 0
+    assert summary in await migration_pictures.all_migrations(teller.log)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "kind"),
+    [
+        (Outcome.COMPLETED, AbortReason.NONE, None),
+        (Outcome.RUNNING, AbortReason.NONE, None),
+        (Outcome.ABORTED, AbortReason.CANCELLED, AbortedError),
+        (Outcome.ABORTED, AbortReason.DEADLINE_PASSED, AbortedError),
+        (Outcome.ABORTED, AbortReason.RESERVATION_REFUSED, RefusedError),
+        (Outcome.ABORTED, AbortReason.ALREADY_THERE, RefusedError),
+        (Outcome.IN_DOUBT, AbortReason.NONE, InDoubtError),
+    ],
+)
+def test_each_outcome_is_an_error_of_its_own_kind(
+    outcome: Outcome, reason: AbortReason, kind: type[Exception] | None
+) -> None:
+    summary = MigrationSummary(id="m", outcome=outcome, reason=reason)
+    error = migration_pictures.error_of(summary)
+    assert error is None if kind is None else type(error) is kind
+
+
+def test_the_throughput_is_that_of_the_rounds() -> None:
+    rounds = tuple(
+        ev.RoundCompleted(
+            figures=ev.RoundFigures(
+                round=number,
+                pages=1,
+                sent_bytes=1000,
+                wire_bytes=1000,
+                duration_ns=10_000,
+                scan_ns=1,
+                remaining_bytes=0,
+            ),
+            bandwidth_bytes_per_second=1.0,
+            dirty_bytes_per_second=0.0,
+            predicted_stun_ns=1,
+            stun_limit_ns=1,
+            decision=Decision.STUN,
+            reason=DecisionReason.SMALL_ENOUGH,
+        )
+        for number in (1, 2)
+    )
+    summary = MigrationSummary(id="m", rounds=rounds)
+    assert migration_pictures.throughput_bytes_per_second(summary) == pytest.approx(1e8)
+    assert migration_pictures.throughput_bytes_per_second(MigrationSummary(id="m")) == 0.0
+
+
+async def test_what_sits_on_a_gpu(teller: Teller, unique_name: str) -> None:
+    gpu = mev.GpuInventory(index=0, model="H100-80GB", memory_bytes=80 * 2**30, simulated=True)
+    await teller.announce(unique_name, gpu)
+    placement = ev.Placement(gpu=0, profile="H100XM-4C", framebuffer_bytes=4 * 2**30)
+    for kind in (ledger.EntryKind.HELD, ledger.EntryKind.CONFIRMED):
+        entry = ledger.LedgerEntry(
+            kind=kind,
+            reservation="r",
+            machine="searcher",
+            host=unique_name,
+            placements=(placement,),
+        )
+        await teller.log.append(
+            subjects.ledger(unique_name),
+            ledger.encode_entry(entry),
+            message_id=teller.clock.new_id(),
+        )
+    pictures = await host_pictures.all_gpus(teller.log)
+    (picture,) = [found for found in pictures if found.host == unique_name]
+    assert picture.as_json() == {
+        "host": unique_name,
+        "gpu": 0,
+        "model": "H100-80GB",
+        "simulated": True,
+        "memory_bytes": 80 * 2**30,
+        "free_bytes": 76 * 2**30,
+        "holds": [
+            {
+                "machine": "searcher",
+                "profile": "H100XM-4C",
+                "framebuffer_bytes": 4 * 2**30,
+                "state": "confirmed",
+                "reservation": "r",
+            }
+        ],
+    }

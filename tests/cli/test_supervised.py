@@ -1,0 +1,113 @@
+"""A supervised process, with the launcher as the process: it starts fast and needs no event log."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from godwit.cli import supervised
+from godwit.cli.supervised import Program, Supervised, accepts_on
+from godwit_protocol.errors import ConflictError, DeadlineError, UnreachableError
+
+WAIT_S = 20.0
+
+
+class Reports:
+    """What was reported, to be waited for."""
+
+    def __init__(self) -> None:
+        self._lines: asyncio.Queue[str] = asyncio.Queue(100)
+
+    def __call__(self, line: str) -> None:
+        self._lines.put_nowait(line)
+
+    async def next(self) -> str:
+        async with asyncio.timeout(WAIT_S):
+            return await self._lines.get()
+
+
+@pytest.fixture
+def reports() -> Reports:
+    return Reports()
+
+
+def launcher(directory: Path, reports: Reports, *, socket: str = "launcher.sock") -> Supervised:
+    environ = {**os.environ, "GODWIT_HOST_DIR": str(directory)}
+    log = directory / "log"
+    ready = accepts_on(directory / socket)
+    return Supervised(Program("it", ("godwit.hypervisor.native",), environ, log, ready), reports)
+
+
+async def test_it_is_ready_when_started_and_gone_when_stopped(
+    tmp_path: Path, reports: Reports
+) -> None:
+    process = launcher(tmp_path, reports)
+    await process.start()
+    assert await process.program.is_ready(process.pid)
+    with pytest.raises(ConflictError):
+        await process.start()
+    await process.stop()
+    assert not await process.program.is_ready(0)
+    with pytest.raises(UnreachableError):
+        _ = process.pid
+    await process.stop()
+
+
+async def test_it_is_restarted_when_it_dies(tmp_path: Path, reports: Reports) -> None:
+    process = launcher(tmp_path, reports)
+    await process.start()
+    first = process.pid
+    os.kill(first, signal.SIGKILL)
+    assert await reports.next() == "it ended with status -9; restarting it in 0.2 s"
+    assert await reports.next() == "it is back"
+    assert process.pid != first
+    await process.stop()
+
+
+async def test_it_stays_down_when_it_is_killed_on_purpose(tmp_path: Path, reports: Reports) -> None:
+    process = launcher(tmp_path, reports)
+    await process.start()
+    await process.signal(signal.SIGKILL)
+    with pytest.raises(UnreachableError):
+        _ = process.pid
+    await process.start()
+    assert await process.program.is_ready(process.pid)
+    await process.stop()
+
+
+async def test_one_that_is_frozen_is_stopped_too(tmp_path: Path, reports: Reports) -> None:
+    process = launcher(tmp_path, reports)
+    await process.start()
+    await process.signal(signal.SIGSTOP)
+    async with asyncio.timeout(WAIT_S):
+        await process.stop()
+    with pytest.raises(UnreachableError):
+        _ = process.pid
+
+
+async def test_one_that_ends_at_once_is_an_error_with_its_last_words(
+    tmp_path: Path, reports: Reports
+) -> None:
+    process = launcher(Path("/proc/no-such-place"), reports)
+    process.program = Program(
+        "it", process.program.module, process.program.environ, tmp_path / "log", never_ready
+    )
+    with pytest.raises(UnreachableError, match="it ended with status") as caught:
+        await process.start()
+    assert "/proc/no-such-place" in caught.value.hint
+
+
+async def test_one_that_is_never_ready_is_an_error(
+    tmp_path: Path, reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised, "READY_S_MAX", 0.3)
+    process = launcher(tmp_path, reports, socket="another.sock")
+    with pytest.raises(DeadlineError, match="not ready"):
+        await process.start()
+    await process.stop()
+
+
+async def never_ready(_pid: int) -> bool:
+    return False

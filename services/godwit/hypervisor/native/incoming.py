@@ -30,6 +30,8 @@ class IncomingMemory:
         self._memory = memory
         self._populate_vmm = populate_vmm
         self._session: IncomingSession | None = None
+        self._in_use = asyncio.Lock()
+        """Held while a thread works with the memory; ``close`` waits for it."""
 
     async def populate(self, extents: tuple[bytes, ...]) -> None:
         """See ``port.Incoming``. Raises ``RemoteProtocolError`` for extents outside the regions."""
@@ -38,7 +40,8 @@ class IncomingMemory:
             for data, region in zip(extents, self._memory.regions, strict=True)
         ]
         await self._populate_vmm(runs)
-        await asyncio.to_thread(self._populate_here, runs)
+        async with self._in_use:
+            await asyncio.to_thread(self._populate_here, runs)
 
     def receive(self, session: bytes, connections: int) -> IncomingSession:
         """Make ready for the bulk connections of ``session``; the listener brings them."""
@@ -49,14 +52,16 @@ class IncomingMemory:
 
     async def digests(self) -> dict[str, bytes]:
         """See ``port.Incoming``."""
-        return await asyncio.to_thread(region_digests, self._memory)
+        async with self._in_use:
+            return await asyncio.to_thread(region_digests, self._memory)
 
     async def close(self) -> None:
         """See ``port.Incoming``."""
         if self._session is not None:
             await self._session.close()
             self._session = None
-        self._memory.close()
+        async with self._in_use:
+            self._memory.close()
 
     def _populate_here(self, extents: list[Runs]) -> None:
         for region, runs in zip(self._memory.regions, extents, strict=True):

@@ -11,7 +11,7 @@ from typing import Final
 
 from godwit.transfer.sender import BulkSender, RegionWork
 from godwit_protocol.bulk import BulkLink
-from godwit_protocol.errors import LocalProtocolError
+from godwit_protocol.errors import AbortedError, LocalProtocolError
 from godwit_protocol.machine import PAGE_BYTES
 
 from ..port import LinkTarget, SentPages
@@ -32,6 +32,8 @@ class OutgoingMemory:
         self._aborted = False
         self._armed = False
         self._round_bytes = 0
+        self._in_use = asyncio.Lock()
+        """Held while a thread works with the memory or the connections; ``close`` waits for it."""
 
     @classmethod
     def of(cls, pid: int, memory: MachineMemory) -> OutgoingMemory:
@@ -47,24 +49,31 @@ class OutgoingMemory:
         """See ``port.Outgoing``."""
         pages = tuple(region.page_count for region in self._memory.regions)
         link = BulkLink(target.session, target.connections, pages)
-        sender = await asyncio.to_thread(
-            BulkSender.connect, target.address, target.port, link, target.token
-        )
-        self._sender = sender
+        async with self._in_use:
+            sender = await asyncio.to_thread(
+                BulkSender.connect, target.address, target.port, link, target.token
+            )
+            self._sender = sender
         if self._aborted:
             sender.abort()
 
     async def send_round(self, round_number: int) -> SentPages:
         """See ``port.Outgoing``."""
-        return await asyncio.to_thread(self._send_round, round_number)
+        async with self._in_use:
+            self._check_not_aborted()
+            return await asyncio.to_thread(self._send_round, round_number)
 
     async def dirty_bytes(self) -> int:
         """See ``port.Outgoing``."""
-        return PAGE_BYTES * sum(await asyncio.to_thread(self._tracker.peek))
+        async with self._in_use:
+            self._check_not_aborted()
+            return PAGE_BYTES * sum(await asyncio.to_thread(self._tracker.peek))
 
     async def digests(self) -> dict[str, bytes]:
         """See ``port.Outgoing``."""
-        return await asyncio.to_thread(region_digests, self._memory)
+        async with self._in_use:
+            self._check_not_aborted()
+            return await asyncio.to_thread(region_digests, self._memory)
 
     def round_progress(self) -> tuple[int, int]:
         """See ``port.Outgoing``."""
@@ -79,10 +88,15 @@ class OutgoingMemory:
     async def close(self) -> None:
         """See ``port.Outgoing``."""
         self.abort()
-        if self._sender is not None:
-            await asyncio.to_thread(self._sender.close)
-        self._tracker.close()
-        self._memory.close()
+        async with self._in_use:
+            if self._sender is not None:
+                await asyncio.to_thread(self._sender.close)
+            self._tracker.close()
+            self._memory.close()
+
+    def _check_not_aborted(self) -> None:
+        if self._aborted:
+            raise AbortedError("sending was aborted")
 
     def _send_round(self, round_number: int) -> SentPages:
         if self._sender is None:

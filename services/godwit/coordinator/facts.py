@@ -33,6 +33,9 @@ def input_of(event: Event) -> Input | None:
             return inp.DestinationReady(address=event.address, port=event.port, token=event.token)
         case ev.PreparationRefused():
             return inp.Refused(reason=AbortReason.DESTINATION_REFUSED, message=event.message)
+        case ev.ImageDiscarded():
+            # A destination that was restarted while it prepared has nothing to say but this.
+            return inp.Refused(reason=event.reason, message=event.message)
         case ev.StartDecided():
             return inp.StartKnown(start=event.start, reason=event.reason, message=event.message)
         case ev.CancelRequested():

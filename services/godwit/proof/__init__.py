@@ -1,0 +1,1 @@
+"""The proof: a model checker over the real cores; a simulator of the whole system comes beside it."""

@@ -1,0 +1,92 @@
+"""What can go wrong, how often in one run, and the dice. Knows nothing of what it happens to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from random import Random
+from typing import Final
+
+
+class Fault(StrEnum):
+    """One kind of trouble."""
+
+    SERVICE_CRASH = "service killed"
+    CRASH_AT_STEP = "service killed at a step"
+    TORN_WRITE = "killed in the middle of a write"
+    SERVICE_STOPPED = "service stopped for seconds"
+    LOG_DOWN = "log without a leader"
+    LOG_CUT = "a service's log connection cut"
+    LOG_REQUEST_LOST = "append or read lost"
+    LOG_ANSWER_LOST = "acknowledgement lost"
+    LOG_REQUEST_LATE = "append late by seconds"
+    LOG_DELIVERY_LATE = "delivery late"
+    LINK_RESET = "link reset"
+    LINK_CUT = "link cut"
+    LINK_HALF_CUT = "link cut one way"
+    LINK_SLOW = "link message late"
+    DISK_SLOW = "slow disk write"
+    DISK_FULL = "disk full"
+    MEMORY_REFUSED = "memory refused"
+    CLOCK_JUMP = "wall clock jumped"
+
+
+AT_TIMES: Final = {
+    Fault.SERVICE_CRASH: 4.0,
+    Fault.SERVICE_STOPPED: 8.0,
+    Fault.LOG_DOWN: 12.0,
+    Fault.LOG_CUT: 8.0,
+    Fault.LINK_RESET: 4.0,
+    Fault.LINK_CUT: 8.0,
+    Fault.LINK_HALF_CUT: 8.0,
+    Fault.DISK_FULL: 15.0,
+    Fault.CLOCK_JUMP: 8.0,
+}
+"""Faults that strike from outside: mean virtual seconds between two, where the run has them."""
+
+AT_CALLS: Final = {
+    Fault.CRASH_AT_STEP: 0.002,
+    Fault.TORN_WRITE: 0.01,
+    Fault.LOG_REQUEST_LOST: 0.01,
+    Fault.LOG_ANSWER_LOST: 0.01,
+    Fault.LOG_REQUEST_LATE: 0.004,
+    Fault.LOG_DELIVERY_LATE: 0.02,
+    Fault.LINK_SLOW: 0.02,
+    Fault.DISK_SLOW: 0.02,
+    Fault.MEMORY_REFUSED: 0.05,
+}
+"""Faults that strike a call: their probability for each, where the run has them."""
+
+
+@dataclass
+class Weather:
+    """The faults of one run. Half of the kinds are absent from any one run, so that each is also
+    seen alone.
+    """
+
+    dice: Random
+    injected: Counter[Fault] = field(default_factory=Counter)
+    raging: bool = False
+    """Faults strike only while it does."""
+    _chances: dict[Fault, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        severity = self.dice.choice((0.0, 0.3, 1.0, 1.0, 2.0))
+        for fault, chance in AT_CALLS.items():
+            self._chances[fault] = chance * severity * self.dice.choice((0, 1))
+        self.periods_s: dict[Fault, float] = {
+            fault: mean_s / severity
+            for fault, mean_s in AT_TIMES.items()
+            if severity and self.dice.random() < 0.5
+        }
+
+    def strikes(self, fault: Fault) -> bool:
+        """Whether ``fault`` strikes this call; it is counted if so."""
+        if not self.raging:
+            return False
+        chance = self._chances[fault]
+        if not chance or self.dice.random() >= chance:
+            return False
+        self.injected[fault] += 1
+        return True

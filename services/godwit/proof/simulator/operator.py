@@ -1,0 +1,129 @@
+"""The operators of a simulated cluster: they start machines, move them, and cancel some moves."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from godwit.runtime.lane import LaneWriter, Scope
+from godwit.runtime.patience import patiently
+from godwit_protocol.catalogue import profile
+from godwit_protocol.events import Event, Lane
+from godwit_protocol.events import machine as mev
+from godwit_protocol.events import migration as ev
+from godwit_protocol.machine import PAGE_BYTES, MachineSpec, VGpuSpec
+from godwit_protocol.roles.effects import Address, Service
+
+from .clock import HostClock
+from .log import ProcessLog
+from .process import Process
+from .services import Cluster
+
+LOOK_S: Final = 0.1
+CANCEL_CHANCE: Final = 0.15
+ANYWHERE_CHANCE: Final = 0.05
+"""Of asking for a host without looking where the machine is."""
+PAGES: Final = (8, 16, 32)
+"""None of them divisible by the guest's stride."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the operators do in one run."""
+
+    machines: int
+    migrations: int
+    pause_s: float
+    """Mean time between two requests."""
+
+
+class Operators:
+    """All of them, as one process that never dies."""
+
+    def __init__(self, cluster: Cluster, plan: Plan) -> None:
+        world = cluster.world
+        self.done = False
+        self.machines_started = False
+        self._cluster = cluster
+        self._plan = plan
+        self._dice = world.dice
+        self._clock = HostClock(world, "desk")
+        self._process = Process(world, "operator", "desk", mortal=False)
+        self._log = ProcessLog(cluster.server, self._process)
+        self._writers: dict[Scope, LaneWriter] = {}
+        self._hosts = [place.host.name for place in cluster.places]
+        self._starts = cluster.judge.starts
+        self._cancels: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin."""
+        self._process.spawn(self._work())
+
+    async def _work(self) -> None:
+        names = [f"m{index}" for index in range(1, self._plan.machines + 1)]
+        await asyncio.gather(*[self._process.spawn(self._start_machine(name)) for name in names])
+        self.machines_started = True
+        for _ in range(self._plan.migrations):
+            await self._migrate(self._dice.choice(names))
+            await asyncio.sleep(self._dice.expovariate(1 / self._plan.pause_s))
+        await asyncio.gather(*self._cancels)
+        self.done = True
+
+    async def _start_machine(self, name: str) -> None:
+        """Start it on the first host that takes it."""
+        spec = MachineSpec(
+            name=name,
+            guest="simulated:Guest",
+            ram_bytes=self._dice.choice(PAGES) * PAGE_BYTES,
+            vgpus=self._vgpus(),
+            env={"STEP_S": str(self._dice.choice((0.0005, 0.002, 0.01, 0.1)))},
+        )
+        for host in self._dice.sample(self._hosts, len(self._hosts)):
+            start = self._clock.new_id()
+            request = mev.MachineStartRequested(start=start, spec=spec)
+            await self._put(Scope.of_machine(name), request, Address(host, Service.SOURCE_HOST))
+            while start not in self._starts:  # noqa: ASYNC110  # the judge knows no tasks
+                await asyncio.sleep(LOOK_S)
+            if self._starts[start]:
+                return
+
+    def _vgpus(self) -> tuple[VGpuSpec, ...]:
+        if self._dice.random() < 0.5:
+            return ()
+        name = "H100XM-20C"
+        return (VGpuSpec(name, profile(name).framebuffer_bytes),)
+
+    async def _migrate(self, machine: str) -> None:
+        migration = self._clock.new_id()
+        dice = self._dice
+        record = self._cluster.judge.registers[machine]
+        elsewhere = [host for host in self._hosts if host != record.owner]
+        hosts = self._hosts if dice.random() < ANYWHERE_CHANCE else elsewhere
+        requested = ev.MigrationRequested(
+            machine=machine,
+            destination=dice.choice(hosts),
+            limits=ev.Limits(
+                stun_limit_ns=dice.choice((20, 100, 500, 2000)) * 1_000_000,
+                deadline_ns=dice.choice((5, 20, 60)) * 1_000_000_000,
+                rounds_max=dice.choice((3, 30)),
+            ),
+            verify=dice.choice((ev.Verify.OFF, ev.Verify.OFF, ev.Verify.FULL)),
+        )
+        await self._put(Scope.of_migration(migration, machine), requested)
+        if dice.random() < CANCEL_CHANCE:
+            self._cancels.append(self._process.spawn(self._cancel(migration, machine)))
+
+    async def _cancel(self, migration: str, machine: str) -> None:
+        await asyncio.sleep(self._dice.choice((0.02, 0.1, 0.5, 5.0)) * self._dice.random())
+        await self._put(Scope.of_migration(migration, machine), ev.CancelRequested())
+
+    async def _put(self, scope: Scope, event: Event, to: Address | None = None) -> None:
+        writer = self._writers.setdefault(
+            scope, LaneWriter(self._clock, Lane.OPERATOR, "desk", scope)
+        )
+        sealed = writer.seal(event, to=to)
+        writer.advance(sealed)
+        await patiently(
+            lambda: self._log.append(sealed.subject, sealed.data, message_id=sealed.message_id)
+        )

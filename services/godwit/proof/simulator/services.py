@@ -1,0 +1,180 @@
+"""Starts the real services in simulated processes, and starts them again when they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from godwit.coordinator import service as coordinator
+from godwit.destination_host.service import DestinationHost
+from godwit.gpu_state_tracker import service as tracker
+from godwit.host.context import HostContext
+from godwit.host.registers import Registers
+from godwit.runtime import config as configuration
+from godwit.runtime.config import Config, Service
+from godwit.runtime.health import Health
+from godwit.runtime.outbox import Outbox
+from godwit.source_host.service import SourceHost
+from godwit_protocol.errors import GodwitError
+
+from .clock import HostClock
+from .disk import HostDisk
+from .hypervisor import Host, ProcessHypervisor
+from .judge import Judge
+from .link import Network
+from .log import LogServer, ProcessLog
+from .process import Process, World
+
+RESTART_S: Final = 0.3
+CONTROL_HOST: Final = "control"
+
+Life = Callable[["Running"], Coroutine[Any, Any, None]]
+
+
+@dataclass
+class Running:
+    """One life of a service: its process and its connection to the log."""
+
+    process: Process
+    log: ProcessLog
+    tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
+    outbox: Outbox | None = None
+
+
+@dataclass
+class Place:
+    """One simulated host, with all that survives its services."""
+
+    host: Host
+    clock: HostClock
+    disk: HostDisk
+    gpus: str
+
+
+class Cluster:
+    """All services of all hosts."""
+
+    def __init__(self, world: World, judge: Judge, places: list[Place]) -> None:
+        self.world = world
+        self.judge = judge
+        self.places = places
+        self.network = Network(world)
+        self.server = LogServer(world, judge.stored)
+        self.running: dict[str, Running] = {}
+        self.restarts: Counter[str] = Counter()
+        self._clock = HostClock(world, CONTROL_HOST)
+
+    def start(self) -> None:
+        """Start everything."""
+        for name in ("coordinator-1", "coordinator-2"):
+            self._live(name, CONTROL_HOST, self._coordinator(name))
+        for name in ("tracker-1", "tracker-2"):
+            self._live(name, CONTROL_HOST, self._tracker(name))
+        for place in self.places:
+            name = place.host.name
+            self._live(f"source-{name}", name, self._source(place))
+            self._live(f"destination-{name}", name, self._destination(place))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no host service has anything left to do."""
+        journals = any(place.disk.files for place in self.places)
+        outboxes = [running.outbox for running in self.running.values()]
+        waiting = any(outbox is not None and outbox.depth for outbox in outboxes)
+        return not journals and not waiting
+
+    def _live(self, name: str, host: str, life: Life) -> None:
+        process = Process(self.world, name, host)
+        running = Running(process, ProcessLog(self.server, process))
+        self.running[name] = running
+        process.on_death.append(lambda: self._again(name, host, life))
+        process.spawn(self._run(running, life))
+        self.world.note(name, "started")
+
+    def _again(self, name: str, host: str, life: Life) -> None:
+        self.restarts[name] += 1
+        delay_s = RESTART_S * (1 + 4 * self.world.dice.random())
+        self.world.loop.after(delay_s, self._live, name, host, life)
+
+    async def _run(self, running: Running, life: Life) -> None:
+        """One life. It ends as a real service would: by an error that nobody took."""
+        try:
+            async with running.tasks:
+                await life(running)
+        except Exception as error:
+            self._judge_end(running.process, error)
+        running.process.die("ended")
+
+    def _judge_end(self, process: Process, error: Exception) -> None:
+        for cause in _leaves(error):
+            self.world.note(process.name, f"ends: {cause!r}")
+            if not isinstance(cause, GodwitError):
+                self.judge.accuse(f"{process.name} ended by a defect: {cause!r}")
+
+    def _coordinator(self, name: str) -> Life:
+        async def life(running: Running) -> None:
+            await coordinator.run(running.log, self._clock, name, running.tasks, Health(name))
+
+        return life
+
+    def _tracker(self, name: str) -> Life:
+        async def life(running: Running) -> None:
+            await tracker.run(running.log, self._clock, name, running.tasks, Health(name))
+
+        return life
+
+    def _source(self, place: Place) -> Life:
+        config = _config(Service.SOURCE_HOST, place)
+
+        async def life(running: Running) -> None:
+            host = self._context(place, running, config)
+            await SourceHost(host, running.tasks, Health("source_host")).run()
+
+        return life
+
+    def _destination(self, place: Place) -> Life:
+        config = _config(Service.DESTINATION_HOST, place)
+
+        async def life(running: Running) -> None:
+            host = self._context(place, running, config)
+            listener = self.network.listen(running.process)
+            health = Health("destination_host")
+            await DestinationHost(host, running.tasks, health, listener).run()
+
+        return life
+
+    def _context(self, place: Place, running: Running, config: Config) -> HostContext:
+        process, log = running.process, running.log
+        running.outbox = Outbox(log)
+        return HostContext(
+            name=place.host.name,
+            config=config,
+            clock=place.clock,
+            log=log,
+            outbox=running.outbox,
+            registers=Registers(log),
+            hypervisor=ProcessHypervisor(place.host, process, self.network),
+            disk=place.disk.seen_by(process),
+            dial=self.network.dialer(process),
+        )
+
+
+def _config(service: Service, place: Place) -> Config:
+    name = place.host.name
+    environ = {
+        "GODWIT_HOST": name,
+        "GODWIT_DIR": str(Path("/simulated")),
+        "GODWIT_GPUS": place.gpus,
+        "GODWIT_LINK_HOST": name,
+    }
+    return configuration.load(service, environ)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]

@@ -18,7 +18,7 @@ from godwit.host.role import RoleRunner
 from godwit.hypervisor.port import Checkpoint, LinkTarget, Outgoing, Vmm, VmmState
 from godwit.transfer.control import ControlLink
 from godwit_protocol import link, subjects
-from godwit_protocol.errors import GodwitError, UnreachableError
+from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
 from godwit_protocol.events import migration as ev
 from godwit_protocol.framing import session_of
 from godwit_protocol.machine import PAGE_BYTES, MachineSpec
@@ -33,6 +33,7 @@ WELCOME_S_MAX: Final = 120.0
 """The destination populates its memory before it says Welcome."""
 PROGRESS_S: Final = 0.2
 CAS_PACE_S: Final = 0.2
+FREE_PACE_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -54,10 +55,13 @@ class Departure:
         host: HostContext,
         migration: str,
         machine: str,
+        epoch: int,
         facts: FactWriter,
     ) -> None:
+        """``epoch``: the one under which the machine ran here when it was to leave."""
         self.migration = migration
         self.machine = machine
+        self._epoch = epoch
         self._host = host
         self._facts = facts
         self._found: Vmm | None = None
@@ -314,10 +318,21 @@ class Departure:
         return inp.Resumed(first_step_ns=await vmm.resume(epoch))
 
     async def _free(self) -> inp.Input:
-        vmm = self._found or await self._host.hypervisor.find(self.machine)
-        if vmm is not None:
-            await vmm.stop()
-        return inp.MemoryFreed()
+        """End the VMM that the machine left; until it has said that it is that one, wait.
+
+        One that never ran or runs under a later epoch is none of ours: while this service was down,
+        the machine may have come back, or be about to.
+        """
+        while True:
+            try:
+                vmm = await self._host.hypervisor.find(self.machine)
+                if vmm is not None and 0 < (await vmm.status()).epoch <= self._epoch:
+                    await vmm.stop()
+            except (DeadlineError, UnreachableError) as error:
+                _log.warning("memory_not_freed_yet", error=error.message)
+                await asyncio.sleep(FREE_PACE_S)
+            else:
+                return inp.MemoryFreed()
 
     async def _compare_and_set(self, effect: fx.CompareAndSet) -> inp.Input:
         settled = await self._host.registers.compare_and_set(

@@ -163,7 +163,10 @@ class SourceHost:
                 self._tell(codec.decode(stored.data, stored.sequence))
 
     def _run(self, opened: OpenMigration, state: SourceState, effects: tuple[Effect, ...]) -> None:
-        departure = Departure(self._host, opened.migration, state.machine, opened.facts)
+        started = opened.decision.event
+        assert isinstance(started, ev.MigrationStarted)
+        epoch = started.register_epoch
+        departure = Departure(self._host, opened.migration, state.machine, epoch, opened.facts)
         self._departures[opened.migration] = departure
 
         async def run() -> None:

@@ -77,7 +77,9 @@ class Arena:
         """Start everything in ``directory``; at the end, end it."""
         (directory / "plans").mkdir(parents=True)
         here = Path(__file__).parent
-        os.environ["PYTHONPATH"] = f"{here}{os.pathsep}{here.parent / 'support'}"
+        given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        places = dict.fromkeys([str(here), *filter(None, given)])
+        os.environ["PYTHONPATH"] = os.pathsep.join(places)
         async with AsyncExitStack() as stack:
             # Not in the cluster's directory: what a former cluster left running there is ended.
             nats = await NatsServer.start(directory.parent / f"{directory.name}-nats")
@@ -121,6 +123,17 @@ class Arena:
             for task in (subject.asking, subject.watching):
                 task.cancel()
                 await asyncio.wait({task})
+
+    async def bury_machine(self) -> None:
+        """The machine is dead: an operator stops it, and all that it held is free again."""
+        assert self.subject is not None
+        name = self.subject.name
+        await self.forget_machine()
+        await self.operations.stop(name)
+        async with asyncio.timeout(SETTLED_S_MAX):
+            for host in HOSTS:
+                while await self.operations.reservations(host):
+                    await asyncio.sleep(POLL_S)
 
     async def owner(self) -> str:
         """The host that the register names."""

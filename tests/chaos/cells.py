@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from arena import END_S_MAX, LIMITS, REACHED_S_MAX, Arena, ViolatedError, send, until
+from arena import LIMITS, REACHED_S_MAX, Arena, ViolatedError, send, until
 from steps import Role, Step
 
 from godwit_protocol.errors import GodwitError
@@ -67,7 +67,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome_:
+class CellOutcome:
     """What came of a cell."""
 
     cell: Cell
@@ -76,8 +76,8 @@ class Outcome_:
     took_s: float
 
 
-async def run_cell(arena: Arena, cell: Cell) -> Outcome_:
-    """Run it. A violation is an outcome too; after one the arena has a new machine."""
+async def run_cell(arena: Arena, cell: Cell) -> CellOutcome:
+    """Run it. A violation is an outcome too; after one nothing in the arena can be relied on."""
     loop = asyncio.get_running_loop()
     began_s = loop.time()
     try:
@@ -85,9 +85,9 @@ async def run_cell(arena: Arena, cell: Cell) -> Outcome_:
     except (ViolatedError, GodwitError, TimeoutError, AssertionError) as error:
         result, detail = Result.BAD, f"{type(error).__name__}: {error}"
     arena.unplan()
-    if result in (Result.BAD, Result.DEAD):
-        await arena.forget_machine()
-    return Outcome_(cell, result, detail, loop.time() - began_s)
+    if result is Result.DEAD:
+        await arena.bury_machine()
+    return CellOutcome(cell, result, detail, loop.time() - began_s)
 
 
 async def _run(arena: Arena, cell: Cell) -> tuple[Result, str]:
@@ -177,6 +177,3 @@ async def _stop_and_continue(pid: int, stopped: int, wait_s: float) -> None:
         send(stopped, signal.SIGCONT)
     await asyncio.sleep(wait_s)
     send(pid, signal.SIGCONT)
-
-
-__all__ = ["END_S_MAX", "Cell", "Fault", "Outcome_", "Party", "Result", "run_cell"]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import shutil
+import signal
 import sys
 import tempfile
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
 
 from arena import Arena
-from cells import Cell, Fault, Outcome_, Party, Result, run_cell
+from cells import Cell, Fault, CellOutcome, Party, Result, run_cell
 from steps import STEPS
 
 
@@ -19,29 +23,47 @@ def all_cells() -> list[Cell]:
     return [Cell(party, fault, step) for fault in Fault for party in Party for step in STEPS]
 
 
-async def run(cells: list[Cell], arenas: int) -> list[Outcome_]:
+async def run(cells: list[Cell], arenas: int) -> list[CellOutcome]:
     queue = list(reversed(cells))
-    outcomes: list[Outcome_] = []
+    outcomes: list[CellOutcome] = []
 
     async def work(number: int) -> None:
-        if place := tempfile.mkdtemp(prefix="gwc"):
-            async with Arena.open(Path(place) / "c") as arena:
-                while queue:
+        while queue:
+            place = Path(tempfile.mkdtemp(prefix="gwc"))
+            async with Arena.open(place / "c") as arena:
+                is_good = True
+                while queue and is_good:
                     outcome = await run_cell(arena, queue.pop())
                     outcomes.append(outcome)
-                    print(
-                        f"{len(outcomes)}/{len(cells)} [{number}] {outcome.result} {outcome.took_s:5.1f} s {outcome.cell}: {outcome.detail}",
-                        flush=True,
-                    )
+                    is_good = outcome.result is not Result.BAD
+                    say(f"{len(outcomes)}/{len(cells)}", outcome)
+            if is_good:
+                shutil.rmtree(place)
+            else:
+                print(f"  its files are kept in {place}", flush=True)
 
     await asyncio.gather(*(work(number) for number in range(arenas)))
     return outcomes
 
 
+def say(count: str, outcome: CellOutcome) -> None:
+    """One line a cell, as it ends."""
+    head = f"{count} {outcome.result} {outcome.took_s:5.1f} s"
+    print(f"{head} {outcome.cell}: {outcome.detail}", flush=True)
+
+
+async def _until_stopped(work: Coroutine[Any, Any, list[CellOutcome]]) -> list[CellOutcome]:
+    """End the arenas in an orderly way when told to end."""
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
+
+
 def main() -> None:
     arenas, patterns = int(sys.argv[1]), sys.argv[2:] or ["*"]
     cells = [each for each in all_cells() if any(fnmatch.fnmatch(str(each), p) for p in patterns)]
-    outcomes = asyncio.run(run(cells, arenas))
+    outcomes = asyncio.run(_until_stopped(run(cells, arenas)))
     bad = [each for each in outcomes if each.result is Result.BAD]
     print(f"{len(outcomes)} cells, {len(bad)} bad")
     for each in bad:

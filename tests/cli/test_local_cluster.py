@@ -118,6 +118,7 @@ async def test_a_cluster_that_was_killed_leaves_nothing_in_the_way_and_its_machi
     assert not process_tree.find_processes(tmp_path)
 
 
+@pytest.mark.timeout(240)  # the model runs on whatever cores are left
 async def test_the_demo_loses_nothing_and_prints_exactly_what_it_promises(tmp_path: Path) -> None:
     status, out, err = await godwit(tmp_path, "demo", "--json")
     assert status == 0, err

@@ -19,7 +19,7 @@ from godwit_protocol.errors import (
     RemoteProtocolError,
 )
 from godwit_protocol.roles.effects import Effect, Finish
-from godwit_protocol.roles.inputs import Input, LinkLost, OperationFailed, Tick
+from godwit_protocol.roles.inputs import Input, LinkLost, Tick
 
 INPUTS_MAX: Final = 1024
 """Inputs that wait for the core. A role that is so far behind is broken."""
@@ -87,7 +87,10 @@ class RoleRunner(Generic[S]):
         return task
 
     async def run(self, state: S, effects: Effects) -> S:
-        """Run from ``state`` until the core says ``Finish``; return the last state."""
+        """Run from ``state`` until the core says ``Finish``; return the last state.
+
+        Raises ``JournalFailedError``, ``OutboxFullError``: nothing may follow but a restart.
+        """
         try:
             self._take(state, effects)
             while not self._finished:
@@ -113,15 +116,14 @@ class RoleRunner(Generic[S]):
             self._take(state, effects)
 
     def _take(self, state: S, effects: Effects) -> None:
+        """An effect that cannot even be begun, such as a record that the journal does not take,
+        leaves the role between two states: it ends, and with it the service, whose next life goes
+        on from what the journal holds.
+        """
         self.state = state
         for effect in effects:
             self._finished = self._finished or isinstance(effect, Finish)
-            try:
-                self._perform(effect)
-            except GodwitError as error:  # such as a journal that takes nothing: go no further
-                _log.error("effect_failed", error=error.message)
-                self.tell(OperationFailed(message=error.message))
-                return
+            self._perform(effect)
 
     async def _next(self) -> Input:
         assert self.state is not None

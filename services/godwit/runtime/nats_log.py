@@ -315,12 +315,17 @@ class NatsLog:
         """One attempt. None: no usable answer, and it is worth another one."""
         if self._closed.is_set():
             raise _closed_error()
+        before = _cancellations()
         try:
             async with asyncio.timeout(attempt_s):
                 await self._connected.wait()
                 answer = await self._client.request(
                     subject, data, timeout=attempt_s, headers=headers or None
                 )
+                if _cancellations() > before:
+                    # The client waits with ``asyncio.wait_for``, which before Python 3.12 swallows
+                    # a cancellation that comes together with the answer.
+                    raise asyncio.CancelledError
         except nats.errors.BadSubjectError as error:
             raise InvalidInputError(f"subject {subject!r} is not usable") from error
         except nats.errors.NoRespondersError:
@@ -414,6 +419,12 @@ class NatsLog:
             arrived.set()
         for reader in self._readers:
             reader.expire()
+
+
+def _cancellations() -> int:
+    """How often the current task was cancelled and has not said that it goes on."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
 
 
 def _stored(message: api.RawMessage) -> Stored:

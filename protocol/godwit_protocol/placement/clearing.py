@@ -47,8 +47,8 @@ def clear(
     found = [
         (sum(_bytes(tables, item) for item in movers), len(movers), start, piece, movers)
         for piece in tables.ways(profile)
-        for start in piece.starts
-        for movers in _in_the_way(tables, occupants, piece, start)
+        for start, mask in zip(piece.starts, piece.masks, strict=True)
+        for movers in _in_the_way(tables, occupants, piece, mask)
     ]
     if not found:
         return None
@@ -67,17 +67,17 @@ def clear(
 
 
 def _in_the_way(
-    tables: Tables, occupants: Sequence[Occupant], piece: Piece, start: int
+    tables: Tables, occupants: Sequence[Occupant], piece: Piece, mask: int
 ) -> Iterator[tuple[Occupant, ...]]:
-    """Who must leave for the piece to sit at ``start``: whoever overlaps it or needs another mode,
-    and of those that only count against its limit, each one in turn.
+    """Who must leave for the piece to take the slots of ``mask``: whoever overlaps it or is in
+    another mode, and of those that only count against its limit, each one in turn.
     """
     overlapping = tuple(
         item
         for item in occupants
         if item.seat.mode is not piece.mode
         or (piece.mode is GpuMode.EQUAL and _base(tables, item) != piece.base)
-        or item.seat.mask & piece.mask(start)
+        or item.seat.mask & mask
     )
     others = [item for item in occupants if item not in overlapping]
     for also in ((), *((item,) for item in others)):

@@ -61,7 +61,8 @@ class Fleet:
         self._solver = solver
         self._shapes: dict[GpuAt, Shape] = {}
         self._islands: dict[GpuAt, str] = {}
-        self._groups: dict[Shape, dict[GpuAt, None]] = {}
+        self._groups: dict[str, dict[Shape, dict[GpuAt, None]]] = {}
+        """By model, for a profile is offered by a few."""
 
     def put(self, gpu: GpuAt, model: str, seats: Iterable[Seat] = (), *, island: str = "") -> None:
         """Say what sits on a GPU, new or known. ``island``: whose GPUs are linked by NVLink.
@@ -80,25 +81,30 @@ class Fleet:
 
     def _set(self, gpu: GpuAt, shape: Shape) -> None:
         if (before := self._shapes.get(gpu)) is not None:
-            group = self._groups[before]
-            del group[gpu]
-            if not group:
-                del self._groups[before]
+            shapes = self._groups[before.model.model]
+            del shapes[before][gpu]
+            if not shapes[before]:
+                del shapes[before]
         self._shapes[gpu] = shape
-        self._groups.setdefault(shape, {})[gpu] = None
+        self._groups.setdefault(shape.model.model, {}).setdefault(shape, {})[gpu] = None
+
+    def _offering(self, profile: str) -> Iterator[tuple[Shape, dict[GpuAt, None]]]:
+        """The GPUs of the models that offer a profile. Raises ``InvalidInputError``."""
+        for model in self._solver.catalogue.profile(profile).models:
+            yield from self._groups.get(model, {}).items()
 
     def shape(self, gpu: GpuAt) -> Shape:
         """What is taken on a GPU."""
         return self._shapes[gpu]
 
     def remaining(self, profile: str) -> int:
-        """How many more of a profile fit, if nothing else comes."""
-        return sum(shape.fits(profile) * len(gpus) for shape, gpus in self._groups.items())
+        """How many more of a profile fit, if nothing else comes. Raises ``InvalidInputError``."""
+        return sum(shape.fits(profile) * len(gpus) for shape, gpus in self._offering(profile))
 
     def choose(self, profile: str, policy: Policy) -> Place | None:
-        """The best place for one vGPU; None if there is none at all."""
+        """The best place for one vGPU; None if there is none. Raises ``InvalidInputError``."""
         best: tuple[Rank, GpuAt, Choice] | None = None
-        for shape, gpus in self._groups.items():
+        for shape, gpus in self._offering(profile):
             found = shape.best(profile, policy)
             if found is None or (best is not None and best[0] < found[0]):
                 continue
@@ -132,13 +138,17 @@ class Fleet:
         """Within which GPUs to look, one set after the other."""
         match together:
             case Together.ANYWHERE:
-                yield {shape: tuple(sorted(gpus)) for shape, gpus in self._groups.items()}
+                yield {shape: tuple(sorted(gpus)) for shape, gpus in self._all()}
             case Together.ONE_GPU:
-                for shape, gpus in self._groups.items():
+                for shape, gpus in self._all():
                     yield {shape: (min(gpus),)}
             case Together.PEERS:
                 for island in sorted({name for name in self._islands.values() if name}):
                     yield self._within(island)
+
+    def _all(self) -> Iterator[tuple[Shape, dict[GpuAt, None]]]:
+        for shapes in self._groups.values():
+            yield from shapes.items()
 
     def _within(self, island: str) -> _Groups:
         groups: dict[Shape, tuple[GpuAt, ...]] = {}

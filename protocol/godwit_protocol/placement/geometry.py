@@ -40,6 +40,8 @@ class Piece(msgspec.Struct, frozen=True):
     width: int
     slots: int
     starts: tuple[int, ...]
+    masks: tuple[int, ...]
+    """For each start: the slots that it takes, as bits."""
     compute: int
     most: int
     sms: int
@@ -48,15 +50,20 @@ class Piece(msgspec.Struct, frozen=True):
     @property
     def fit(self) -> int:
         """How many have room on an empty axis, whatever ``most`` says."""
-        count, free_from = 0, 0
-        for start in self.starts:
-            if start >= free_from:
-                count, free_from = count + 1, start + self.slots
+        return self.fit_beside(0)
+
+    def fit_beside(self, taken: int) -> int:
+        """How many have room beside slots that are taken. From the left: exact for equal sizes."""
+        count = 0
+        for mask in self.masks:
+            if not taken & mask:
+                count, taken = count + 1, taken | mask
         return count
 
-    def mask(self, start: int) -> int:
-        """The slots that it takes from ``start`` on, as bits."""
-        return ((1 << self.slots) - 1) << start
+    def free_starts(self, taken: int) -> tuple[tuple[int, int], ...]:
+        """The starts that are left beside slots that are taken, each with its mask."""
+        both = zip(self.starts, self.masks, strict=True)
+        return tuple((start, mask) for start, mask in both if not taken & mask)
 
     def seat(self, profile: str, start: int) -> Seat:
         """``profile`` in this place."""
@@ -87,6 +94,7 @@ def _instances(mig: Mig, sizes: dict[str, int]) -> Iterator[Piece]:
             width=mig.memory_slices,
             slots=profile.memory,
             starts=profile.starts,
+            masks=_masks(profile.memory, profile.starts),
             compute=profile.compute,
             most=profile.most,
             sms=profile.sms,
@@ -101,14 +109,20 @@ def _shares(section: TimeSliced, sms: int, sizes: dict[str, int]) -> Iterator[Pi
             ways.append((GpuMode.MIXED, section.mixed_slots, profile.mixed_most))
         for mode, width, most in ways:
             slots = width // most
+            starts = tuple(range(0, width, slots))
             yield Piece(
                 base=profile.name,
                 mode=mode,
                 width=width,
                 slots=slots,
-                starts=tuple(range(0, width, slots)),
+                starts=starts,
+                masks=_masks(slots, starts),
                 compute=0,
                 most=most,
                 sms=sms,
                 framebuffer_bytes=sizes[profile.name],
             )
+
+
+def _masks(slots: int, starts: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(((1 << slots) - 1) << start for start in starts)

@@ -73,14 +73,22 @@ class Shape:
     def room(self) -> Room:
         """How many more of each profile fit, of one profile at a time."""
         if self._room is None:
-            self._room = tuple(self.fits(name) for name in self._tables.ranking)
+            room = [0] * len(self._tables.ranking)
+            for place, name in self._tables.own:
+                room[place] = self.fits(name)
+            self._room = tuple(room)
         return self._room
 
     @property
     def places(self) -> int:
         """How many placements are legal now: each profile at each start that is left for it."""
         if self._places is None:
-            self._places = sum(len(self.choices(name)) for name in self._tables.ranking)
+            self._places = sum(
+                len(piece.free_starts(self.taken))
+                for _, name in self._tables.own
+                for piece in self._tables.ways(name)
+                if self.admits(piece)
+            )
         return self._places
 
     def fits(self, profile: str) -> int:
@@ -90,13 +98,10 @@ class Shape:
     def _fits(self, piece: Piece) -> int:
         if not self.admits(piece):
             return 0
-        found, free_from = 0, 0
-        for start in piece.starts:
-            if start >= free_from and not self.taken & piece.mask(start):
-                found, free_from = found + 1, start + piece.slots
+        found = min(piece.fit_beside(self.taken), piece.most - self._held(piece))
         if piece.compute:
             found = min(found, (self._tables.compute_slices - self.compute) // piece.compute)
-        return min(found, piece.most - dict(self.scarce).get(piece.base, 0))
+        return found
 
     def admits(self, piece: Piece) -> bool:
         """Whether the mode, the compute slices and the limits let it in, wherever it would sit."""
@@ -106,18 +111,21 @@ class Shape:
             self.mode is piece.mode
             and self.equal in {"", piece.base}
             and self.compute + piece.compute <= self._tables.compute_slices
-            and dict(self.scarce).get(piece.base, 0) < piece.most
+            and self._held(piece) < piece.most
         )
+
+    def _held(self, piece: Piece) -> int:
+        """How many sit here of a profile whose number is limited by more than room."""
+        return next((held for name, held in self.scarce if name == piece.base), 0)
 
     def choices(self, profile: str) -> tuple[Choice, ...]:
         """Every legal place for the profile."""
         if profile not in self._choices:
             self._choices[profile] = tuple(
-                Choice(piece, start, self._tables.with_piece(self, piece, start))
+                Choice(piece, start, self._tables.with_piece(self, piece, mask))
                 for piece in self._tables.ways(profile)
                 if self.admits(piece)
-                for start in piece.starts
-                if not self.taken & piece.mask(start)
+                for start, mask in piece.free_starts(self.taken)
             )
         return self._choices[profile]
 
@@ -159,6 +167,9 @@ class Tables:
         self.ranking = ranking
         self.compute_slices = model.mig.compute_slices if model.mig else 0
         self._ways = pieces(model)
+        own = {way.base for ways in self._ways.values() for way in ways}
+        self.own = tuple((place, name) for place, name in enumerate(ranking) if name in own)
+        """The model's own profiles, each with its place in the ranking."""
         self._shapes: dict[_Key, Shape] = {}
         self.empty = self._shape((GpuMode.NONE, "", 0, 0, 0, ()))
 
@@ -183,7 +194,7 @@ class Tables:
             f" in mode {seat.mode.value}, beside what sits there"
         )
 
-    def with_piece(self, shape: Shape, piece: Piece, start: int) -> Shape:
+    def with_piece(self, shape: Shape, piece: Piece, mask: int) -> Shape:
         """The shape after a legal choice."""
         scarce = dict(shape.scarce)
         if piece.most < piece.fit:
@@ -191,7 +202,7 @@ class Tables:
         key = (
             piece.mode,
             piece.base if piece.mode is GpuMode.EQUAL else "",
-            shape.taken | piece.mask(start),
+            shape.taken | mask,
             shape.compute + piece.compute,
             shape.count + 1,
             tuple(sorted(scarce.items())),

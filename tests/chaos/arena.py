@@ -140,6 +140,10 @@ class Arena:
         assert self.subject is not None
         return (await self.operations.record(self.subject.name)).owner
 
+    def other(self, host: str) -> str:
+        """The host that is not ``host``."""
+        return next(each for each in HOSTS if each != host)
+
     async def _keep_asking(self, name: str) -> None:
         """Whether all were answered, once each, is read from the log afterwards."""
         request = json.dumps({"op": "status"}).encode()

@@ -93,7 +93,7 @@ async def run_cell(arena: Arena, cell: Cell) -> CellOutcome:
 async def _run(arena: Arena, cell: Cell) -> tuple[Result, str]:
     subject = await arena.machine()
     source = await arena.owner()
-    destination = next(host for host in ("host-1", "host-2") if host != source)
+    destination = arena.other(source)
     at = source if cell.step.role is Role.SOURCE else destination
     is_reached = arena.plan(at, cell.step)
     migration = await arena.operations.request(subject.name, destination, LIMITS)

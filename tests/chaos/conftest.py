@@ -1,0 +1,16 @@
+"""One arena for the cells of a session: whoever leaves something behind fails the next."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from arena import Arena
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def arena(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Arena]:
+    """A cluster of two hosts, and a machine that is asked all the time."""
+    async with Arena.open(tmp_path_factory.mktemp("chaos") / "c") as opened:
+        yield opened

@@ -1,0 +1,65 @@
+"""Faults that no single cell of the matrix has: more than one, or at a place of their own."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from arena import LIMITS, REACHED_S_MAX, Arena, send, until
+from steps import step
+
+from godwit_protocol.events.migration import Outcome
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
+
+
+async def test_a_machine_that_came_back_outlives_its_old_source(arena: Arena) -> None:
+    """The source is down from RELEASED on, and finds the machine back when it is started again."""
+    subject = await arena.machine()
+    old = await arena.owner()
+    new = arena.other(old)
+    is_reached = arena.plan(old, step("s13"))
+    there = await arena.operations.request(subject.name, new, LIMITS)
+    await until(is_reached, REACHED_S_MAX, "s13")
+    await arena.cluster.kill(f"{old}-source_host")
+    assert (await arena.ended(there)).outcome is Outcome.COMPLETED
+    back = await arena.operations.request(subject.name, old, LIMITS)
+    assert (await arena.ended(back)).outcome is Outcome.COMPLETED
+    await arena.cluster.restart(f"{old}-source_host")
+    assert await arena.check(back)
+    assert await arena.owner() == old
+
+
+async def test_two_services_die_at_once_after_go(arena: Arena) -> None:
+    """Both hosts' services, just when the destination has heard GO."""
+    subject = await arena.machine()
+    source = await arena.owner()
+    destination = arena.other(source)
+    is_reached = arena.plan(destination, step("d8"))
+    migration = await arena.operations.request(subject.name, destination, LIMITS)
+    await until(is_reached, REACHED_S_MAX, "d8")
+    services = (f"{source}-source_host", f"{destination}-destination_host")
+    for service in services:
+        await arena.cluster.kill(service)
+    for service in services:
+        await arena.cluster.restart(service)
+    await arena.ended(migration)
+    assert await arena.check(migration)
+
+
+async def test_a_source_that_slept_after_go_does_not_run_what_has_moved(arena: Arena) -> None:
+    """It is stopped where ACTIVE comes, until the coordinator waits no more for its RELEASED."""
+    subject = await arena.machine()
+    source = await arena.owner()
+    destination = arena.other(source)
+    is_reached = arena.plan(source, step("s11"))
+    migration = await arena.operations.request(subject.name, destination, LIMITS)
+    await until(is_reached, REACHED_S_MAX, "s11")
+    vmm = arena.vmm_pid(source)
+    assert vmm is not None
+    send(vmm, signal.SIGSTOP)
+    assert (await arena.ended(migration)).outcome is Outcome.COMPLETED
+    send(vmm, signal.SIGCONT)
+    send(arena.cluster.pid(f"{source}-source_host"), signal.SIGCONT)
+    assert await arena.check(migration)
+    assert await arena.owner() == destination

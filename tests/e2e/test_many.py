@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import pytest
 from operations import NO_CONVERGENCE, Operations
 
 from godwit.cli.migration import cancel_migration
+from godwit_protocol.events.machine import MachineFailed
 from godwit_protocol.events.migration import AbortReason, Limits, Outcome, RoundCompleted, Verify
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
@@ -90,4 +93,18 @@ async def test_a_coordinator_and_a_tracker_that_die_come_back(
     summary = await cancel_migration(operations.log, migration)
     assert summary.reason is AbortReason.CANCELLED
     assert (await operations.migrate(name, "host-2")).outcome is Outcome.COMPLETED
+    await operations.stop(name)
+
+
+async def test_a_machine_that_dies_is_reported_even_if_nobody_watched(
+    operations: Operations, name: str
+) -> None:
+    await operations.start(name, MEMHOG)
+    await operations.cluster.kill("host-1-source_host")
+    vmm = await operations.hypervisor("host-1").find(name)
+    assert vmm is not None
+    os.kill((await vmm.status()).pid, signal.SIGKILL)
+    await operations.cluster.restart("host-1-source_host")
+    failed = await operations.event_of_machine(name, MachineFailed)
+    assert "died" in failed.message
     await operations.stop(name)

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from godwit.cli.cluster import Cluster
 from godwit.cli.guest_client import GuestClient
@@ -22,6 +22,8 @@ from godwit_protocol.events import Event
 from godwit_protocol.events.migration import Limits, Verify
 from godwit_protocol.projections import MigrationSummary
 from godwit_protocol.register import RegisterRecord
+
+E = TypeVar("E", bound=Event)
 
 EVENT_S_MAX = 60.0
 NO_CONVERGENCE = Limits(stun_limit_ns=1_000, rounds_max=4_000, stalled_rounds_max=4_000)
@@ -65,13 +67,21 @@ class Operations:
     ) -> MigrationSummary:
         return await self.ended(await self.request(name, to, limits, verify))
 
-    async def event(self, migration: str, kind: type[Event], count: int = 1) -> Event:
+    async def event(self, migration: str, kind: type[E], count: int = 1) -> E:
         """Wait for the ``count``-th event of a kind."""
+        return await self._event(subjects.whole_migration(migration), kind, count)
+
+    async def event_of_machine(self, name: str, kind: type[E]) -> E:
+        """Wait for the first event of a kind in a machine's life."""
+        return await self._event(subjects.whole_machine(name), kind, 1)
+
+    async def _event(self, filters: Sequence[str], kind: type[E], count: int) -> E:
         async with asyncio.timeout(EVENT_S_MAX):
-            async for stored in self.log.tail(subjects.whole_migration(migration)):
+            async for stored in self.log.tail(filters):
                 event = codec.decode(stored.data, stored.sequence).event
                 count -= isinstance(event, kind)
                 if count == 0:
+                    assert isinstance(event, kind)
                     return event
         raise AssertionError("a tail has no end")
 

@@ -102,6 +102,12 @@ class Hypervisor(Protocol):
     async def find_all(self) -> Sequence[Vmm]:
         """All live VMMs on this host, also those that outlived the services."""
 
+    async def find_dead(self) -> Sequence[str]:
+        """Machines that had a VMM on this host whose process is proven dead, however it ended.
+
+        What leaves no proof, such as a directory that is not there, is not named.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class SentPages:

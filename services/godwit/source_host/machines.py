@@ -7,7 +7,9 @@ answer in the log and is left alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -35,6 +37,7 @@ from godwit_protocol.events.migration import (
     ReservationRequested,
 )
 from godwit_protocol.machine import MachineSpec
+from godwit_protocol.projections import MachineSummary, fold_machine
 from godwit_protocol.roles.inputs import CasUnclear
 from godwit_protocol.subjects import checked_name
 
@@ -53,9 +56,41 @@ class Machines:
         self._host = host
         self._is_moving = is_moving
         self._reservations: dict[str, asyncio.Future[Event]] = {}
+        self._changing: Counter[str] = Counter()
+
+    def is_changing(self, name: str) -> bool:
+        """Whether the machine is being started or stopped."""
+        return name in self._changing
 
     async def start(self, request: mev.MachineStartRequested) -> None:
         """Start the machine, or say why not. Nothing of a failed attempt stays."""
+        with self._change(request.spec.name):
+            await self._answer_start(request)
+
+    async def stop(self, name: str, request: mev.MachineStopRequested) -> None:
+        """Stop the machine, or say why not."""
+        with self._change(name):
+            await self._answer_stop(name, request)
+
+    async def report_failure(self, name: str, message: str) -> None:
+        """Say that a machine of this host does not run any more, unless the log says so already."""
+        summary = MachineSummary(name=name)
+        async for stored in self._host.log.read(Scope.of_machine(name).filters()):
+            summary = fold_machine(summary, codec.decode(stored.data, stored.sequence))
+        if not summary.failure:
+            _log.error("machine_failed", machine=name, message=message)
+            await self._append(await self._writer(name), mev.MachineFailed(message=message))
+
+    @contextmanager
+    def _change(self, name: str) -> Iterator[None]:
+        self._changing[name] += 1
+        try:
+            yield
+        finally:
+            self._changing[name] -= 1
+            self._changing += Counter()  # drops what has come to zero
+
+    async def _answer_start(self, request: mev.MachineStartRequested) -> None:
         name = request.spec.name
         if await self._is_answered(name, "start", request.start):
             return
@@ -73,8 +108,7 @@ class Machines:
         _log.info("machine_started", machine=name, epoch=epoch)
         await self._append(writer, started)
 
-    async def stop(self, name: str, request: mev.MachineStopRequested) -> None:
-        """Stop the machine, or say why not."""
+    async def _answer_stop(self, name: str, request: mev.MachineStopRequested) -> None:
         if await self._is_answered(name, "stop", request.stop):
             return
         writer = await self._writer(name)
@@ -88,11 +122,6 @@ class Machines:
             return
         _log.info("machine_stopped", machine=name)
         await self._append(writer, mev.MachineStopped(stop=request.stop))
-
-    async def report_failure(self, name: str, message: str) -> None:
-        """Say that a machine of this host does not run any more."""
-        _log.error("machine_failed", machine=name, message=message)
-        await self._append(await self._writer(name), mev.MachineFailed(message=message))
 
     def answer_reservation(self, answer: ReservationGranted | ReservationRefused) -> None:
         """Take the tracker's answer."""

@@ -27,7 +27,7 @@ from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.machine import HypervisorKind
 from godwit_protocol.roles import inputs as inp
-from godwit_protocol.roles import source
+from godwit_protocol.roles import source, succession
 from godwit_protocol.roles.effects import Effect
 from godwit_protocol.roles.recovery import recover_source
 from godwit_protocol.roles.source_state import SourceState
@@ -150,7 +150,11 @@ class SourceHost:
         assert isinstance(started, ev.MigrationStarted)
         state, _ = await self._begin(opened, started)
         now_ns = self._host.clock.monotonic_ns()
-        state, effects = recover_source(state, opened.past_types, now_ns)
+        record, epoch = state.register.record, started.register_epoch
+        if succession.has_gone_on(record, migration, epoch):
+            state, effects = succession.source_after(state, opened.past_types)
+        else:
+            state, effects = recover_source(state, opened.past_types, now_ns)
         _log.warning("migration_recovered", migration=migration, phase=state.phase)
         self._run(opened, state, effects)
         await self._tell_again(migration)
@@ -216,20 +220,21 @@ class SourceHost:
         )
 
     async def _watch_machines(self) -> None:
-        """Report a machine that fails, once. One that was stopped or has moved is not missed."""
-        alive: set[str] = set()
+        """Report a machine that fails, or whose VMM is proven to be dead: also one that died while
+        this service was down. One that was stopped or has moved is not missed.
+        """
         while True:
             await asyncio.sleep(WATCH_S)
-            found = {vmm.name: vmm for vmm in await self._host.hypervisor.find_all()}
-            for name in alive - found.keys():
-                await self._report_if_owned(name, "the VMM died")
-            for name, vmm in found.items():
+            failed = dict.fromkeys(await self._host.hypervisor.find_dead(), "the VMM died")
+            for vmm in await self._host.hypervisor.find_all():
                 if why := await is_failed(vmm):
-                    await self._report_if_owned(name, why)
-            alive = set(found)
+                    failed[vmm.name] = why
+            self._reported &= failed.keys()
+            for name, why in failed.items():
+                await self._report_if_owned(name, why)
 
     async def _report_if_owned(self, name: str, why: str) -> None:
-        if name in self._reported or self._is_moving(name):
+        if name in self._reported or self._is_moving(name) or self._machines.is_changing(name):
             return
         try:
             view = await self._host.registers.read(name)

@@ -190,6 +190,19 @@ class NativeHypervisor:
         found = map(_if_alive, MachineFolder.all(self._host_dir))
         return [vmm for vmm in found if vmm is not None]
 
+    async def find_dead(self) -> Sequence[str]:
+        """See ``port.Hypervisor``; by name."""
+        return [
+            folder.path.name for folder in MachineFolder.all(self._host_dir) if _is_dead(folder)
+        ]
+
+
+def _is_dead(folder: MachineFolder) -> bool:
+    try:
+        return not folder.is_locked()
+    except FileNotFoundError:  # it has not got so far, or never will
+        return False
+
 
 def _if_alive(folder: MachineFolder) -> NativeVmm | None:
     try:

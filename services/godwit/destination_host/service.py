@@ -13,13 +13,14 @@ import structlog
 from godwit.host.context import HostContext
 from godwit.host.inbox import Inbox
 from godwit.host.journals import Journals, OpenMigration
+from godwit.hypervisor.port import VmmState
 from godwit.runtime.health import Health
 from godwit.runtime.lane import Scope, position_in_log
 from godwit.transfer.port import Acceptor
 from godwit_protocol import codec
 from godwit_protocol.events import Lane, Recorded
 from godwit_protocol.events import migration as ev
-from godwit_protocol.roles import destination
+from godwit_protocol.roles import destination, succession
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.destination import DestinationState
 from godwit_protocol.roles.effects import Effect
@@ -48,7 +49,7 @@ class DestinationHost:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        for migration in self._journals.leftovers():
+        for migration in reversed(self._journals.leftovers()):  # the newest may have an image here
             await self._recover(migration)
         self._health.ready = True
         async for decision in self._inbox.decisions():
@@ -106,10 +107,22 @@ class DestinationHost:
         assert isinstance(ordered, ev.PreparationOrdered)
         state, _ = await self._begin(opened, ordered)
         now_ns = self._host.clock.monotonic_ns()
-        state, effects = recover_destination(state, opened.past_types, now_ns)
+        record, epoch = state.register.record, ordered.register_epoch
+        if succession.has_gone_on(record, migration, epoch):
+            left = await self._is_image_left(state.machine)
+            state, effects = succession.destination_after(state, opened.past_types, image_left=left)
+        else:
+            state, effects = recover_destination(state, opened.past_types, now_ns)
         _log.warning("migration_recovered", migration=migration, phase=state.phase)
         self._run(opened, ordered, state, effects)
         await self._tell_again(migration)
+
+    async def _is_image_left(self, machine: str) -> bool:
+        """Whether an image that never ran is here, and is no later migration's."""
+        if any(arrival.machine == machine for arrival in self._arrivals.values()):
+            return False
+        vmm = await self._host.hypervisor.find(machine)
+        return vmm is not None and (await vmm.status()).state in (VmmState.GATED, VmmState.LOADED)
 
     async def _tell_again(self, migration: str) -> None:
         """What was addressed to this migration before the restart may not have been heard."""

@@ -1,0 +1,65 @@
+"""After a restart: the machine may have gone on, past a migration that a journal still holds. Pure.
+
+A journal outlives its migration if the service died before the log had every fact. By the time the
+service is back, other migrations may have moved the machine. What the register holds then is none
+of this migration's business: nothing may be claimed, taken back or run on the strength of a journal
+that is older than the register.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+import msgspec
+
+from ..events import migration as ev
+from ..events.migration import AbortReason
+from ..register import RegisterRecord
+from . import destination, source_state
+from . import effects as fx
+from .destination import DestinationState
+from .effects import Durability, Effect
+from .source_state import SourceState
+
+Effects = tuple[Effect, ...]
+_replace = msgspec.structs.replace
+
+
+def has_gone_on(record: RegisterRecord | None, migration: str, epoch: int) -> bool:
+    """Whether somebody wrote the register after all that ``migration`` can have written.
+
+    ``epoch``: the one in which the migration found the machine; it writes no later one than the
+    next.
+    """
+    return record is not None and record.epoch > epoch and record.migration != migration
+
+
+def source_after(begun: SourceState, facts: AbstractSet[str]) -> tuple[SourceState, Effects]:
+    """End a source's part: the machine left, for it could not have gone on otherwise."""
+    if ev.MigrationAbandoned.TYPE in facts:
+        phase = source_state.Phase.ABANDONED
+        return _replace(begun, phase=phase), (fx.Finish(reason=AbortReason.SERVICE_RESTARTED),)
+    releasing = _replace(begun, phase=source_state.Phase.RELEASING)
+    if ev.MachineReleased.TYPE in facts:
+        return releasing, (fx.FreeMemory(),)
+    told = fx.Append(event=ev.MachineReleased(), durability=Durability.JOURNALED)
+    return releasing, (told, fx.FreeMemory())
+
+
+def destination_after(
+    begun: DestinationState, facts: AbstractSet[str], *, image_left: bool
+) -> tuple[DestinationState, Effects]:
+    """End a destination's part. ``image_left``: an image that never ran is on this host, and no
+    later migration brought it: it is stale.
+    """
+    if image_left:
+        stale = _replace(
+            begun,
+            phase=destination.Phase.DISCARDING,
+            abort_reason=AbortReason.SUPERSEDED,
+            abort_message="the machine has gone on since",
+        )
+        return stale, (fx.FreeMemory(),)
+    was_active = ev.ActivationStarted.TYPE in facts and ev.ImageDiscarded.TYPE not in facts
+    phase = destination.Phase.ACTIVE if was_active else destination.Phase.DISCARDED
+    return _replace(begun, phase=phase), (fx.Finish(reason=AbortReason.NONE),)

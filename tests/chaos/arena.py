@@ -22,6 +22,7 @@ from operations import Operations
 from run_service import plan_path
 from steps import Role, Step
 from verify import faults_of_lanes, faults_of_migration
+from wires import Wires
 
 from godwit.cli.cluster import Cluster
 from godwit.cli.guest_client import REQUEST_HEADER, GuestClient
@@ -65,16 +66,19 @@ class Subject:
 class Arena:
     """Two hosts and a machine. Used for one migration after the other."""
 
-    def __init__(self, cluster: Cluster, nats: NatsServer, log: NatsLog) -> None:
+    def __init__(
+        self, cluster: Cluster, nats: NatsServer, log: NatsLog, wires: Wires | None
+    ) -> None:
         self.cluster = cluster
+        self.wires = wires
         self.nats = nats
         self.operations = Operations(cluster, log)
         self.subject: Subject | None = None
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, directory: Path) -> AsyncIterator[Arena]:
-        """Start everything in ``directory``; at the end, end it."""
+    async def open(cls, directory: Path, *, wired: bool = False) -> AsyncIterator[Arena]:
+        """Start everything in ``directory``; at the end, end it. ``wired``: see ``wires``."""
         (directory / "plans").mkdir(parents=True)
         here = Path(__file__).parent
         given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -84,6 +88,9 @@ class Arena:
             # Not in the cluster's directory: what a former cluster left running there is ended.
             nats = await NatsServer.start(directory.parent / f"{directory.name}-nats")
             stack.push_async_callback(nats.stop)
+            wires = None
+            if wired:
+                wires = await stack.enter_async_context(Wires.lay(HOSTS, directory, nats.url))
             cluster = await Cluster.start(
                 directory,
                 hosts=len(HOSTS),
@@ -94,7 +101,7 @@ class Arena:
             stack.push_async_callback(cluster.stop)
             log = await NatsLog.connect(nats.url, name="chaos")
             stack.push_async_callback(log.close)
-            arena = cls(cluster, nats, log)
+            arena = cls(cluster, nats, log, wires)
             stack.push_async_callback(arena.forget_machine)
             yield arena
 

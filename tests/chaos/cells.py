@@ -29,6 +29,13 @@ class Party(StrEnum):
     SOURCE_VMM = "source VMM"
     DESTINATION_VMM = "destination VMM"
     NATS = "nats-server"
+    LINK = "direct link"
+    LINK_FROM_SOURCE = "direct link, source to destination"
+    LINK_FROM_DESTINATION = "direct link, destination to source"
+    LOG_OF_SOURCE = "source's way to the log"
+    LOG_OF_DESTINATION = "destination's way to the log"
+    DISK_OF_SOURCE = "source's journal disk"
+    DISK_OF_DESTINATION = "destination's journal disk"
 
 
 class Fault(StrEnum):
@@ -37,9 +44,11 @@ class Fault(StrEnum):
     KILL = "SIGKILL, restart"
     STOP_SHORT = "SIGSTOP 2 s"
     STOP_LONG = "SIGSTOP 7 s"
+    CUT = "cut 7 s"
+    FULL = "full 2 s"
 
 
-STOPS_S: Final = {Fault.STOP_SHORT: 2.0, Fault.STOP_LONG: 7.0}
+LASTS_S: Final = {Fault.STOP_SHORT: 2.0, Fault.STOP_LONG: 7.0, Fault.CUT: 7.0, Fault.FULL: 2.0}
 """Less and more than a direct link's silence may last."""
 
 
@@ -52,6 +61,15 @@ class Result(StrEnum):
     NONE = "·"
     """The party is not there at this step."""
     BAD = "✗"
+
+
+PROCESSES: Final = tuple(Party)[:7]
+FAULTS: Final[dict[Party, tuple[Fault, ...]]] = {
+    **dict.fromkeys(PROCESSES, (Fault.KILL, Fault.STOP_SHORT, Fault.STOP_LONG)),
+    **dict.fromkeys(tuple(Party)[7:12], (Fault.CUT,)),
+    **dict.fromkeys(tuple(Party)[12:], (Fault.FULL,)),
+}
+"""What can be done to each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +148,8 @@ def _victim(arena: Arena, party: Party, source: str, destination: str) -> Hit | 
         return _service(arena, services[party])
     if party is Party.NATS:
         return _nats(arena)
+    if party not in PROCESSES:
+        return _wire(arena, party, source, destination)
     pid = arena.vmm_pid(source if party is Party.SOURCE_VMM else destination)
     return None if pid is None else _process(pid)
 
@@ -142,7 +162,7 @@ def _service(arena: Arena, name: str) -> Hit:
             send(stopped, signal.SIGCONT)
             await arena.cluster.restart(name)
         else:
-            await _stop_and_continue(pid, stopped, STOPS_S[fault])
+            await _stop_and_continue(pid, stopped, LASTS_S[fault])
 
     return hit
 
@@ -153,7 +173,7 @@ def _process(pid: int) -> Hit:
             send(pid, signal.SIGKILL)
             send(stopped, signal.SIGCONT)
         else:
-            await _stop_and_continue(pid, stopped, STOPS_S[fault])
+            await _stop_and_continue(pid, stopped, LASTS_S[fault])
 
     return hit
 
@@ -165,7 +185,50 @@ def _nats(arena: Arena) -> Hit:
             send(stopped, signal.SIGCONT)
             await arena.nats.restart()
         else:
-            await _stop_and_continue(arena.nats.pid, stopped, STOPS_S[fault])
+            await _stop_and_continue(arena.nats.pid, stopped, LASTS_S[fault])
+
+    return hit
+
+
+def _wire(arena: Arena, party: Party, source: str, destination: str) -> Hit:
+    wires = arena.wires
+    assert wires is not None, "such a cell needs an arena with wires"
+
+    async def cut() -> None:
+        match party:
+            case Party.LINK:
+                await wires.cut_link()
+            case Party.LINK_FROM_SOURCE:
+                await wires.lose_what_is_sent_by(source)
+            case Party.LINK_FROM_DESTINATION:
+                await wires.lose_what_is_sent_by(destination)
+            case Party.LOG_OF_SOURCE:
+                await wires.cut_log(source)
+            case Party.LOG_OF_DESTINATION:
+                await wires.cut_log(destination)
+            case Party.DISK_OF_SOURCE:
+                wires.fill_disk(source)
+            case _:
+                wires.fill_disk(destination)
+
+    async def mend() -> None:
+        match party:
+            case Party.LINK | Party.LINK_FROM_SOURCE | Party.LINK_FROM_DESTINATION:
+                await wires.mend_link()
+            case Party.LOG_OF_SOURCE:
+                wires.mend_log(source)
+            case Party.LOG_OF_DESTINATION:
+                wires.mend_log(destination)
+            case Party.DISK_OF_SOURCE:
+                wires.free_disk(source)
+            case _:
+                wires.free_disk(destination)
+
+    async def hit(fault: Fault, stopped: int) -> None:
+        await cut()
+        send(stopped, signal.SIGCONT)
+        await asyncio.sleep(LASTS_S[fault])
+        await mend()
 
     return hit
 

@@ -15,12 +15,15 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
 
 from arena import Arena
-from cells import Cell, Fault, CellOutcome, Party, Result, run_cell
+import wires
+from cells import FAULTS, Cell, CellOutcome, Party, Result, run_cell
 from steps import STEPS
 
 
 def all_cells() -> list[Cell]:
-    return [Cell(party, fault, step) for fault in Fault for party in Party for step in STEPS]
+    return [
+        Cell(party, fault, step) for party in Party for fault in FAULTS[party] for step in STEPS
+    ]
 
 
 async def run(cells: list[Cell], arenas: int) -> list[CellOutcome]:
@@ -30,7 +33,7 @@ async def run(cells: list[Cell], arenas: int) -> list[CellOutcome]:
     async def work(number: int) -> None:
         while queue:
             place = Path(tempfile.mkdtemp(prefix="gwc"))
-            async with Arena.open(place / "c") as arena:
+            async with Arena.open(place / "c", wired=wires.is_possible()) as arena:
                 is_good = True
                 while queue and is_good:
                     outcome = await run_cell(arena, queue.pop())

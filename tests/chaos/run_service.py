@@ -5,25 +5,35 @@ wraps the runner of the roles and runs the service's own module. A plan is a fil
 service; it is renamed when the step is reached, so that the service passes that step from then on,
 also in its next life. What becomes of the stopped process is the test's to decide.
 
+Where the hosts are wired (see ``wires``), a file says how: the service then makes the sockets of
+the direct link in its host's network namespace.
+
 Steps: ``do say go`` is reached before an effect is performed, ``hear peer_staged`` when an input is
 told, before the core has seen it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import json
 import os
 import re
 import runpy
 import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from godwit.destination_host import arrival
-from godwit.host import role
+from godwit.host import context, role
 from godwit.source_host import departure
+from godwit.transfer import connection, listener
+from godwit_protocol.errors import UnreachableError
+from godwit_protocol.framing import FrameKind, Preamble, encode_preamble
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles.effects import Effect
 from godwit_protocol.roles.inputs import Input
@@ -89,7 +99,73 @@ def _service() -> str:
     return sys.argv[1].rpartition(".")[2]
 
 
+def _wire() -> None:
+    """Reach the event log and the peer by the wires of this host, if there are any."""
+    host = os.environ.get("GODWIT_HOST", "")
+    described = Path(os.environ["GODWIT_DIR"]) / "plans" / f"{host}.environ"
+    if not host or not described.exists():
+        return
+    os.environ.update(line.split("=", 1) for line in described.read_text().splitlines())
+    listener.LinkListener.open = _open_listener  # type: ignore[method-assign]
+    connection.BulkConnection.open = classmethod(_open_bulk)  # type: ignore[method-assign,assignment]
+    context.open_control = _open_control
+
+
+_plain_listener = listener.LinkListener.open
+_plain_bulk = connection.BulkConnection.open.__func__  # type: ignore[attr-defined]
+
+
+async def _open_listener(host: str, port: int = 0) -> listener.LinkListener:
+    with _in_namespace():
+        opening = _plain_listener(host, port)
+        return await opening  # it makes its socket before it waits for anything
+
+
+def _open_bulk(cls: type[connection.BulkConnection], *args: Any, **options: Any) -> Any:
+    with _in_namespace():
+        return _plain_bulk(cls, *args, **options)
+
+
+async def _open_control(
+    host: str, port: int, session: bytes, token: bytes
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    with _in_namespace():
+        sock = socket.socket()
+    sock.setblocking(False)
+    try:
+        async with asyncio.timeout(connection.CONNECT_TIMEOUT_S):
+            await asyncio.get_running_loop().sock_connect(sock, (host, port))
+    except (OSError, TimeoutError) as error:
+        sock.close()
+        raise UnreachableError(f"no direct link to {host}:{port}: {error}") from error
+    connection.tune(sock)
+    reader, writer = await asyncio.open_connection(sock=sock)
+    writer.write(encode_preamble(Preamble(FrameKind.CONTROL_HELLO, session, token)))
+    return reader, writer
+
+
+@contextmanager
+def _in_namespace() -> Iterator[None]:
+    """What this thread opens is in the host's network namespace, and stays there."""
+    with (
+        Path("/proc/thread-self/ns/net").open() as home,
+        Path(os.environ["CHAOS_NETWORK_NAMESPACE"]).open() as away,
+    ):
+        _enter(away.fileno())
+        try:
+            yield
+        finally:
+            _enter(home.fileno())
+
+
+def _enter(namespace: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, 0):
+        raise OSError(ctypes.get_errno(), "the network namespace cannot be entered")
+
+
 def main() -> None:
+    _wire()
     departure.RoleRunner = SteppedRunner  # type: ignore[misc]
     arrival.RoleRunner = SteppedRunner  # type: ignore[misc]
     runpy.run_module(sys.argv[1], run_name="__main__")

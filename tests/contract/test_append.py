@@ -17,7 +17,7 @@ from godwit.runtime.provision import stream_rules
 from godwit_protocol import subjects
 from godwit_protocol.errors import InvalidInputError, UnreachableError
 
-from .relay import Relay
+from relay import Relay
 
 
 def new_id() -> str:

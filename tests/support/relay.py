@@ -17,6 +17,7 @@ class Relay:
         self._answers_pass = asyncio.Event()
         self._answers_pass.set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_cut = False
 
     async def __aenter__(self) -> Relay:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -44,7 +45,19 @@ class Relay:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._answers_pass.set()
 
+    async def cut_until_mended(self) -> None:
+        """Drop all lines, and each new one at once."""
+        self._is_cut = True
+        await self.cut()
+
+    def mend(self) -> None:
+        """New lines pass again."""
+        self._is_cut = False
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_cut:
+            writer.close()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)

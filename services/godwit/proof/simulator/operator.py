@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
+from godwit.catalogue.loading import load as load_catalogue
 from godwit.runtime.lane import LaneWriter, Scope
 from godwit.runtime.patience import patiently
-from godwit_protocol.catalogue import profile
 from godwit_protocol.events import Event, Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
@@ -92,7 +92,7 @@ class Operators:
         if self._dice.random() < 0.5:
             return ()
         name = "H100XM-20C"
-        return (VGpuSpec(name, profile(name).framebuffer_bytes),)
+        return (VGpuSpec(name, load_catalogue().profile(name).framebuffer_bytes),)
 
     async def _migrate(self, machine: str) -> None:
         migration = self._clock.new_id()

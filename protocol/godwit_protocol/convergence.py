@@ -15,6 +15,8 @@ import msgspec
 
 BANDWIDTH_ALPHA: Final = 0.4
 STUN_FIXED_NS: Final = 5_000_000
+PREDICTED_STUN_NS_MAX: Final = 2**62
+"""As good as never. A link that has almost stopped would predict more than an event can hold."""
 SHRINK_MIN: Final = 0.25
 """Another round must be likely to leave at least this share less than now."""
 SMALL_STUN_NS: Final = 2_000_000
@@ -82,14 +84,15 @@ def bandwidth(history: Sequence[RoundLike]) -> float:
 
 
 def predicted_stun_ns(remaining_bytes: int, bytes_per_second: float) -> int:
-    """What a stun that begins now would take, in ns. With an unknown bandwidth: only if nothing
-    remains can it be predicted; otherwise it is taken to be an hour.
+    """What a stun that begins now would take, in ns, at most ``PREDICTED_STUN_NS_MAX``: that also
+    where something remains and the bandwidth is unknown.
     """
     if remaining_bytes == 0:
         return STUN_FIXED_NS
     if bytes_per_second <= 0.0:
-        return 3_600_000_000_000
-    return STUN_FIXED_NS + int(remaining_bytes / bytes_per_second * 1e9)
+        return PREDICTED_STUN_NS_MAX
+    predicted_ns = STUN_FIXED_NS + remaining_bytes / bytes_per_second * 1e9
+    return int(min(predicted_ns, PREDICTED_STUN_NS_MAX))
 
 
 def decide(

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from structs import INT64, TEXT, enveloped, structs
+from structs_of import TEXT, enveloped, structs
 
 from godwit_protocol import codec, ledger, link, register
 from godwit_protocol.errors import CorruptError, InvalidInputError, RemoteProtocolError
@@ -22,7 +22,7 @@ EVENTS = st.one_of(*(structs(kind) for kind in EVENT_TYPES.values()))
 LINK_MESSAGES = st.one_of(*(structs(kind) for kind in link.AnyLinkMessage.__args__))
 DEEP = b"\x91" * 100_000 + b"\xc0"
 PLAIN = st.recursive(
-    st.none() | st.booleans() | INT64 | TEXT | st.binary(max_size=8),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | TEXT | st.binary(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=12,
 )

@@ -79,6 +79,7 @@ class World:
         self.final_round = 0
         self.refuse_reservation = False
         self.quarantined = False
+        self.effects: list[tuple[Role, fx.Effect]] = []
         self._happened: list[tuple[int, Role, Any, str] | fx.Effect] = []
         self._ids = 0
         request = ev.MigrationRequested(
@@ -141,8 +142,7 @@ class World:
         if self._can_succeed(role, effect):
             found.append(Action(f"{name} succeeds", succeed))
         if self._can_fail(role, effect):
-            stuck = isinstance(effect, ON_LINK) and not self.link.up
-            found.append(Action(f"{name} fails", fail, fault=not stuck))
+            found.append(Action(f"{name} fails", fail, fault=not self._is_stuck(effect)))
         if isinstance(effect, fx.CompareAndSet):
             for lands in (True, False):
 
@@ -170,6 +170,12 @@ class World:
             case _:
                 return True
 
+    def _is_stuck(self, effect: fx.Effect) -> bool:
+        """Whether it can only fail, once its own deadline passes."""
+        if isinstance(effect, fx.LoadImage):
+            return not self.link.up and self.final_round not in self.rounds_received
+        return isinstance(effect, ON_LINK) and not self.link.up
+
     def _can_fail(self, role: Role, effect: fx.Effect) -> bool:
         if isinstance(effect, fx.SendRound) and self.link.up:
             return effect.round not in self.rounds_sent
@@ -193,6 +199,7 @@ class World:
         self.phases_seen[role].add(str(state.phase))
         self.samples.setdefault((role, str(state.phase)), []).append(state)
         for effect in effects:
+            self.effects.append((role, effect))
             self._happened.append(effect)
             self._perform(role, effect)
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hypothesis
+from checks import check_end, check_lanes
 from harness import World
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from parts import COORDINATOR, DESTINATION, LIMITS, PAGES, SOURCE, Action, Role
 
-from godwit_protocol.events import CHAIN_START, stored_hash
 from godwit_protocol.events import migration as ev
-from godwit_protocol.roles import destination, source_state
 
 CHOICES_MAX = 63
 DEADLY = {"destination host dies", "ResumeMachine fails", "OpenGate fails"}
@@ -29,10 +28,6 @@ BEGINNINGS = [
     (DESTINATION, "active"),
     (COORDINATOR, "considering"),
 ]
-_RESTING = {
-    *(str(phase) for phase in destination.TERMINAL),
-    "",
-}
 
 
 class MigrationMachine(RuleBasedStateMachine):
@@ -127,33 +122,6 @@ class MigrationMachine(RuleBasedStateMachine):
         hypothesis.event(f"destination ends {world.phase(DESTINATION)}")
         check_end(world)
         check_lanes(world)
-
-
-def check_end(world: World) -> None:
-    """Every migration ends, or is honestly in doubt."""
-    source, target = world.vmms[SOURCE], world.vmms[DESTINATION]
-    running = [vmm for vmm in (source, target) if vmm.executes]
-    if not (world.dead or world.vmm_died):
-        assert world.phase(COORDINATOR) == "ended", world.phase(COORDINATOR)
-        assert len(running) == 1, "exactly one side runs once the faults stop"
-        left = [vmm for vmm in (source, target) if vmm.pages is not None]
-        assert left == running, "memory is left behind"
-        assert world.phase(DESTINATION) in _RESTING, world.phase(DESTINATION)
-        assert world.phase(SOURCE) in {"", *map(str, source_state.TERMINAL)}, world.phase(SOURCE)
-    elif not running and not source.broken and source.pages is not None:
-        told = {event.envelope.type for event in world.log}
-        assert ev.DoubtRaised.TYPE in told, "the machine stands still and nobody says so"
-
-
-def check_lanes(world: World) -> None:
-    """Each lane counts from 1 without a gap, and each event holds the hash of the one before."""
-    positions: dict[str, tuple[int, bytes]] = {}
-    for data, recorded in zip(world.stored, world.log, strict=True):
-        envelope = recorded.envelope
-        count, previous = positions.get(envelope.host, (0, CHAIN_START))
-        assert envelope.lane_sequence == count + 1
-        assert envelope.prev_hash == previous
-        positions[envelope.host] = (count + 1, stored_hash(data))
 
 
 MigrationMachine.TestCase.settings = settings(

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from godwit.catalogue.loading import load
 from godwit_protocol.events.machine import GpuInventory
 from godwit_protocol.events.migration import ReservationGranted, ReservationRefused
 from godwit_protocol.ledger import (
@@ -24,17 +25,21 @@ from godwit_protocol.roles import tracker
 from godwit_protocol.roles.effects import Effect
 from godwit_protocol.roles.inputs import Input
 
-TRACKERS = 2
-GPU_BYTES = 10
+TRACKERS_MAX = 2
+CATALOGUE = load()
 MODEL = "H100-80GB"
+OTHER = "L40S-8C"
+PROFILES = ["1g.10gb", "1g.10gb+me", "2g.20gb", "3g.40gb", "4g.40gb", "H100XM-40C", "H100XM-10C"]
 GPUS = tuple(
-    GpuInventory(index=index, model=MODEL, memory_bytes=GPU_BYTES, simulated=True)
+    GpuInventory(
+        index=index, model=MODEL, memory_bytes=CATALOGUE.model(MODEL).memory_bytes, simulated=True
+    )
     for index in range(2)
 )
 HOSTS = {"host-1": GPUS, "host-2": GPUS[:1], "host-3": ()}
 RESERVATIONS = [f"r{number}" for number in range(8)]
 CHOICE = st.integers(0, 63)
-WHICH = st.integers(0, TRACKERS - 1)
+WHICH = st.integers(0, TRACKERS_MAX - 1)
 
 
 class Line(NamedTuple):
@@ -47,17 +52,22 @@ class TrackerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.states = [tracker.TrackerState()] * TRACKERS
+        self.states: list[tracker.TrackerState] = []
         self.events: list[Input] = [
             tracker.HostSeen(host=host, gpus=gpus) for host, gpus in HOSTS.items()
         ]
-        self.seen = [0] * TRACKERS
+        self.seen = [0] * TRACKERS_MAX
         self.ledger: list[Line] = []
-        self.read = [0] * TRACKERS
+        self.read = [0] * TRACKERS_MAX
         self.writes: list[tuple[int, tracker.WriteLedger]] = []
-        self.answers: list[dict[str, list[object]]] = [{} for _ in range(TRACKERS)]
+        self.answers: list[dict[str, list[object]]] = []
         self.wanted: dict[str, tracker.ReservationWanted] = {}
-        for which in range(TRACKERS):
+
+    @initialize(trackers=st.integers(1, TRACKERS_MAX))
+    def begin(self, trackers: int) -> None:
+        self.states = [tracker.TrackerState(catalogue=CATALOGUE)] * trackers
+        self.answers = [{} for _ in range(trackers)]
+        for which in range(trackers):
             for _ in HOSTS:
                 self.hear(which)
 
@@ -99,12 +109,15 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(
         reservation=st.sampled_from(RESERVATIONS),
         host=st.sampled_from(sorted(HOSTS)),
-        sizes=st.lists(st.integers(1, GPU_BYTES + 1), max_size=2),
-        model=st.sampled_from([MODEL] * 5 + ["L40S-48GB"]),
+        profiles=st.lists(st.sampled_from([*PROFILES, OTHER]), max_size=2),
     )
-    def want(self, reservation: str, host: str, sizes: list[int], model: str) -> None:
+    def want(self, reservation: str, host: str, profiles: list[str]) -> None:
+        offered = [CATALOGUE.profile(name) for name in profiles]
         vgpus = tuple(
-            ProfileWanted(profile="any", models=(model,), framebuffer_bytes=size) for size in sizes
+            ProfileWanted(
+                profile=item.name, models=item.models, framebuffer_bytes=item.framebuffer_bytes
+            )
+            for item in offered
         )
         wanted = tracker.ReservationWanted(
             reservation=reservation, machine="m1", host=host, vgpus=vgpus
@@ -120,23 +133,27 @@ class TrackerMachine(RuleBasedStateMachine):
 
     @rule(which=WHICH)
     def hear(self, which: int) -> None:
+        which %= len(self.states)
         if self.seen[which] < len(self.events):
             self.seen[which] += 1
             self.tell(which, self.events[self.seen[which] - 1])
 
     @rule(which=WHICH)
     def follow(self, which: int) -> None:
+        which %= len(self.states)
         if self.read[which] < len(self.ledger):
             self.read[which] += 1
             self.tell(which, tracker.LedgerStored(**self.ledger[self.read[which] - 1]._asdict()))
 
     @rule(which=WHICH, choice=CHOICE)
     def hear_again(self, which: int, choice: int) -> None:
+        which %= len(self.states)
         if self.seen[which]:
             self.tell(which, self.events[choice % self.seen[which]])
 
     @rule(which=WHICH, choice=CHOICE)
     def follow_again(self, which: int, choice: int) -> None:
+        which %= len(self.states)
         if self.read[which]:
             line = self.ledger[choice % self.read[which]]
             self.tell(which, tracker.LedgerStored(**line._asdict()))
@@ -152,6 +169,7 @@ class TrackerMachine(RuleBasedStateMachine):
 
     @rule(which=WHICH)
     def retry(self, which: int) -> None:
+        which %= len(self.states)
         self.take(which, tracker.retry(self.states[which]))
 
     # What must hold.
@@ -161,6 +179,21 @@ class TrackerMachine(RuleBasedStateMachine):
         for host, gpus in HOSTS.items():
             picture = self.picture(host)
             assert all(picture.free_bytes(gpu.index) >= 0 for gpu in gpus)
+            placed = [item for held in picture.holdings.values() for item in held.placements]
+            for gpu in gpus:
+                here = [item for item in placed if item.gpu == gpu.index]
+                slots = [n for item in here for n in range(item.start, item.start + item.slots)]
+                assert len(slots) == len(set(slots)), here
+                assert len({item.mode for item in here}) <= 1, here
+
+    @invariant()
+    def each_request_is_decided_once(self) -> None:
+        decided = [
+            line.entry.reservation
+            for line in self.ledger
+            if line.entry.kind in (EntryKind.HELD, EntryKind.REFUSED)
+        ]
+        assert len(decided) == len(set(decided)), decided
 
     @invariant()
     def nobody_is_told_two_things(self) -> None:
@@ -186,7 +219,9 @@ class TrackerMachine(RuleBasedStateMachine):
     def settle(self) -> None:
         """Everything arrives; then nobody waits any more."""
         for _ in range(400):
-            for which in range(TRACKERS):
+            if self.at_rest():
+                break
+            for which in range(len(self.states)):
                 self.hear(which)
                 self.follow(which)
                 self.retry(which)
@@ -195,26 +230,35 @@ class TrackerMachine(RuleBasedStateMachine):
         for state in self.states:
             assert not any(state.waiting.values()), state.waiting
 
+    def at_rest(self) -> bool:
+        count = len(self.states)
+        heard = self.seen[:count] == [len(self.events)] * count
+        followed = self.read[:count] == [len(self.ledger)] * count
+        waiting = any(any(state.waiting.values()) for state in self.states)
+        return heard and followed and not waiting and not self.writes
+
     def check_answers(self) -> None:
         for answers in self.answers:
             assert answers.keys() == self.wanted.keys()
         for entry, sequence in self.ledger:
             if entry.kind in (EntryKind.HELD, EntryKind.REFUSED):
                 wanted = self.wanted[entry.reservation]
-                right = decide(self.picture(entry.host, sequence), entry.host, wanted.vgpus)
+                right = decide(
+                    self.picture(entry.host, sequence), entry.host, wanted.vgpus, CATALOGUE
+                )
                 assert right == (entry.refusal or entry.placements)
                 if isinstance(right, Refusal):
                     self.check_refusal(right.code, wanted)
 
     def check_refusal(self, code: RefusalCode, wanted: tracker.ReservationWanted) -> None:
-        models = {model for vgpu in wanted.vgpus for model in vgpu.models}
+        unsuited = any(vgpu.profile == OTHER for vgpu in wanted.vgpus)
         expected = {
             RefusalCode.NO_GPU: not HOSTS[wanted.host],
-            RefusalCode.MODEL_MISMATCH: models == {"L40S-48GB"},
-            RefusalCode.DOES_NOT_FIT: models == {MODEL},
+            RefusalCode.MODEL_MISMATCH: unsuited,
+            RefusalCode.DOES_NOT_FIT: not unsuited,
         }
         assert expected[code], (code, wanted)
 
 
-TrackerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TrackerMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 TestTracker = TrackerMachine.TestCase

@@ -100,6 +100,7 @@ ADDRESSED: Final[dict[type[Event], tuple[Service, ...]]] = {
     migration.AbortOrdered: (Service.SOURCE_HOST, Service.DESTINATION_HOST),
     migration.MigrationAbandoned: (Service.DESTINATION_HOST,),
     migration.MachineActivated: (Service.SOURCE_HOST,),
+    migration.AbortIntended: (Service.DESTINATION_HOST,),
     migration.ImageQuarantined: (Service.SOURCE_HOST,),
     migration.ReservationGranted: (Service.SOURCE_HOST,),
     migration.ReservationRefused: (Service.SOURCE_HOST,),

@@ -1,0 +1,42 @@
+"""What must hold of a world that has come to rest."""
+
+from __future__ import annotations
+
+from harness import World
+from parts import COORDINATOR, DESTINATION, SOURCE
+
+from godwit_protocol.events import CHAIN_START, stored_hash
+from godwit_protocol.events import migration as ev
+from godwit_protocol.roles import destination, source_state
+
+_RESTING = {
+    *(str(phase) for phase in destination.TERMINAL),
+    "",
+}
+
+
+def check_end(world: World) -> None:
+    """Every migration ends, or is honestly in doubt."""
+    source, target = world.vmms[SOURCE], world.vmms[DESTINATION]
+    running = [vmm for vmm in (source, target) if vmm.executes]
+    if not (world.dead or world.vmm_died):
+        assert world.phase(COORDINATOR) == "ended", world.phase(COORDINATOR)
+        assert len(running) == 1, "exactly one side runs once the faults stop"
+        left = [vmm for vmm in (source, target) if vmm.pages is not None]
+        assert left == running, "memory is left behind"
+        assert world.phase(DESTINATION) in _RESTING, world.phase(DESTINATION)
+        assert world.phase(SOURCE) in {"", *map(str, source_state.TERMINAL)}, world.phase(SOURCE)
+    elif not running and not source.broken and source.pages is not None:
+        told = {event.envelope.type for event in world.log}
+        assert ev.DoubtRaised.TYPE in told, "the machine stands still and nobody says so"
+
+
+def check_lanes(world: World) -> None:
+    """Each lane counts from 1 without a gap, and each event holds the hash of the one before."""
+    positions: dict[str, tuple[int, bytes]] = {}
+    for data, recorded in zip(world.stored, world.log, strict=True):
+        envelope = recorded.envelope
+        count, previous = positions.get(envelope.host, (0, CHAIN_START))
+        assert envelope.lane_sequence == count + 1
+        assert envelope.prev_hash == previous
+        positions[envelope.host] = (count + 1, stored_hash(data))

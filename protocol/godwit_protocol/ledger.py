@@ -7,10 +7,14 @@ from typing import Final
 
 import msgspec
 
-from .catalogue import PROFILES
+from .catalogue import Catalogue
 from .errors import CorruptError
 from .events.machine import GpuInventory
 from .events.migration import Placement
+from .placement.clearing import Clearing, Occupant, clear
+from .placement.fleet import Fleet, GpuAt, UndecidedError
+from .placement.geometry import Seat
+from .placement.shapes import Policy, solver
 from .unpacking import unpack
 
 ENTRY_BYTES_MAX: Final = 64 * 1024
@@ -143,7 +147,7 @@ def _remember(settled: dict[str, Refusal | None], entry: LedgerEntry) -> dict[st
 
 
 def wanted(
-    profiles: tuple[str, ...], framebuffer_bytes: tuple[int, ...]
+    profiles: tuple[str, ...], framebuffer_bytes: tuple[int, ...], catalogue: Catalogue
 ) -> tuple[ProfileWanted, ...] | Refusal:
     """What a request names, in the catalogue's terms: a profile takes its whole size of a GPU."""
     if len(profiles) != len(framebuffer_bytes):
@@ -151,7 +155,7 @@ def wanted(
         return Refusal(code=RefusalCode.INVALID_REQUEST, message=message)
     found: list[ProfileWanted] = []
     for name, used_bytes in zip(profiles, framebuffer_bytes, strict=True):
-        offered = PROFILES.get(name)
+        offered = catalogue.profiles.get(name)
         if offered is None:
             message = f"no vGPU profile is called {name!r}"
             return Refusal(code=RefusalCode.PROFILE_UNKNOWN, message=message)
@@ -167,43 +171,112 @@ def wanted(
 
 
 def decide(
-    picture: HostPicture | None, host: str, wanted: tuple[ProfileWanted, ...]
+    picture: HostPicture | None,
+    host: str,
+    wanted: tuple[ProfileWanted, ...],
+    catalogue: Catalogue,
 ) -> tuple[Placement, ...] | Refusal:
-    """Where the wanted vGPUs go on ``host``, or why not.
-
-    Each goes to the fullest GPU that has room, so that large profiles stay placeable.
+    """Where the wanted vGPUs go on ``host``, or why not: exact, and so that the largest profiles
+    stay placeable.
     """
     if picture is None or not picture.announced:
         return Refusal(
             code=RefusalCode.HOST_UNKNOWN, message=f"host {host} has not announced its GPUs"
         )
-    free = {gpu.index: picture.free_bytes(gpu.index) for gpu in picture.gpus}
-    placed: list[Placement] = []
     for vgpu in wanted:
-        choice = _choose(picture, free, vgpu)
-        if isinstance(choice, Refusal):
-            return choice
-        free[choice.gpu] -= choice.framebuffer_bytes
-        placed.append(choice)
-    return tuple(placed)
+        if (refusal := _unsuited(picture, vgpu)) is not None:
+            return refusal
+    fleet = _fleet(picture, catalogue)
+    try:
+        places = fleet.choose_all([vgpu.profile for vgpu in wanted], Policy.CONSOLIDATE)
+    except UndecidedError as error:
+        return Refusal(code=RefusalCode.DOES_NOT_FIT, message=error.message)
+    if places is None:
+        return _does_not_fit(picture, fleet, wanted, catalogue)
+    return tuple(
+        Placement(
+            gpu=place.gpu.gpu,
+            profile=vgpu.profile,
+            framebuffer_bytes=vgpu.framebuffer_bytes,
+            mode=place.seat.mode,
+            start=place.seat.start,
+            slots=place.seat.slots,
+        )
+        for place, vgpu in zip(places, wanted, strict=True)
+    )
 
 
-def _choose(picture: HostPicture, free: dict[int, int], vgpu: ProfileWanted) -> Placement | Refusal:
+def _unsuited(picture: HostPicture, vgpu: ProfileWanted) -> Refusal | None:
     if not picture.gpus:
         return Refusal(code=RefusalCode.NO_GPU, message=f"host {picture.host} has no GPU")
-    suiting = [gpu.index for gpu in picture.gpus if gpu.model in vgpu.models]
+    if any(gpu.model in vgpu.models for gpu in picture.gpus):
+        return None
+    have = ", ".join(sorted({gpu.model for gpu in picture.gpus}))
     needed = " or ".join(vgpu.models)
-    if not suiting:
-        have = ", ".join(sorted({gpu.model for gpu in picture.gpus}))
-        message = f"{vgpu.profile} needs a {needed}; host {picture.host} has {have}"
-        return Refusal(code=RefusalCode.MODEL_MISMATCH, message=message)
-    roomy = [index for index in suiting if free[index] >= vgpu.framebuffer_bytes]
-    if not roomy:
-        most = max(free[index] for index in suiting)
-        message = (
-            f"{vgpu.profile} needs {vgpu.framebuffer_bytes} bytes; "
-            f"host {picture.host} has at most {most} free on one {needed}"
-        )
-        return Refusal(code=RefusalCode.DOES_NOT_FIT, message=message)
-    best = min(roomy, key=lambda index: (free[index], index))
-    return Placement(gpu=best, profile=vgpu.profile, framebuffer_bytes=vgpu.framebuffer_bytes)
+    message = f"{vgpu.profile} needs a {needed}; host {picture.host} has {have}"
+    return Refusal(code=RefusalCode.MODEL_MISMATCH, message=message)
+
+
+def _fleet(picture: HostPicture, catalogue: Catalogue) -> Fleet:
+    """The host's GPUs. One that the catalogue lacks, or on which it is not known what sits where,
+    takes nothing.
+    """
+    fleet = Fleet(solver(catalogue))
+    for gpu in picture.gpus:
+        try:
+            if gpu.model in catalogue.models:
+                seats = [occupant.seat for occupant in _occupants(picture, gpu.index)]
+                fleet.put(GpuAt(picture.host, gpu.index), gpu.model, seats)
+        except CorruptError:
+            continue
+    return fleet
+
+
+def _occupants(picture: HostPicture, gpu: int) -> list[Occupant]:
+    """Who sits where on a GPU, in the order in which they came."""
+    return [
+        Occupant(holding.machine, Seat(placed.profile, placed.mode, placed.start, placed.slots))
+        for holding in picture.holdings.values()
+        for placed in holding.placements
+        if placed.gpu == gpu
+    ]
+
+
+def _does_not_fit(
+    picture: HostPicture, fleet: Fleet, wanted: tuple[ProfileWanted, ...], catalogue: Catalogue
+) -> Refusal:
+    """The first vGPU for which there is no place beside those before it, and who is in its way."""
+    beside: dict[int, list[Occupant]] = {}
+    missing = wanted[0]
+    for missing in wanted:
+        place = fleet.choose(missing.profile, Policy.CONSOLIDATE)
+        if place is None:
+            break
+        fleet.take(place)
+        beside.setdefault(place.gpu.gpu, []).append(Occupant("", place.seat))
+    found = [
+        clearing
+        for gpu in picture.gpus
+        if gpu.model in missing.models and fleet.knows(GpuAt(picture.host, gpu.index))
+        for occupants in [[*_occupants(picture, gpu.index), *beside.get(gpu.index, [])]]
+        for clearing in [clear(solver(catalogue), GpuAt(picture.host, gpu.index), gpu.model,
+                               occupants, missing.profile)]
+        if clearing is not None
+    ]  # fmt: skip
+    message = f"{missing.profile} has no place on host {picture.host}"
+    if found:
+        least = min(found, key=lambda item: (item.moved_bytes, len(item.movers), item.gpu))
+        message += f"; {_in_the_way(least)}"
+    return Refusal(code=RefusalCode.DOES_NOT_FIT, message=message)
+
+
+def _in_the_way(clearing: Clearing) -> str:
+    who = " and ".join(
+        f"{item.seat.profile} of {item.who or 'the machine itself'} (from slot {item.seat.start})"
+        for item in clearing.movers
+    )
+    said = f"on GPU {clearing.gpu.gpu}, {who} would have to move"
+    if not clearing.within:
+        return said
+    starts = " and ".join(str(seat.start) for seat in clearing.within)
+    return f"{said}, for which slot {starts} of the same GPU would do"

@@ -69,7 +69,7 @@ def test_the_directory_follows_the_runtime_directory() -> None:
         ("GODWIT_GPUS", "H100-80GB:x"),
         ("GODWIT_GPUS", "H100-80GB:0"),
         ("GODWIT_GPUS", "H100-80GB:65"),
-        ("GODWIT_GPUS", "H999"),
+        ("GODWIT_GPUS", ":2"),
         ("GODWIT_LINK_PORT", "65536"),
         ("GODWIT_BULK_CONNECTIONS", "0"),
         ("GODWIT_HEALTH_PORT", "-1"),

@@ -18,7 +18,7 @@ from .world import Watch, World
 pytestmark = pytest.mark.e2e
 
 SMALL = "1g.10gb"
-FIT_ON_ONE = 8
+FIT_ON_ONE = 7
 REQUESTS = 50
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 from uuid import uuid4
 
+from godwit.catalogue.loading import load as load_catalogue
 from godwit.runtime.clock import SystemClock
 from godwit.runtime.event_log import Stored
 from godwit.runtime.lane import LaneWriter, Scope
 from godwit.runtime.nats_log import NatsLog
 from godwit_protocol import codec, ledger, register, subjects
-from godwit_protocol.catalogue import GPU_MODELS, PROFILES
 from godwit_protocol.events import Event, Lane, Recorded
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
@@ -23,6 +23,7 @@ from godwit_protocol.machine import HypervisorKind, MachineSpec, VGpuSpec
 from godwit_protocol.roles.effects import Address, Service
 
 EVENT_S_MAX = 20.0
+CATALOGUE = load_catalogue()
 E = TypeVar("E", bound=Event)
 
 
@@ -96,7 +97,10 @@ class World:
         name = f"h-{uuid4().hex[:12]}"
         gpus = tuple(
             mev.GpuInventory(
-                index=index, model=model, memory_bytes=GPU_MODELS[model], simulated=True
+                index=index,
+                model=model,
+                memory_bytes=CATALOGUE.model(model).memory_bytes,
+                simulated=True,
             )
             for index, model in enumerate(models)
         )
@@ -119,7 +123,8 @@ class World:
             target=host,
             profiles=profiles,
             framebuffer_bytes=tuple(
-                PROFILES[name].framebuffer_bytes if name in PROFILES else 4096 for name in profiles
+                CATALOGUE.profiles[name].framebuffer_bytes if name in CATALOGUE.profiles else 4096
+                for name in profiles
             ),
         )
         await self.write(Lane.SOURCE, host, Scope.of_machine(machine), requested)
@@ -232,5 +237,5 @@ def _inbox(host: str, service: Service, scope: Scope, lane: Lane, kind: type[Eve
 
 
 def _spec(name: str, profiles: Sequence[str]) -> MachineSpec:
-    vgpus = tuple(VGpuSpec(item, PROFILES[item].framebuffer_bytes) for item in profiles)
+    vgpus = tuple(VGpuSpec(item, CATALOGUE.profiles[item].framebuffer_bytes) for item in profiles)
     return MachineSpec(name=name, guest="module:Guest", ram_bytes=4096, vgpus=vgpus)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import msgspec
 
+from ..catalogue import GpuMode
 from ..convergence import Decision, DecisionReason
 from ..machine import MachineSpec
 from .envelope import Event
@@ -66,11 +67,17 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """One vGPU on one GPU of a host."""
+    """One vGPU on one GPU of a host: ``slots`` of the GPU's axis in its mode, from ``start`` on.
+
+    ``start`` -1: written before places were exact; nothing else can be placed beside it.
+    """
 
     gpu: int
     profile: str
     framebuffer_bytes: int
+    mode: GpuMode = GpuMode.NONE
+    start: int = -1
+    slots: int = 0
 
 
 class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):

@@ -93,6 +93,10 @@ class Fleet:
         for model in self._solver.catalogue.profile(profile).models:
             yield from self._groups.get(model, {}).items()
 
+    def knows(self, gpu: GpuAt) -> bool:
+        """Whether the GPU is part of the fleet."""
+        return gpu in self._shapes
+
     def shape(self, gpu: GpuAt) -> Shape:
         """What is taken on a GPU."""
         return self._shapes[gpu]

@@ -7,7 +7,7 @@ the request is decided again. So no two reservations can ever overlap, whoever d
 refusal is a line too, no two trackers can answer one request differently. A host's writes go one
 after the other; what waits is kept in order.
 
-At this stage a profile fits a GPU if enough of its memory is free.
+Where a profile fits is the placement solver's to say, from the catalogue that the state carries.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from ..catalogue import Catalogue
 from ..errors import LocalProtocolError
 from ..events import Event
 from ..events import migration as ev
@@ -100,6 +101,7 @@ Waiting = ReservationWanted | ReservationUsed | ReservationOver
 class TrackerState(msgspec.Struct, frozen=True, kw_only=True):
     """The cluster as the tracker knows it."""
 
+    catalogue: Catalogue
     hosts: dict[str, HostPicture] = {}
     waiting: dict[str, tuple[Waiting, ...]] = {}
     """By host: what has not been decided yet; the first is being written if ``writing``."""
@@ -254,7 +256,7 @@ def _decide(state: TrackerState, host: str, item: Waiting) -> LedgerEntry | tupl
     if item.reservation in picture.settled:
         refusal = picture.settled[item.reservation]
         return () if refusal is None else (_refusal(item.reservation, host, refusal),)
-    return _line(item, decide(picture, host, item.vgpus))
+    return _line(item, decide(picture, host, item.vgpus, state.catalogue))
 
 
 def _line(item: ReservationWanted, decided: tuple[ev.Placement, ...] | Refusal) -> LedgerEntry:

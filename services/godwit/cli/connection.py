@@ -25,6 +25,7 @@ from godwit_protocol.errors import InvalidInputError, NotFoundError
 if TYPE_CHECKING:
     from godwit.runtime.event_log import EventLog
     from godwit.runtime.lane import Scope
+    from godwit_protocol.catalogue import Catalogue
     from godwit_protocol.events import Event
     from godwit_protocol.roles.effects import Address
 
@@ -57,6 +58,14 @@ def cluster_directory(directory: Path | None) -> Path:
     from godwit.runtime.config import Service, load
 
     return directory.absolute() if directory else load(Service.COMMAND, os.environ).directory
+
+
+def find_catalogue() -> Catalogue:
+    """The GPU models and profiles, with those of GODWIT_CATALOGUE. Raises ``InvalidInputError``."""
+    from godwit.catalogue import loading
+    from godwit.runtime.config import Service, load
+
+    return loading.load(load(Service.COMMAND, os.environ).catalogue_file)
 
 
 def find_url(directory: Path | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from godwit_protocol import catalogue, subjects
+from godwit_protocol import subjects
 from godwit_protocol.errors import (
     DeadlineError,
     GodwitError,
@@ -27,6 +27,7 @@ from .connection import (
     DirectoryOption,
     JsonOption,
     append_as_operator,
+    find_catalogue,
     open_log,
     requested_by,
     run,
@@ -182,6 +183,7 @@ def make_spec(
     from godwit.guests.loader import read_guest_file
 
     guest_name, source = read_guest_file(guest)
+    catalogue = find_catalogue()
     profiles = [catalogue.profile(profile) for profile in vgpus]
     return MachineSpec(
         name=subjects.checked_name(name, "machine"),

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import structlog
 
+from godwit.catalogue.loading import load
 from godwit.gpu_state_tracker.tracker import Tracker
 from godwit.runtime.clock import Clock, SystemClock
 from godwit.runtime.event_log import EventLog, Stored
@@ -58,14 +60,24 @@ _log: Final = structlog.get_logger(__name__)
 async def main(context: ServiceContext) -> None:
     """The service's process."""
     name = context.config.tracker_id
-    await run(context.log, SystemClock(), name, context.tasks, context.health)
+    site = context.config.catalogue_file
+    await run(context.log, SystemClock(), name, context.tasks, context.health, site_catalogue=site)
 
 
 async def run(
-    log: EventLog, clock: Clock, name: str, tasks: asyncio.TaskGroup, health: Health
+    log: EventLog,
+    clock: Clock,
+    name: str,
+    tasks: asyncio.TaskGroup,
+    health: Health,
+    *,
+    site_catalogue: Path | None = None,
 ) -> None:
-    """Fold the history, then follow the log until cancelled."""
-    tracker = Tracker(log, clock, name)
+    """Fold the history, then follow the log until cancelled.
+
+    Raises ``CatalogueFileError`` if ``site_catalogue`` cannot be used.
+    """
+    tracker = Tracker(log, clock, name, load(site_catalogue))
     last = [await _fold_history(log, filters, tracker) for filters in (LEDGERS, EVENTS)]
     await tracker.begin()
     arrivals: asyncio.Queue[Stored] = asyncio.Queue(ARRIVALS_MAX)

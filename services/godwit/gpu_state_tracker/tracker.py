@@ -16,6 +16,7 @@ from godwit.runtime import telemetry
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
 from godwit_protocol import codec, ledger, subjects
+from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.errors import CorruptError, UnreachableError
 from godwit_protocol.events import Envelope, Recorded
 from godwit_protocol.events.machine import HostAnnounced
@@ -39,11 +40,11 @@ _log: Final = structlog.get_logger(__name__)
 class Tracker:
     """One replica. Used by one task: what it writes is written in order."""
 
-    def __init__(self, log: EventLog, clock: Clock, name: str) -> None:
+    def __init__(self, log: EventLog, clock: Clock, name: str, catalogue: Catalogue) -> None:
         self._event_log = log
         self._clock = clock
         self._answers = Answers(log, clock, name)
-        self._state = core.TrackerState()
+        self._state = core.TrackerState(catalogue=catalogue)
         self._occupancy = Occupancy()
         self._asked: dict[str, Asked] = {}
         self._unanswered: dict[str, Asked] = {}
@@ -129,7 +130,7 @@ class Tracker:
         request = asked.request
         if self._occupancy.fate_of(request.reservation) is not None:
             return
-        wanted = ledger.wanted(request.profiles, request.framebuffer_bytes)
+        wanted = ledger.wanted(request.profiles, request.framebuffer_bytes, self._state.catalogue)
         if not subjects.NAME_PATTERN.fullmatch(request.target):
             message = f"no host can be called {request.target!r}"
             wanted = Refusal(code=RefusalCode.HOST_UNKNOWN, message=message)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from godwit_protocol.catalogue import GPU_MODELS
 from godwit_protocol.errors import InvalidInputError
 from godwit_protocol.subjects import checked_name
 
@@ -151,12 +150,16 @@ def _absolute_path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def _path_or_nothing(text: str) -> Path | None:
+    return _absolute_path(text) if text else None
+
+
 def _gpus(text: str) -> tuple[str, ...]:
     """``MODEL:COUNT,…`` as one model name a GPU."""
     models: list[str] = []
     for item in filter(None, text.split(",")):
         model, _, count = item.strip().partition(":")
-        if model not in GPU_MODELS:
+        if not model:
             raise ValueError
         models += [model] * _whole_number(1, GPUS_MAX)(count or "1")
     if len(models) > GPUS_MAX:
@@ -242,11 +245,22 @@ class Config:
         metadata=_variable(
             "GODWIT_GPUS",
             _gpus,
-            f"MODEL:COUNT,… of {', '.join(GPU_MODELS)}, at most {GPUS_MAX} GPUs",
+            f"MODEL:COUNT,… of models in the catalogue (docs/gpus.md), at most {GPUS_MAX} GPUs",
             "",
             "The host's simulated GPUs, such as H100-80GB:2. Empty: none.",
             default_shown="(none)",
             read_by=_HOST_SERVICES,
+        )
+    )
+    catalogue_file: Path | None = field(
+        metadata=_variable(
+            "GODWIT_CATALOGUE",
+            _path_or_nothing,
+            "a .toml file, or a folder of them",
+            "",
+            "A site's own GPU models, beside those that come with Godwit (docs/gpus.md).",
+            default_shown="(none)",
+            read_by=_HOST_SERVICES | {Service.GPU_STATE_TRACKER, Service.COMMAND},
         )
     )
     link_host: str = field(

@@ -14,12 +14,13 @@ from typing import Final
 
 import structlog
 
+from godwit.catalogue.loading import load as load_catalogue
 from godwit.host.context import HostContext
 from godwit.hypervisor.port import Vmm, VmmState
 from godwit.runtime.lane import LaneWriter, Scope, position_in_log
 from godwit_protocol import codec
 from godwit_protocol import register as reg
-from godwit_protocol.catalogue import profile
+from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.errors import (
     ConflictError,
     DeadlineError,
@@ -130,7 +131,7 @@ class Machines:
             waiting.set_result(answer)
 
     async def _start(self, request: mev.MachineStartRequested, writer: LaneWriter) -> int:
-        spec = _checked(request.spec)
+        spec = _checked(request.spec, load_catalogue(self._host.config.catalogue_file))
         view = await self._host.registers.read(spec.name)
         if view.record is not None and view.record.value is not reg.RegisterValue.STOPPED:
             raise ConflictError(
@@ -246,14 +247,14 @@ class Machines:
         writer.advance(sealed)
 
 
-def _checked(spec: MachineSpec) -> MachineSpec:
+def _checked(spec: MachineSpec, catalogue: Catalogue) -> MachineSpec:
     """Raise ``InvalidInputError`` for a specification that no host can take."""
     checked_name(spec.name, "machine")
     for vgpu in spec.vgpus:
-        if vgpu.framebuffer_bytes != profile(vgpu.profile).framebuffer_bytes:
+        offered_bytes = catalogue.profile(vgpu.profile).framebuffer_bytes
+        if vgpu.framebuffer_bytes != offered_bytes:
             raise InvalidInputError(
-                f"profile {vgpu.profile} has {profile(vgpu.profile).framebuffer_bytes} bytes, "
-                f"not {vgpu.framebuffer_bytes}"
+                f"profile {vgpu.profile} has {offered_bytes} bytes, not {vgpu.framebuffer_bytes}"
             )
     return spec.checked()
 

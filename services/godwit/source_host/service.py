@@ -14,12 +14,13 @@ from typing import Any, Final
 
 import structlog
 
+from godwit.catalogue.loading import load as load_catalogue
 from godwit.host.context import HostContext
 from godwit.host.inbox import Inbox
 from godwit.host.journals import Journals, OpenMigration
 from godwit.runtime.health import Health
 from godwit.runtime.lane import LaneWriter, Scope, position_in_log
-from godwit_protocol import catalogue, codec
+from godwit_protocol import codec
 from godwit_protocol import register as reg
 from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import Lane, Recorded
@@ -203,6 +204,7 @@ class SourceHost:
         for lack in missing:
             _log.error("host_lacks", what=lack)
         models = self._host.config.gpus
+        catalogue = load_catalogue(self._host.config.catalogue_file)
         return mev.HostAnnounced(
             hypervisors=() if missing else (HypervisorKind.NATIVE,),
             missing=missing,
@@ -212,7 +214,7 @@ class SourceHost:
                 mev.GpuInventory(
                     index=index,
                     model=model,
-                    memory_bytes=catalogue.gpu_memory_bytes(model),
+                    memory_bytes=catalogue.model(model).memory_bytes,
                     simulated=True,
                 )
                 for index, model in enumerate(models)

@@ -22,9 +22,13 @@ def reached(role: Role, phase: str, limits: ev.Limits = LIMITS) -> World:
 
 
 def happy() -> World:
+    """The guest writes three pages in the first round, and one just before the stun."""
     world = reached(SOURCE, "precopying")
-    world.guest_writes(1)
-    world.guest_writes(3)
+    world.run_until(lambda: 1 in world.rounds_sent)
+    for page in (1, 2, 3):
+        world.guest_writes(page)
+    world.run_until(lambda: world.phase(SOURCE) == "pausing")
+    world.guest_writes(0)
     world.drain()
     return world
 

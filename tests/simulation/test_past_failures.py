@@ -1,0 +1,117 @@
+"""What seeds have shown, told again without the simulator."""
+
+import pytest
+
+from godwit.host.role import RoleRunner
+from godwit.runtime.journal import JournalFailedError
+from godwit_protocol import register as reg
+from godwit_protocol.events import migration as ev
+from godwit_protocol.machine import MachineSpec
+from godwit_protocol.roles import destination, source, succession
+from godwit_protocol.roles import effects as fx
+from godwit_protocol.roles import inputs as inp
+from godwit_protocol.roles.destination import DestinationState
+from godwit_protocol.roles.source_state import Phase as SourcePhase
+from godwit_protocol.roles.source_state import SourceState
+
+OURS, LATER = "ours", "later"
+SPEC = MachineSpec(name="m", guest="g:G", ram_bytes=4096)
+
+
+def record(value: reg.RegisterValue, owner: str, epoch: int, migration: str) -> reg.RegisterRecord:
+    return reg.RegisterRecord(
+        value=value, machine="m", owner=owner, epoch=epoch, migration=migration
+    )
+
+
+BACK_AT_THE_SOURCE = record(reg.RegisterValue.MOVED, "a", 4, LATER)
+
+
+def begun_destination() -> DestinationState:
+    ordered = ev.PreparationOrdered(
+        spec=SPEC,
+        source="a",
+        destination="b",
+        register_epoch=2,
+        limits=ev.Limits(),
+        verify=ev.Verify.OFF,
+        placements=(),
+    )
+    view = reg.RegisterView(BACK_AT_THE_SOURCE, 9)
+    return destination.begin(ordered, view, migration=OURS, now_ns=0)[0]
+
+
+def begun_source() -> SourceState:
+    started = ev.MigrationStarted(
+        source="a",
+        destination="b",
+        address="b",
+        port=1,
+        token=b"",
+        register_epoch=2,
+        limits=ev.Limits(),
+        verify=ev.Verify.OFF,
+    )
+    view = reg.RegisterView(BACK_AT_THE_SOURCE, 9)
+    return source.begin(started, "m", view, migration=OURS, now_ns=0)[0]
+
+
+@pytest.mark.parametrize(
+    ("standing", "gone_on"),
+    [
+        (None, False),
+        (record(reg.RegisterValue.STARTED, "a", 2, ""), False),
+        (record(reg.RegisterValue.ABORT_INTENDED, "a", 2, OURS), False),
+        (record(reg.RegisterValue.TAKEN_BACK, "a", 3, OURS), False),
+        (record(reg.RegisterValue.MOVED, "b", 3, OURS), False),
+        (record(reg.RegisterValue.MOVED, "c", 4, LATER), True),
+        (record(reg.RegisterValue.STOPPED, "b", 3, ""), True),
+        (BACK_AT_THE_SOURCE, True),
+    ],
+)
+def test_only_a_later_record_of_another_says_that_the_machine_has_gone_on(
+    standing: reg.RegisterRecord | None, gone_on: bool
+) -> None:
+    assert succession.has_gone_on(standing, OURS, 2) is gone_on
+
+
+ACTIVATING = frozenset({ev.ImageStaged.TYPE, ev.ActivationStarted.TYPE})
+
+
+@pytest.mark.parametrize("image_left", [False, True])
+@pytest.mark.parametrize("facts", [frozenset[str](), ACTIVATING])
+def test_a_destination_of_the_past_writes_no_register(
+    facts: frozenset[str], image_left: bool
+) -> None:
+    state, effects = succession.destination_after(begun_destination(), facts, image_left=image_left)
+    assert not any(isinstance(effect, fx.CompareAndSet | fx.OpenGate) for effect in effects)
+    assert isinstance(effects[-1], fx.FreeMemory if image_left else fx.Finish)
+    if facts and not image_left:
+        assert state.phase is destination.Phase.ACTIVE
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_a_source_of_the_past_frees_what_the_machine_left(released: bool) -> None:
+    facts = {ev.MachineStunned.TYPE, ev.GoGiven.TYPE}
+    facts |= {ev.MachineReleased.TYPE} if released else set()
+    state, effects = succession.source_after(begun_source(), facts)
+    assert state.phase is SourcePhase.RELEASING
+    told = [effect.event for effect in effects if isinstance(effect, fx.Append)]
+    assert told == ([] if released else [ev.MachineReleased()])
+    assert isinstance(effects[-1], fx.FreeMemory)
+
+
+async def test_a_role_whose_journal_takes_nothing_ends_at_once() -> None:
+    done: list[fx.Effect] = []
+
+    def perform(effect: fx.Effect) -> None:
+        if isinstance(effect, fx.Append):
+            raise JournalFailedError("no space left on device")
+        done.append(effect)
+
+    runner: RoleRunner[DestinationState] = RoleRunner(destination, perform, lambda: 0)
+    runner.tell(inp.OperationFailed(message="no memory"))
+    prepare = fx.PrepareMachine(spec=SPEC, placements=())
+    with pytest.raises(JournalFailedError):
+        await runner.run(begun_destination(), (prepare,))
+    assert done == [prepare]

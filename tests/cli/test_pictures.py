@@ -8,6 +8,7 @@ from godwit.cli.machine_pictures import MachineState
 from godwit.runtime.lane import Scope
 from godwit_protocol import ledger, subjects
 from godwit_protocol import register as reg
+from godwit_protocol.catalogue import GpuMode
 from godwit_protocol.convergence import Decision, DecisionReason
 from godwit_protocol.errors import (
     AbortedError,
@@ -165,7 +166,14 @@ def test_the_throughput_is_that_of_the_rounds() -> None:
 async def test_what_sits_on_a_gpu(teller: Teller, unique_name: str) -> None:
     gpu = mev.GpuInventory(index=0, model="H100-80GB", memory_bytes=80 * 2**30, simulated=True)
     await teller.announce(unique_name, gpu)
-    placement = ev.Placement(gpu=0, profile="H100XM-4C", framebuffer_bytes=4 * 2**30)
+    placement = ev.Placement(
+        gpu=0,
+        profile="H100XM-4C",
+        framebuffer_bytes=4 * 2**30,
+        mode=GpuMode.MIXED,
+        start=3,
+        slots=1,
+    )
     for kind in (ledger.EntryKind.HELD, ledger.EntryKind.CONFIRMED):
         entry = ledger.LedgerEntry(
             kind=kind,
@@ -186,6 +194,7 @@ async def test_what_sits_on_a_gpu(teller: Teller, unique_name: str) -> None:
         "gpu": 0,
         "model": "H100-80GB",
         "simulated": True,
+        "mode": "mixed",
         "memory_bytes": 80 * 2**30,
         "free_bytes": 76 * 2**30,
         "holds": [
@@ -193,6 +202,9 @@ async def test_what_sits_on_a_gpu(teller: Teller, unique_name: str) -> None:
                 "machine": "searcher",
                 "profile": "H100XM-4C",
                 "framebuffer_bytes": 4 * 2**30,
+                "mode": "mixed",
+                "start": 3,
+                "slots": 1,
                 "state": "confirmed",
                 "reservation": "r",
             }

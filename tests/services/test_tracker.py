@@ -90,6 +90,36 @@ async def test_a_refused_start_frees_its_capacity(world: World, unique_name: str
     assert not (await world.wait_ledger(host, EntryKind.RELEASED, start)).holdings
 
 
+@pytest.mark.parametrize(
+    ("order", "starts", "in_the_way"),
+    [
+        (("1g.10gb", "1g.10gb", "3g.40gb"), [6, 4, 0], ["2"]),
+        (("3g.40gb", "1g.10gb", "1g.10gb"), [4, 0, 1], ["1", "2"]),
+    ],
+)
+async def test_a_fourth_machine_is_told_which_would_have_to_move(
+    world: World,
+    unique_name: str,
+    order: tuple[str, ...],
+    starts: list[int],
+    in_the_way: list[str],
+) -> None:
+    host = await world.host(H100)
+    found = []
+    for index, profile in enumerate(order):
+        name = f"{unique_name}-{index}"
+        await world.ask_capacity(host, name, profile)
+        async with world.watch(Scope.of_machine(name)) as watch:
+            found += (await watch.until(ev.ReservationGranted)).placements
+    assert [placed.start for placed in found] == starts
+    await world.ask_capacity(host, unique_name, "4g.40gb")
+    async with world.watch(Scope.of_machine(unique_name)) as watch:
+        refused = await watch.until(ev.ReservationRefused)
+    assert refused.code == RefusalCode.DOES_NOT_FIT
+    named = [index for index in "012" if f"of {unique_name}-{index} " in refused.message]
+    assert named == in_the_way
+
+
 async def test_a_host_that_asks_again_is_answered_again(world: World, unique_name: str) -> None:
     """It died while it waited: what came meanwhile may be lost on it."""
     host = await world.host(H100)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from godwit_protocol import codec, ledger, subjects
+from godwit_protocol.catalogue import GpuMode
 from godwit_protocol.events.machine import GpuInventory, HostAnnounced
 from godwit_protocol.ledger import EntryKind, HostPicture
 
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
 
 
 class OnGpu(msgspec.Struct, frozen=True, kw_only=True):
-    """One vGPU that sits on a GPU, or for which capacity is held."""
+    """One vGPU on a GPU, or capacity that is held for it. ``start`` -1: nobody knows where."""
 
     machine: str
     profile: str
     framebuffer_bytes: int
+    mode: GpuMode
+    start: int
+    slots: int
     state: EntryKind
     reservation: str
 
@@ -34,6 +38,11 @@ class GpuPicture(msgspec.Struct, frozen=True, kw_only=True):
     free_bytes: int
     holds: tuple[OnGpu, ...]
 
+    @property
+    def mode(self) -> GpuMode:
+        """How the GPU is divided, as what sits on it says."""
+        return next((item.mode for item in self.holds), GpuMode.NONE)
+
     def as_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
         gpu = self.gpu
@@ -42,6 +51,7 @@ class GpuPicture(msgspec.Struct, frozen=True, kw_only=True):
             "gpu": gpu.index,
             "model": gpu.model,
             "simulated": gpu.simulated,
+            "mode": self.mode.value,
             "memory_bytes": gpu.memory_bytes,
             "free_bytes": self.free_bytes,
             "holds": [msgspec.to_builtins(item) for item in self.holds],
@@ -74,6 +84,9 @@ def _gpu_picture(picture: HostPicture, gpu: GpuInventory) -> GpuPicture:
             machine=holding.machine,
             profile=placement.profile,
             framebuffer_bytes=placement.framebuffer_bytes,
+            mode=placement.mode,
+            start=placement.start,
+            slots=placement.slots,
             state=EntryKind.CONFIRMED if holding.confirmed else EntryKind.HELD,
             reservation=holding.reservation,
         )

@@ -5,9 +5,11 @@ The values are the design's (section 4)::
     S(e) --destination, after GO----------> D(e+1)
     S(e) --source, before GO--------------> S2(e+1)
     S(e) --source, after GO---------------> B(e) --quarantine proven--> S2(e+1)
+    S(e), B(e) --destination, source's host fenced--> D(e+1)
 
-``D`` and ``S2`` are what ``S`` is for the next migration: an owner with an epoch. A stopped machine
-is owned by nobody.
+A role that an operator ordered to run the machine takes it from whatever stands. ``D`` and ``S2``
+are what ``S`` is for the next migration: an owner with an epoch. A stopped machine is owned by
+nobody.
 """
 
 from __future__ import annotations
@@ -84,6 +86,18 @@ def moved(current: RegisterRecord, destination: str, migration: str) -> Register
 def taken_back(current: RegisterRecord, migration: str) -> RegisterRecord:
     """S2(e+1): the source took the machine back, from S(e) or from B(e)."""
     return _next(current, RegisterValue.TAKEN_BACK, current.owner, migration, current.epoch + 1)
+
+
+def claimed(current: RegisterRecord, destination: str, migration: str) -> RegisterRecord:
+    """D(e+1) as ``moved``, also from B(e): by proof that the source's host is fenced."""
+    if current.value is RegisterValue.ABORT_INTENDED:
+        current = msgspec.structs.replace(current, value=RegisterValue.STARTED)
+    return moved(current, destination, migration)
+
+
+def overruled(current: RegisterRecord, source: str, migration: str) -> RegisterRecord:
+    """S2(e+1) as ``taken_back``, also from D(e): an operator gave the machine to the source."""
+    return taken_back(msgspec.structs.replace(current, owner=source), migration)
 
 
 def abort_intended(current: RegisterRecord, migration: str) -> RegisterRecord:

@@ -1,10 +1,13 @@
 """The destination's part of a migration: is what it staged whole, and the taking of the ownership.
 
 Theory of operation. Before ``STAGED`` there is no whole image here: any trouble ends in discarding
-it. In ``STAGED`` it waits for GO, as long as it takes; it never claims without it. After GO it
-journals, and writes D into the register by compare-and-set: the one append inside the stun. It
-opens the gate only when the register names it. If another value stands, the image is quarantined:
-kept, not run, until the source says that it runs. Where nothing can be proven it holds still.
+it; but once the source has said that all is sent, only its word that it runs is a reason, for this
+may become the only good copy. In ``STAGED`` it waits for GO, as long as it takes; without it, it
+claims only with proof that the source's host is fenced. After GO it journals, and writes D into the
+register by compare-and-set: the one append inside the stun. It opens the gate only when the
+register names it. If another value stands, the image is quarantined: kept, not run, until the
+source says that it runs. Where nothing can be proven it holds still (``DOUBTING``) and says so,
+until an operator orders it to run.
 
 Times are the host's CLOCK_MONOTONIC in nanoseconds.
 """
@@ -78,6 +81,8 @@ class DestinationState(msgspec.Struct, frozen=True, kw_only=True):
     abort_reason: AbortReason = AbortReason.NONE
     abort_message: str = ""
     unclear: int = 0
+    fenced: bool = False
+    """The source's host cannot run anything any more."""
 
 
 Effects = tuple[Effect, ...]
@@ -112,8 +117,8 @@ def step(state: DestinationState, given: Input, now_ns: int) -> Result:
 
 def next_deadline_ns(state: DestinationState) -> int | None:
     """When the state wants a ``Tick``; None if never."""
-    waits = (*INCOMPLETE, Phase.STAGED)
-    return state.deadline_ns if state.phase in waits else None
+    waits = state.phase in INCOMPLETE or state.phase is Phase.STAGED
+    return state.deadline_ns if waits and state.phase is not Phase.LOADING else None
 
 
 # Before STAGED: nothing here is whole.
@@ -209,16 +214,60 @@ def _discarded(state: DestinationState, _given: Input, _now_ns: int) -> Result:
 
 def _go(state: DestinationState, given: Input, _now_ns: int) -> Result:
     assert isinstance(given, inp.PeerGo)
-    told = _journaled(ev.ActivationStarted(go_heard_ns=given.heard_ns))
+    return _activate(state, go_heard_ns=given.heard_ns)
+
+
+def _activate(state: DestinationState, *, go_heard_ns: int = 0) -> Result:
+    told = _journaled(ev.ActivationStarted(go_heard_ns=go_heard_ns))
     return _replace(state, phase=Phase.ACTIVATING), (told, _claim(state))
 
 
 def _claim(state: DestinationState) -> Effect:
     assert state.register.record is not None
+    wanted = reg.claimed if state.fenced else reg.moved
     return fx.CompareAndSet(
-        record=reg.moved(state.register.record, state.host, state.migration),
+        record=wanted(state.register.record, state.host, state.migration),
         expected_sequence=state.register.sequence,
     )
+
+
+def _claim_fenced(state: DestinationState, _given: Input, _now_ns: int) -> Result:
+    """The source's host is dead, and this may be the only good copy."""
+    return _claim_unless_taken_back(_replace(state, fenced=True))
+
+
+def _claim_unless_taken_back(state: DestinationState) -> Result:
+    """Once the source took it back, it may have run: then nobody can tell whether this is stale."""
+    if may_claim(state) or _is_abort_intended(state.register.record):
+        return _activate(state)
+    return _doubt(state)
+
+
+def may_claim(state: DestinationState) -> bool:
+    """Whether the register stands as it did when the source was stunned."""
+    record = state.register.record
+    return reg.may_run(record, state.source) and not _source_wants_it_back(state, record)
+
+
+def _is_abort_intended(record: reg.RegisterRecord | None) -> bool:
+    return record is not None and record.value is reg.RegisterValue.ABORT_INTENDED
+
+
+def _run_on_order(state: DestinationState, _given: Input, _now_ns: int) -> Result:
+    """The operator's word on whose image is current; that the peer runs nothing must be proven."""
+    if not state.fenced:
+        message = "ordered to run, but nothing proves that the source does not"
+        return state, (_lagging(ev.DoubtRaised(message=message)),)
+    return _activate(state)
+
+
+def _note_fenced(state: DestinationState, _given: Input, _now_ns: int) -> Result:
+    return _replace(state, fenced=True), ()
+
+
+def _doubt(state: DestinationState) -> Result:
+    told = _lagging(ev.DoubtRaised(message=f"the register holds {state.register.record}"))
+    return _replace(state, phase=Phase.DOUBTING), (told,)
 
 
 def _claim_settled(state: DestinationState, given: Input, now_ns: int) -> Result:
@@ -228,10 +277,12 @@ def _claim_settled(state: DestinationState, given: Input, now_ns: int) -> Result
         assert record is not None
         after = _replace(state, phase=Phase.OPENING, register=given.standing, unclear=0)
         return after, (fx.OpenGate(epoch=record.epoch),)
+    after = _replace(state, register=given.standing)
+    if state.fenced:
+        return _claim_unless_taken_back(after)
     if _source_wants_it_back(state, record):
-        return _quarantine(state, given, now_ns)
-    told = _lagging(ev.DoubtRaised(message=f"the register holds {record}"))
-    return _replace(state, phase=Phase.DOUBTING), (told,)
+        return _quarantine(after, given, now_ns)
+    return _doubt(after)
 
 
 def _source_wants_it_back(state: DestinationState, record: reg.RegisterRecord | None) -> bool:
@@ -247,6 +298,14 @@ def _claim_again(state: DestinationState, given: Input, _now_ns: int) -> Result:
         alarm = _lagging(ev.DoubtRaised(message=f"the register does not answer: {given.message}"))
         return after, (alarm, _claim(state))
     return after, (_claim(state),)
+
+
+def run_on(state: DestinationState) -> Result:
+    """Go on as the owner, after a restart, because the VMM runs. Whether the register says so too
+    is not asked: opening a gate that is open only tells that it is.
+    """
+    epoch = state.register.record.epoch if state.register.record else 0
+    return _replace(state, phase=Phase.OPENING), (fx.OpenGate(epoch=epoch),)
 
 
 def _opened(state: DestinationState, given: Input, _now_ns: int) -> Result:
@@ -286,7 +345,7 @@ def _look_again(state: DestinationState, given: Input, now_ns: int) -> Result:
 def _read_fate(state: DestinationState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.RegisterRead)
     if _source_wants_it_back(state, given.standing.record):
-        return _quarantine(state, given, now_ns)
+        return _quarantine(_replace(state, register=given.standing), given, now_ns)
     return state, ()
 
 
@@ -351,18 +410,26 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[DestinationState]]:
         (p.LOADING, inp.ImageBad): row(_give_up, p.DISCARDING),
         (p.STAGED, inp.PeerGo): row(_go, p.ACTIVATING),
         (p.STAGED, inp.PeerAbort): row(_quarantine, p.QUARANTINED),
+        (p.STAGED, inp.PeerFenced): row(_claim_fenced, p.ACTIVATING, p.DOUBTING),
         (p.STAGED, inp.PeerRuns): row(_source_runs, p.DISCARDING),
         (p.STAGED, inp.RegisterRead): row(_read_fate, p.STAGED, p.QUARANTINED),
         (p.STAGED, inp.Tick): row(_look_again, p.STAGED),
         (p.STAGED, inp.LinkLost): row(_look_again, p.STAGED),
-        (p.ACTIVATING, inp.CasSettled): row(_claim_settled, p.OPENING, p.QUARANTINED, p.DOUBTING),
+        (p.ACTIVATING, inp.CasSettled): row(
+            _claim_settled, p.OPENING, p.ACTIVATING, p.QUARANTINED, p.DOUBTING
+        ),
         (p.ACTIVATING, inp.CasUnclear): row(_claim_again, p.ACTIVATING),
+        (p.ACTIVATING, inp.PeerFenced): row(_note_fenced, p.ACTIVATING),
+        (p.ACTIVATING, inp.PeerRuns): row(_source_runs, p.DISCARDING),
         (p.OPENING, inp.GateOpened): row(_opened, p.ACTIVE),
         (p.OPENING, inp.OperationFailed): row(_open_failed, p.FAILED),
         (p.QUARANTINED, inp.PeerAbort): row(_answer_again, p.QUARANTINED),
         (p.QUARANTINED, inp.PeerRuns): row(_source_runs, p.DISCARDING),
+        (p.QUARANTINED, inp.PeerFenced): row(_claim_fenced, p.ACTIVATING, p.DOUBTING),
         (p.DISCARDING, inp.MemoryFreed): row(_discarded, p.DISCARDED),
         (p.DOUBTING, inp.PeerRuns): row(_source_runs, p.DISCARDING),
+        (p.DOUBTING, inp.PeerFenced): row(_note_fenced, p.DOUBTING),
+        (p.DOUBTING, inp.RunOrdered): row(_run_on_order, p.DOUBTING, p.ACTIVATING),
     }
     troubles: tuple[type[Input], ...] = (
         inp.LinkLost,
@@ -374,7 +441,8 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[DestinationState]]:
     )
     for phase in INCOMPLETE:
         for given in troubles:
-            rows.setdefault((phase, given), row(_give_up, phase, p.DISCARDING))
+            if phase is not p.LOADING or given is inp.PeerRuns:
+                rows.setdefault((phase, given), row(_give_up, phase, p.DISCARDING))
     for given, phases in _LATE.items():
         for late in phases:
             rows.setdefault((late, given), ignored(late))
@@ -388,7 +456,7 @@ _LATE: Final[dict[type[Input], set[Phase]]] = {
     inp.AbortWanted: set(Phase),
     inp.RegisterRead: set(Phase),
     inp.PeerAbort: set(Phase),
-    inp.PeerRuns: _ENDING,
+    inp.PeerRuns: {Phase.OPENING, *_ENDING},
     inp.PeerFenced: set(Phase),
     inp.PeerHello: _ENDING,
     inp.PeerStage: _ENDING,
@@ -397,8 +465,11 @@ _LATE: Final[dict[type[Input], set[Phase]]] = {
     inp.RoundReceived: {Phase.LOADING, Phase.POPULATING, *_ENDING},
     inp.ImageLoaded: _ENDING,
     inp.ImageBad: _ENDING,
-    inp.OperationFailed: {Phase.STAGED, *_ENDING},
-    inp.PeerGo: {Phase.QUARANTINED, Phase.ACTIVATING, Phase.OPENING, Phase.ACTIVE},
+    inp.OperationFailed: set(Phase),
+    inp.PeerGo: set(Phase) - set(INCOMPLETE),
+    inp.RunOrdered: set(Phase),
+    inp.CasSettled: _ENDING,
+    inp.CasUnclear: _ENDING,
 }
 """What may come late or twice, and where it then changes nothing."""
 

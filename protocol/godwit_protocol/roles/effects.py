@@ -112,7 +112,8 @@ class SayStage(Effect, frozen=True, kw_only=True):
 class ResumeMachine(Effect, frozen=True, kw_only=True):
     """Run the machine here again, under ``epoch``.
 
-    ``Resumed`` or ``OperationFailed`` comes back.
+    ``Resumed`` comes back, also if it runs already, or ``OperationFailed``: the VMM is dead, or its
+    guest has failed. One that is merely silent is asked again.
     """
 
     epoch: int
@@ -143,7 +144,9 @@ class LoadImage(Effect, frozen=True, kw_only=True):
 
 
 class OpenGate(Effect, frozen=True, kw_only=True):
-    """Run the machine here, under ``epoch``."""
+    """Run the machine here, under ``epoch``. ``GateOpened`` comes back, also if it runs already, or
+    ``OperationFailed`` as from ``ResumeMachine``.
+    """
 
     epoch: int
 

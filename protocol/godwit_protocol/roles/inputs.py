@@ -79,6 +79,14 @@ class PeerFenced(Input, frozen=True, kw_only=True):
     """Proof that the peer's host cannot run anything any more."""
 
 
+class RunOrdered(Input, frozen=True, kw_only=True):
+    """An operator, called by an alarm, ordered that the machine run here, knowing what may be lost.
+
+    It settles what nobody can prove: whose image is current. It is no proof that the peer runs
+    nothing: that must come from the peer's quarantine or from its fencing.
+    """
+
+
 # Source
 
 

@@ -31,7 +31,8 @@ def recover_source(
 ) -> tuple[SourceState, Effects]:
     """Go on from ``begun``, the state that the migration began in, with the register as it is now.
 
-    ``facts``: the types of the events in the journal.
+    ``facts``: the types of the events in the journal. The journal is a witness against a register
+    that lost a write: what it says was taken back, had all the proof that was needed.
     """
     phase = source_state.Phase
     if ev.MigrationAbandoned.TYPE in facts:
@@ -43,6 +44,7 @@ def recover_source(
         abort_reason=AbortReason.SERVICE_RESTARTED,
         abort_message=RESTARTED,
         deadline_ns=now_ns + source_state.SWITCHOVER_STEP_DEADLINE_NS,
+        quarantined=ev.MachineTakenBack.TYPE in facts,
     )
     record = state.register.record
     if _owned_by(record, state.destination, state.migration):
@@ -51,28 +53,39 @@ def recover_source(
         alarm = ev.DoubtRaised(message=f"the register holds {record}")
         told = fx.Append(event=alarm, durability=fx.Durability.LAGGING)
         return msgspec.structs.replace(state, phase=phase.DOUBTING, alarmed=True), (told,)
-    if record.value is reg.RegisterValue.ABORT_INTENDED:
-        return _at(state, phase.AWAITING_QUARANTINE), ()
+    if record.value is reg.RegisterValue.ABORT_INTENDED and not state.peer_runs_nothing:
+        intended = fx.Append(
+            event=ev.AbortIntended(reason=state.abort_reason),
+            durability=fx.Durability.JOURNALED,
+            to=fx.Address(state.destination, fx.Service.DESTINATION_HOST),
+        )
+        return _at(state, phase.AWAITING_QUARANTINE), (intended,)
     taken_back = (
         record.value is reg.RegisterValue.TAKEN_BACK and record.migration == begun.migration
     )
     if ev.MachineStunned.TYPE not in facts or taken_back:
         return _at(state, phase.RESUMING), (fx.ResumeMachine(epoch=state.epoch),)
     gone = ev.GoGiven.TYPE in facts
-    wanted = reg.abort_intended if gone else reg.taken_back
-    cas = fx.CompareAndSet(
-        record=wanted(record, state.migration), expected_sequence=state.register.sequence
-    )
-    return _at(state, phase.ABORTING if gone else phase.TAKING_BACK), (cas,)
+    if gone and not state.peer_runs_nothing:
+        aborting = reg.abort_intended(record, state.migration)
+        return _at(state, phase.ABORTING), (_cas(state, aborting),)
+    taken = reg.taken_back(record, state.migration)
+    return _at(state, phase.RECLAIMING if gone else phase.TAKING_BACK), (_cas(state, taken),)
 
 
 def recover_destination(
-    begun: DestinationState, facts: AbstractSet[str], now_ns: int
+    begun: DestinationState, facts: AbstractSet[str], now_ns: int, *, machine_runs: bool
 ) -> tuple[DestinationState, Effects]:
-    """As ``recover_source``, for the destination."""
+    """As ``recover_source``, for the destination. ``machine_runs``: whether its VMM runs now.
+
+    A VMM that runs is the best witness: it was given the machine, whatever the register has lost
+    since. A promise not to run the image binds also if the register, too late, names this host.
+    """
     phase = destination.Phase
     if ev.MachineActivated.TYPE in facts:
         return _at(begun, phase.ACTIVE), (fx.Finish(reason=AbortReason.NONE),)
+    if machine_runs:
+        return destination.run_on(begun)
     if ev.ImageStaged.TYPE not in facts or ev.ImageDiscarded.TYPE in facts:
         state = msgspec.structs.replace(
             begun, abort_reason=AbortReason.SERVICE_RESTARTED, abort_message=RESTARTED
@@ -80,18 +93,15 @@ def recover_destination(
         return _at(state, phase.DISCARDING), (fx.FreeMemory(),)
     state = msgspec.structs.replace(begun, deadline_ns=now_ns)
     record = state.register.record
+    if ev.ImageQuarantined.TYPE in facts:
+        return _at(state, phase.QUARANTINED), ()
     if _owned_by(record, state.host, state.migration):
         assert record is not None
         return _at(state, phase.OPENING), (fx.OpenGate(epoch=record.epoch),)
-    if ev.ImageQuarantined.TYPE in facts:
-        return _at(state, phase.QUARANTINED), ()
-    if ev.ActivationStarted.TYPE in facts and reg.may_run(record, state.source):
+    if ev.ActivationStarted.TYPE in facts and destination.may_claim(state):
         assert record is not None
-        cas = fx.CompareAndSet(
-            record=reg.moved(record, state.host, state.migration),
-            expected_sequence=state.register.sequence,
-        )
-        return _at(state, phase.ACTIVATING), (cas,)
+        moved = reg.moved(record, state.host, state.migration)
+        return _at(state, phase.ACTIVATING), (_cas(state, moved),)
     return _at(state, phase.STAGED), (fx.ReadRegister(),)
 
 
@@ -102,6 +112,10 @@ def _owned_by(record: reg.RegisterRecord | None, host: str, migration: str) -> b
         and record.owner == host
         and record.migration == migration
     )
+
+
+def _cas(state: SourceState | DestinationState, record: reg.RegisterRecord) -> Effect:
+    return fx.CompareAndSet(record=record, expected_sequence=state.register.sequence)
 
 
 def _at(state: S, phase: StrEnum) -> S:

@@ -7,7 +7,8 @@ back in the register (S2) and resumes. After GO (``COMMITTED``) no timeout makes
 B, and needs the destination's word that the image is quarantined (or proof that its host is fenced)
 before it writes S2. If the register names the destination, it never runs the machine again, but
 keeps the bytes (``YIELDED``) until the destination says that it runs. Where nothing can be proven
-it holds still (``DOUBTING``) and says so.
+it holds still (``DOUBTING``) and says so. An operator's order ends a doubt about which image is
+current; also then it runs only with proof that the destination does not.
 
 Times are the host's CLOCK_MONOTONIC in nanoseconds.
 """
@@ -42,6 +43,9 @@ from .table import Row, Table, ignored, row
 
 Effects = tuple[Effect, ...]
 Result = tuple[SourceState, Effects]
+Wanted = Callable[[reg.RegisterRecord, str], reg.RegisterRecord]
+
+_LOST_WRITE: Final = "the register lost a write: the destination ran the machine, and it said else"
 
 
 def begin(
@@ -302,7 +306,7 @@ def _take_back(state: SourceState, given: Input, now_ns: int) -> Result:
         return state, ()
     reason, message = _why(given)
     after = _replace(state, phase=Phase.TAKING_BACK, abort_reason=reason, abort_message=message)
-    return after, (_cas(after, reg.taken_back),)
+    return after, (_cas(after, _wanted(after)),)
 
 
 def _intend_abort(state: SourceState, given: Input, now_ns: int) -> Result:
@@ -310,22 +314,17 @@ def _intend_abort(state: SourceState, given: Input, now_ns: int) -> Result:
         return state, ()
     reason, message = _why(given)
     after = _replace(
-        state,
-        phase=Phase.ABORTING,
-        abort_reason=reason,
-        abort_message=message,
-        quarantined=isinstance(given, inp.PeerQuarantined),
+        _noting(state, given), phase=Phase.ABORTING, abort_reason=reason, abort_message=message
     )
-    return after, (_cas(after, reg.abort_intended),)
+    return after, (_cas(after, _wanted(after)),)
 
 
 def _abort_settled(state: SourceState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.CasSettled)
     if not given.won:
         return _lost(state, given.standing, now_ns)
-    told = fx.Append(
-        event=ev.AbortIntended(reason=state.abort_reason), durability=Durability.JOURNALED
-    )
+    intended = ev.AbortIntended(reason=state.abort_reason)
+    told = _to_destination(state, intended, Durability.JOURNALED)
     after = _replace(
         state,
         phase=Phase.AWAITING_QUARANTINE,
@@ -335,15 +334,24 @@ def _abort_settled(state: SourceState, given: Input, now_ns: int) -> Result:
         deadline_ns=now_ns + SWITCHOVER_STEP_DEADLINE_NS,
     )
     said = fx.Say(message=link.Abort(reason=state.abort_reason))
-    if state.quarantined:
+    if state.peer_runs_nothing:
         reclaiming, effects = _reclaim(after, given, now_ns)
         return reclaiming, (told, said, *effects)
     return after, (told, said)
 
 
-def _reclaim(state: SourceState, _given: Input, _now_ns: int) -> Result:
+def _reclaim(state: SourceState, given: Input, _now_ns: int) -> Result:
+    after = _replace(_noting(state, given), phase=Phase.RECLAIMING, alarmed=False)
+    return after, (_cas(after, _wanted(after)),)
+
+
+def _run_on_order(state: SourceState, _given: Input, _now_ns: int) -> Result:
+    """The operator's word on whose image is current; that the peer runs nothing must be proven."""
+    if not state.peer_runs_nothing:
+        message = "ordered to run, but nothing proves that the destination does not"
+        return state, (_lagging(ev.DoubtRaised(message=message)),)
     after = _replace(state, phase=Phase.RECLAIMING, alarmed=False)
-    return after, (_cas(after, reg.taken_back),)
+    return after, (_cas(after, _wanted(after)),)
 
 
 def _taken_back(state: SourceState, given: Input, now_ns: int) -> Result:
@@ -360,7 +368,8 @@ def _lost(state: SourceState, standing: reg.RegisterView, now_ns: int) -> Result
     """Somebody else wrote the register."""
     if _names_destination(state, standing):
         return _yield(state, standing, now_ns)
-    return _doubt(state, f"the register holds {standing.record}")
+    after = _replace(state, register=standing)
+    return _doubt(after, f"the register holds {standing.record}")
 
 
 def _yield(state: SourceState, standing: reg.RegisterView, now_ns: int) -> Result:
@@ -385,13 +394,30 @@ def _names_destination(state: SourceState, standing: reg.RegisterView) -> bool:
 def _try_again(state: SourceState, given: Input, _now_ns: int) -> Result:
     """No answer from the register: never guess, ask again. The shell paces the attempts."""
     assert isinstance(given, inp.CasUnclear)
-    wanted = reg.abort_intended if state.phase is Phase.ABORTING else reg.taken_back
     after = _replace(state, unclear=state.unclear + 1)
-    again = (_cas(after, wanted),)
+    again = (_cas(after, _wanted(state)),)
     if after.unclear == UNCLEAR_ALARM:
         alarm = _lagging(ev.DoubtRaised(message=f"the register does not answer: {given.message}"))
         return after, (alarm, *again)
     return after, again
+
+
+def _wanted(state: SourceState) -> Wanted:
+    """The register value that the phase is about."""
+    if state.phase is Phase.ABORTING:
+        return reg.abort_intended
+    return lambda record, migration: reg.overruled(record, state.host, migration)
+
+
+def _active_after_all(state: SourceState, _given: Input, _now_ns: int) -> Result:
+    """B was written, and yet the destination has run: the register has lost its D."""
+    releasing, effects = _release(state)
+    return releasing, (_lagging(ev.DoubtRaised(message=_LOST_WRITE)), *effects)
+
+
+def _active_before(state: SourceState, _given: Input, _now_ns: int) -> Result:
+    """The destination ran before its host was fenced: what is here is stale."""
+    return _doubt(state, _LOST_WRITE)
 
 
 def _active(state: SourceState, _given: Input, _now_ns: int) -> Result:
@@ -426,13 +452,20 @@ def _look(state: SourceState, given: Input, now_ns: int) -> Result:
     return state, ()
 
 
-def _note_quarantine(state: SourceState, _given: Input, _now_ns: int) -> Result:
-    return _replace(state, quarantined=True), ()
+def _note(state: SourceState, given: Input, _now_ns: int) -> Result:
+    return _noting(state, given), ()
 
 
-def _cas(
-    state: SourceState, wanted: Callable[[reg.RegisterRecord, str], reg.RegisterRecord]
-) -> Effect:
+def _noting(state: SourceState, given: Input) -> SourceState:
+    """The state with the proof that ``given`` may be."""
+    return _replace(
+        state,
+        quarantined=state.quarantined or isinstance(given, inp.PeerQuarantined),
+        fenced=state.fenced or isinstance(given, inp.PeerFenced),
+    )
+
+
+def _cas(state: SourceState, wanted: Wanted) -> Effect:
     assert state.register.record is not None
     record = wanted(state.register.record, state.migration)
     return fx.CompareAndSet(record=record, expected_sequence=state.register.sequence)
@@ -485,12 +518,13 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
         ),
         (p.ABORTING, inp.CasUnclear): row(_try_again, p.ABORTING),
         (p.ABORTING, inp.PeerActive): row(_active, p.RELEASING),
-        (p.ABORTING, inp.PeerQuarantined): row(_note_quarantine, p.ABORTING),
+        (p.AWAITING_QUARANTINE, inp.PeerActive): row(_active_after_all, p.RELEASING),
         (p.AWAITING_QUARANTINE, inp.PeerQuarantined): row(_reclaim, p.RECLAIMING),
         (p.AWAITING_QUARANTINE, inp.PeerFenced): row(_reclaim, p.RECLAIMING),
         (p.AWAITING_QUARANTINE, inp.Tick): row(_alarm, p.AWAITING_QUARANTINE),
         (p.RECLAIMING, inp.CasSettled): row(_taken_back, p.RESUMING, p.YIELDED, p.DOUBTING),
         (p.RECLAIMING, inp.CasUnclear): row(_try_again, p.RECLAIMING),
+        (p.RECLAIMING, inp.PeerActive): row(_active_before, p.DOUBTING),
         (p.RESUMING, inp.Resumed): row(_resumed, p.ABANDONED),
         (p.RESUMING, inp.OperationFailed): row(_resume_failed, p.ABANDONED, p.DOUBTING),
         (p.RELEASING, inp.MemoryFreed): row(_freed, p.RELEASED),
@@ -519,12 +553,25 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
     )
     for given in doubts:
         rows[p.COMMITTED, given] = row(_intend_abort, p.COMMITTED, p.ABORTING)
+    for phase in (p.COMMITTED, p.ABORTING, p.YIELDED, p.DOUBTING):
+        rows[phase, inp.PeerFenced] = row(_note, phase)
+    for phase in (p.ABORTING, p.YIELDED, p.DOUBTING):
+        rows[phase, inp.PeerQuarantined] = row(_note, phase)
+    for phase in (p.YIELDED, p.DOUBTING):
+        rows[phase, inp.RunOrdered] = row(_run_on_order, phase, p.RECLAIMING)
     for phase in (p.COMMITTED, p.AWAITING_QUARANTINE, p.DOUBTING):
         rows[phase, inp.RegisterRead] = row(_look, phase, p.YIELDED)
     _add_late(rows)
     return rows
 
 
+_AFTER_A_WRITE: Final = {
+    Phase.RESUMING,
+    Phase.YIELDED,
+    Phase.DOUBTING,
+    Phase.RELEASING,
+    Phase.RELEASED,
+}
 _LATE: Final[dict[type[Input], set[Phase]]] = {
     inp.Tick: set(Phase),
     inp.LinkLost: set(Phase),
@@ -534,15 +581,16 @@ _LATE: Final[dict[type[Input], set[Phase]]] = {
     inp.LinkUp: {Phase.ABANDONED},
     inp.Appended: {Phase.ABANDONED},
     inp.AppendFailed: {Phase.ABANDONED},
-    inp.OperationFailed: {Phase.ABANDONED},
+    inp.OperationFailed: set(Phase),
     inp.FinalSent: {Phase.RESUMING, Phase.ABANDONED},
-    inp.PeerStaged: {Phase.TAKING_BACK, Phase.RESUMING, Phase.DOUBTING, Phase.ABANDONED},
+    inp.PeerStaged: set(Phase) - {*NEVER_STOPPED, Phase.PAUSING, Phase.COPYING},
     inp.PeerRefused: set(Phase),
     inp.PeerQuarantined: set(Phase) - {Phase.CONNECTING, Phase.PRECOPYING, Phase.INTENDING},
-    inp.PeerActive: {Phase.RELEASING, Phase.RELEASED},
-    inp.CasSettled: {Phase.RELEASING, Phase.RELEASED},
-    inp.CasUnclear: {Phase.RELEASING, Phase.RELEASED},
+    inp.PeerActive: {Phase.RESUMING, Phase.RELEASING, Phase.RELEASED},
+    inp.CasSettled: _AFTER_A_WRITE,
+    inp.CasUnclear: _AFTER_A_WRITE,
     inp.PeerFenced: set(Phase),
+    inp.RunOrdered: set(Phase),
 }
 """What may come late or twice, and where it then changes nothing."""
 

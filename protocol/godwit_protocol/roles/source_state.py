@@ -66,6 +66,9 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
     abort_reason: AbortReason = AbortReason.NONE
     abort_message: str = ""
     quarantined: bool = False
+    """The destination has promised not to run its image."""
+    fenced: bool = False
+    """The destination's host cannot run anything any more."""
     unclear: int = 0
     alarmed: bool = False
 
@@ -73,6 +76,11 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
     def verification_ns(self) -> int:
         """What the verification may add to a deadline of the stun."""
         return FULL_VERIFICATION_NS if self.verify is ev.Verify.FULL else 0
+
+    @property
+    def peer_runs_nothing(self) -> bool:
+        """Whether it is proven that the destination does not run the machine, nor will."""
+        return self.quarantined or self.fenced
 
     @property
     def epoch(self) -> int:

@@ -66,6 +66,8 @@ class DestinationHost:
                 await self._receive(decision, decision.event)
             case ev.AbortOrdered(reason=reason, message=message):
                 self._tell(migration, inp.AbortWanted(reason=reason, message=message))
+            case ev.AbortIntended(reason=reason):
+                self._tell(migration, inp.PeerAbort(reason=reason))
             case ev.MigrationAbandoned():
                 self._tell(migration, inp.PeerRuns())
             case _:
@@ -112,10 +114,20 @@ class DestinationHost:
             left = await self._is_image_left(state.machine)
             state, effects = succession.destination_after(state, opened.past_types, image_left=left)
         else:
-            state, effects = recover_destination(state, opened.past_types, now_ns)
+            runs = await self._is_running(state.machine)
+            state, effects = recover_destination(
+                state, opened.past_types, now_ns, machine_runs=runs
+            )
         _log.warning("migration_recovered", migration=migration, phase=state.phase)
         self._run(opened, ordered, state, effects)
         await self._tell_again(migration)
+
+    async def _is_running(self, machine: str) -> bool:
+        """Whether the VMM runs. It answers in the order in which it was asked: whatever a former life
+        of this service ordered has been done by now.
+        """
+        vmm = await self._host.hypervisor.find(machine)
+        return vmm is not None and (await vmm.status()).state is VmmState.RUNNING
 
     async def _is_image_left(self, machine: str) -> bool:
         """Whether an image that never ran is here, and is no later migration's."""

@@ -1,0 +1,46 @@
+"""``python -m godwit.proof.checker --crashes 2 …``: a search by hand."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from . import words
+from .cores import DESTINATION, SOURCE
+from .moves import Moves, beginning, stun_intended
+from .search import STATES_MAX, Search
+from .world import Budget
+
+
+def main() -> int:
+    """Search, print what was seen; exit code 1 if a rule is broken, 2 if a bound was reached."""
+    given = _arguments()
+    budget = Budget(**{name: getattr(given, name) for name in Budget._fields})
+    moves = Moves(SOURCE, DESTINATION)
+    start = beginning(moves, budget) if given.whole else stun_intended(moves, budget)
+    report = Search(moves, start).run(states_max=given.states, seconds_max=given.seconds)
+    print(words.report_line(report))  # noqa: T201  # this is a command
+    if report.finding is not None:
+        print(words.tell(moves, report.finding))  # noqa: T201
+        return 1
+    return 0 if report.is_complete else 2
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m godwit.proof.checker",
+        description="Search every interleaving of the switchover's real cores for a broken rule.",
+    )
+    for name in Budget._fields:
+        text = name.replace("_", " ")
+        option = "--" + name.replace("_", "-")
+        parser.add_argument(option, type=int, default=0, metavar="N", help=f"at most N {text}")
+    whole = "begin with the preparation instead of the stun's intent"
+    parser.add_argument("--whole", action="store_true", help=whole)
+    parser.add_argument("--states", type=int, default=STATES_MAX, help="states at most")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="seconds at most")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

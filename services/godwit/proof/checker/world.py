@@ -1,0 +1,231 @@
+"""The checked world: all that outlives a step, as small frozen tuples that hash fast.
+
+Two hosts, each with a role's service, its journal and a VMM; the direct link between them; the
+register; and how many faults may still come. A ``Draft`` is a world that is being changed, and
+notes when one of the invariants is broken. It must not know why anything happens.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from .cores import Fact, Operation
+from .script import Message
+
+SOURCE: Final = 0
+DESTINATION: Final = 1
+DOWN: Final = -1
+"""Instead of a role's number: its service has crashed and will be restarted."""
+UNBORN: Final = -2
+"""The role has not begun."""
+GONE: Final = -3
+"""The host has died."""
+
+
+class Vmm(IntEnum):
+    """What a host's VMM does."""
+
+    NONE = 0
+    GATED = 1
+    LOADED = 2
+    RUNNING = 3
+    PAUSED = 4
+    DEAD = 5
+
+
+class Image(IntEnum):
+    """What a host's memory holds of the machine. A destination's image counts once STAGED stands in
+    its journal: only then it knows that it has it.
+    """
+
+    NONE = 0
+    INCOMING = 1
+    """Not whole yet; as new as the paused machine."""
+    SPOILT = 2
+    """Not whole, and the machine has run on elsewhere."""
+    CURRENT = 3
+    STALE = 4
+    """Whole, but the machine has run on elsewhere."""
+
+
+class Violation(IntEnum):
+    """What must never happen."""
+
+    TWO_RUN = 1
+    NONE_LEFT = 2
+    STALE_RUNS = 3
+    REFUSED = 4
+    STUCK = 5
+    ENDLESS = 6
+
+
+class Side(NamedTuple):
+    """One host."""
+
+    role: int
+    vmm: Vmm
+    image: Image
+    journal: int = 0
+    unsynced: int = 0
+    """Facts that a crash may take or leave."""
+    posted: int = 0
+    """Facts of a dead host that the log had got."""
+    pending: tuple[Operation, ...] = ()
+    heard: tuple[Message, ...] = ()
+    """On the direct link, on its way to this host."""
+
+
+class Budget(NamedTuple):
+    """How many faults of each kind may still come."""
+
+    crashes: int = 0
+    link_losses: int = 0
+    host_deaths: int = 0
+    lost_writes: int = 0
+    strays: int = 0
+    """Register writes that are given up for lost, and may yet land at any time."""
+    local_failures: int = 0
+    """A service is told that something of its own failed."""
+    vmm_deaths: int = 0
+
+
+class World(NamedTuple):
+    """All that there is. ``register``: its values' numbers, the oldest first."""
+
+    source: Side
+    destination: Side
+    is_linked: bool
+    register: tuple[int, ...]
+    strays: tuple[Operation, ...]
+    is_overruled: bool
+    """An operator has said where the machine is to run, and what may be lost."""
+    left: Budget
+
+
+class Draft:
+    """A world being changed."""
+
+    __slots__ = ("is_linked", "is_overruled", "left", "register", "sides", "strays", "violation")
+
+    def __init__(self, world: World) -> None:
+        self.sides = [world.source, world.destination]
+        self.is_linked = world.is_linked
+        self.register = world.register
+        self.strays = world.strays
+        self.is_overruled = world.is_overruled
+        self.left = world.left
+        self.violation: Violation | None = None
+
+    def copy(self) -> Draft:
+        """An independent draft of the same world."""
+        draft = Draft(self.world())
+        draft.violation = self.violation
+        return draft
+
+    def world(self) -> World:
+        """The world as it is now."""
+        origin, target = self.sides
+        return World(
+            origin,
+            target,
+            self.is_linked,
+            self.register,
+            self.strays,
+            self.is_overruled,
+            self.left,
+        )
+
+    # One host.
+
+    def begin(self, who: int, operation: Operation) -> None:
+        """Put work under way; what is already, is not doubled."""
+        side = self.sides[who]
+        if operation not in side.pending:
+            self.sides[who] = side._replace(pending=tuple(sorted((*side.pending, operation))))
+
+    def end(self, who: int, operation: Operation) -> None:
+        """Work has come to its end."""
+        side = self.sides[who]
+        pending = tuple(item for item in side.pending if item != operation)
+        self.sides[who] = side._replace(pending=pending)
+
+    def post(self, who: int, fact: int, *, is_synced: bool) -> None:
+        """Write a fact into the journal; a synchronous one takes all before it to the disk."""
+        side = self.sides[who]
+        if is_synced:
+            journal = side.journal | side.unsynced | fact
+            self.sides[who] = side._replace(journal=journal, unsynced=0)
+        elif not side.journal & fact:
+            self.sides[who] = side._replace(unsynced=side.unsynced | fact)
+
+    # The machine.
+
+    def run(self, who: int) -> None:
+        """The machine runs on ``who``; what the other side holds of it is old from now on."""
+        mine, other = self.sides[who], self.sides[1 - who]
+        if mine.vmm is Vmm.RUNNING:
+            return
+        if other.vmm is Vmm.RUNNING:
+            self.violation = Violation.TWO_RUN
+        elif mine.image is not Image.CURRENT and not self.is_overruled:
+            self.violation = Violation.STALE_RUNS
+        self.sides[who] = mine._replace(vmm=Vmm.RUNNING, image=Image.CURRENT)
+        self.sides[1 - who] = other._replace(image=_AGED[other.image])
+
+    def pause(self, who: int) -> None:
+        """The guest stops; from now on the last pages can go out."""
+        self.sides[who] = self.sides[who]._replace(vmm=Vmm.PAUSED)
+        other = self.sides[1 - who]
+        if other.image is Image.NONE and other.vmm is Vmm.GATED:
+            self.sides[1 - who] = other._replace(image=Image.INCOMING)
+
+    def load(self, who: int) -> None:
+        """The whole image is in memory, and the guest has its checkpoint."""
+        side = self.sides[who]
+        image = Image.CURRENT if side.image is Image.INCOMING else Image.STALE
+        self.sides[who] = side._replace(vmm=Vmm.LOADED, image=image)
+
+    def free(self, who: int) -> None:
+        """The VMM ends, and its memory with it."""
+        side = self.sides[who]
+        if self._counts(who) and (who == SOURCE or not self._counts(SOURCE)):
+            self.violation = Violation.NONE_LEFT
+        self.sides[who] = side._replace(vmm=Vmm.NONE, image=Image.NONE)
+
+    def _counts(self, who: int) -> bool:
+        side = self.sides[who]
+        staged = who == SOURCE or side.journal & Fact.STAGED
+        return bool(side.image is Image.CURRENT and staged)
+
+    # The direct link.
+
+    def say(self, who: int, message: Message) -> None:
+        """``who`` says something; without a link it is dropped. Said twice in a row it is once."""
+        other = self.sides[1 - who]
+        if self.is_linked and other.heard[-1:] != (message,):
+            self.sides[1 - who] = other._replace(heard=(*other.heard, message))
+
+    def close_link(self, who: int) -> None:
+        """``who`` closes its end: what it said arrives, then the other hears the end."""
+        self.say(who, Message.END)
+        self.is_linked = False
+        self.sides[who] = self.sides[who]._replace(heard=())
+
+    # The register.
+
+    def write(self, operation: Operation) -> bool:
+        """A compare-and-set arrives. Returns whether it was taken."""
+        if len(self.register) != operation.expected:
+            return False
+        self.register = (*self.register, operation.record)
+        return True
+
+
+_AGED: Final = {
+    Image.NONE: Image.NONE,
+    Image.INCOMING: Image.SPOILT,
+    Image.SPOILT: Image.SPOILT,
+    Image.CURRENT: Image.STALE,
+    Image.STALE: Image.STALE,
+}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from godwit.gpu_state_tracker.occupancy import Occupancy
 from godwit.hypervisor.port import VmmState
@@ -18,7 +18,7 @@ from godwit_protocol import register as reg
 from godwit_protocol.events import CHAIN_START, Recorded, stored_hash
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
-from godwit_protocol.events.migration import Outcome
+from godwit_protocol.events.migration import AbortReason, Outcome
 from godwit_protocol.ledger import HostPicture
 
 from .machine import SimulatedVmm
@@ -27,7 +27,9 @@ from .process import World
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-VIOLATIONS_MAX = 20
+VIOLATIONS_MAX: Final = 20
+PROBE_OUTCOMES: Final = frozenset({AbortReason.NONE, AbortReason.RESERVATION_REFUSED})
+"""How a migration may end that nothing disturbs. A host may have no place for a machine."""
 
 
 @dataclass
@@ -66,6 +68,8 @@ class Judge:
         self.started: set[str] = set()
         self.starts: dict[str, bool] = {}
         """By attempt: whether the machine was started."""
+        self.probes: set[str] = set()
+        """Migrations that were asked for in the calm."""
         self.events = 0
         self._chains: dict[tuple[str, str, str], tuple[int, bytes]] = {}
 
@@ -223,6 +227,10 @@ class Judge:
             completed = any(ended.outcome is Outcome.COMPLETED for ended in truth.ended)
             if truth.ended and completed != truth.moved:
                 self.accuse(f"migration {name}: completed {completed}, but moved {truth.moved}")
+            if name in self.probes and not PROBE_OUTCOMES.issuperset(
+                ended.reason for ended in truth.ended
+            ):
+                self.accuse(f"{truth.machine} could not be moved in the calm: {truth.ended}")
         for machine in sorted(self.started):
             self._close_machine(machine, self.machines[machine])
         self._close_reservations()

@@ -60,6 +60,22 @@ class Operators:
         """Begin."""
         self._process.spawn(self._work())
 
+    def move_each_once_more(self) -> None:
+        """Ask for one migration of each machine, as whether the system still works."""
+        self.done = False
+        self._process.spawn(self._probe())
+
+    async def _probe(self) -> None:
+        for machine in sorted(self._cluster.judge.started):
+            owner = self._cluster.judge.registers[machine].owner
+            host = self._dice.choice([host for host in self._hosts if host != owner])
+            migration = self._clock.new_id()
+            self._cluster.judge.probes.add(migration)
+            limits = ev.Limits(stun_limit_ns=2_000_000_000)
+            requested = ev.MigrationRequested(machine=machine, destination=host, limits=limits)
+            await self._put(Scope.of_migration(migration, machine), requested)
+        self.done = True
+
     async def _work(self) -> None:
         names = [f"m{index}" for index in range(1, self._plan.machines + 1)]
         await asyncio.gather(*[self._process.spawn(self._start_machine(name)) for name in names])

@@ -78,13 +78,19 @@ class _Simulation:
         world.loop.run_until(lambda: False, world.loop.time() + self.dice.random() * 3.0)
         self.weather.raging = False
         world.note("WEATHER", "the faults are over")
-        world.loop.run_until(self._is_at_rest, world.loop.time() + CALM_S_MAX)
-        world.loop.run_until(lambda: False, world.loop.time() + REST_S)
+        self._rest()
+        self.operators.move_each_once_more()
+        self._rest()
         self._close()
         return self._result()
 
+    def _rest(self) -> None:
+        loop = self.world.loop
+        loop.run_until(self._is_at_rest, loop.time() + CALM_S_MAX)
+        loop.run_until(lambda: False, loop.time() + REST_S)
+
     def _is_at_rest(self) -> bool:
-        return not self.judge.open_migrations and self.cluster.is_idle
+        return self.operators.done and not self.judge.open_migrations and self.cluster.is_idle
 
     def _close(self) -> None:
         if not self.operators.done:

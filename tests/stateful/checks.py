@@ -27,14 +27,14 @@ def check_end(world: World) -> None:
         assert world.phase(DESTINATION) in _RESTING, world.phase(DESTINATION)
         assert world.phase(SOURCE) in {"", *map(str, source_state.TERMINAL)}, world.phase(SOURCE)
     elif not running and not source.broken and source.pages is not None:
-        told = {event.envelope.type for event in world.log}
+        told = {event.envelope.type for event in world.log.recorded}
         assert ev.DoubtRaised.TYPE in told, "the machine stands still and nobody says so"
 
 
 def check_lanes(world: World) -> None:
     """Each lane counts from 1 without a gap, and each event holds the hash of the one before."""
     positions: dict[str, tuple[int, bytes]] = {}
-    for data, recorded in zip(world.stored, world.log, strict=True):
+    for data, recorded in zip(world.log.stored, world.log.recorded, strict=True):
         envelope = recorded.envelope
         count, previous = positions.get(envelope.host, (0, CHAIN_START))
         assert envelope.lane_sequence == count + 1

@@ -6,11 +6,11 @@ it. Each thing that a core wants done is checked against the invariants at that 
 
 from __future__ import annotations
 
-import hashlib
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from invariants import check_invariants, check_wanted
+from outcomes import fail, succeed
 from parts import (
     COORDINATOR,
     CORES,
@@ -28,20 +28,19 @@ from parts import (
     START_NS,
     Action,
     Link,
-    Outgoing,
     Pending,
     Role,
     Vmm,
     peer,
 )
 from rendering import show
+from world_log import WorldLog
 
 from godwit.coordinator.facts import input_of
-from godwit_protocol import codec, link
+from godwit_protocol import link
 from godwit_protocol import register as reg
-from godwit_protocol.events import CHAIN_START, Envelope, Event, Lane, Recorded, stored_hash
+from godwit_protocol.events import Event, Lane
 from godwit_protocol.events import migration as ev
-from godwit_protocol.ids import uuid7
 from godwit_protocol.roles import coordinator, destination, source
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
@@ -64,12 +63,8 @@ class World:
         self.strays: list[fx.CompareAndSet] = []
         self.vmms = {SOURCE: Vmm([0] * PAGES, executes=True), DESTINATION: Vmm()}
         self.link = Link()
-        self.log: list[Recorded] = []
-        self.stored: list[bytes] = []
-        self.addressed: list[fx.Address | None] = []
+        self.log = WorldLog()
         self.cursors = dict.fromkeys(Role, 0)
-        self.outbox: dict[Role, deque[Outgoing]] = {role: deque() for role in Role}
-        self.positions = dict.fromkeys(Role, (0, CHAIN_START))
         self.pending: list[Pending] = []
         self.notices: list[tuple[Role, Input]] = []
         self.at_stun: list[int] | None = None
@@ -81,11 +76,10 @@ class World:
         self.quarantined = False
         self.effects: list[tuple[Role, fx.Effect]] = []
         self._happened: list[tuple[int, Role, Any, str] | fx.Effect] = []
-        self._ids = 0
         request = ev.MigrationRequested(
             machine=SPEC.name, destination=DESTINATION.host, limits=limits, verify=verify
         )
-        self._store(self._seal(Lane.OPERATOR, "cli", request, (0, CHAIN_START)), request, None)
+        self.say_to_log(request)
 
     # What can happen.
 
@@ -100,10 +94,10 @@ class World:
         if self.link.bulk:
             found.append(Action("deliver pages", self._deliver_bulk))
         for role in Role:
-            if self.outbox[role]:
+            if self.log.outbox[role]:
                 found.append(Action(f"store of {role.value}", lambda r=role: self._store_next(r)))
         for role in Role:
-            if role not in self.dead and self.cursors[role] < len(self.log):
+            if role not in self.dead and self.cursors[role] < len(self.log.recorded):
                 found.append(Action(f"tell {role.value}", lambda r=role: self._read_log(r)))
         for pending in self.pending:
             found += self._outcomes(pending)
@@ -116,7 +110,7 @@ class World:
         found: list[Action] = []
         if self.link.up:
             found.append(Action("link breaks", self.break_link, fault=True))
-        head = next(iter(self.outbox[SOURCE]), None)
+        head = next(iter(self.log.outbox[SOURCE]), None)
         if head is not None and head.acknowledges:
             found.append(Action("log does not answer", self._append_fails, fault=True))
         if DESTINATION not in self.dead and self.states[DESTINATION] is not None:
@@ -130,19 +124,19 @@ class World:
         role, effect = pending
         name = type(effect).__name__
 
-        def succeed() -> None:
+        def come_right() -> None:
             self._done(pending)
-            self._succeed(role, effect)
+            succeed(self, role, effect)
 
-        def fail() -> None:
+        def go_wrong() -> None:
             self._done(pending)
-            self._fail(role, effect)
+            fail(self, role, effect)
 
         found = []
         if self._can_succeed(role, effect):
-            found.append(Action(f"{name} succeeds", succeed))
+            found.append(Action(f"{name} succeeds", come_right))
         if self._can_fail(role, effect):
-            found.append(Action(f"{name} fails", fail, fault=not self._is_stuck(effect)))
+            found.append(Action(f"{name} fails", go_wrong, fault=not self._is_stuck(effect)))
         if isinstance(effect, fx.CompareAndSet):
             for lands in (True, False):
 
@@ -235,7 +229,7 @@ class World:
             case fx.Finish():
                 self.finished.add(role)
             case _:
-                self._check_wanted(role, effect)
+                check_wanted(self, role, effect)
                 self._begin(role, effect)
 
     def _begin(self, role: Role, effect: fx.Effect) -> None:
@@ -257,132 +251,10 @@ class World:
                     self.link.control[DESTINATION].append(hello)
             case fx.ResumeMachine() | fx.OpenGate():
                 self.vmms[role].executes = True
-                self.check()
+                check_invariants(self)
             case fx.FreeMemory():
                 self.vmms[role].executes = False
-                self.check()
-
-    def _check_wanted(self, role: Role, effect: fx.Effect) -> None:
-        """What a core may not even want: I1, I2 and I3 at the moment of the effect."""
-        standing = self.register[-1]
-        match effect:
-            case fx.OpenGate():
-                assert standing.value is reg.RegisterValue.MOVED, standing
-                assert standing.owner == role.host, standing
-                assert self.vmms[role].whole, "I3: an image that is not whole would run"
-                assert self.vmms[role].pages == self.at_stun, "I3: a stale image would run"
-            case fx.ResumeMachine():
-                assert reg.may_run(standing, role.host), f"I3: {standing} and the source would run"
-            case fx.FreeMemory() if role is SOURCE:
-                assert self.vmms[DESTINATION].whole, "I2: the only whole image would go"
-                assert self.vmms[DESTINATION].executes, "I2: freed before the destination ran"
-            case fx.FreeMemory() if self.vmms[DESTINATION].whole:
-                assert not self.vmms[SOURCE].broken, "I2: the only good image would go"
-            case fx.CompareAndSet() if standing.value is reg.RegisterValue.ABORT_INTENDED:
-                if effect.record.value is reg.RegisterValue.TAKEN_BACK:
-                    proven = self.quarantined or DESTINATION in self.dead
-                    assert proven, "taken back after GO without proof"
-
-    def check(self) -> None:
-        """I1 to I3, now."""
-        origin, target = self.vmms[SOURCE], self.vmms[DESTINATION]
-        assert not (origin.executes and target.executes), "I1: two sides execute"
-        at_source = origin.pages is not None and not origin.broken and not target.executes
-        current = target.pages == self.at_stun and not origin.executes
-        at_target = target.whole and not target.broken and (target.executes or current)
-        assert at_source or at_target or self.vmm_died or self.dead, "I2: no whole image is left"
-        epochs = [record.epoch for record in self.register]
-        assert epochs == sorted(epochs), epochs
-        nonces = [record.nonce for record in self.register]
-        assert len(set(nonces)) == len(nonces), nonces
-
-    def _succeed(self, role: Role, effect: fx.Effect) -> None:
-        match effect:
-            case fx.SendRound():
-                self._transmit(effect)
-                self.rounds_sent.add(effect.round)
-                self.pending.append(Pending(role, effect))
-            case fx.SendFinal():
-                pages = self._transmit(effect)
-                self.tell(role, self._final_sent(pages))
-            case fx.PauseMachine():
-                self.now_ns += 40_000
-                self.vmms[role].executes = False
-                self.at_stun = list(self.vmms[role].pages or ())
-                self.tell(role, inp.Paused(stopped_ns=self.now_ns, checkpoint_bytes=512))
-            case fx.ResumeMachine():
-                self.tell(role, inp.Resumed(first_step_ns=self.now_ns))
-            case fx.FreeMemory():
-                self.vmms[role].pages = None
-                self.tell(role, inp.MemoryFreed())
-            case fx.PrepareMachine():
-                self.vmms[role].pages = [0] * PAGES
-                told = inp.Prepared(address="192.0.2.2", port=7000, token=b"t" * 16, create_ns=1)
-                self.tell(role, told)
-            case fx.Populate():
-                self.tell(role, inp.Populated(populate_ns=1_000_000))
-            case fx.LoadImage():
-                self._load(role)
-            case fx.OpenGate():
-                opened = inp.GateOpened(owned_ns=self.now_ns, first_step_ns=self.now_ns + 5000)
-                self.tell(role, opened)
-            case fx.CompareAndSet():
-                self.tell(role, self._write_register(effect))
-            case fx.ReadRegister():
-                self.tell(role, inp.RegisterRead(standing=self.register_view()))
-            case fx.TakeClaim():
-                self.tell(role, inp.ClaimSettled(won=True, holder=MIGRATION))
-            case fx.ReleaseClaim():
-                self.tell(role, inp.ClaimReleased())
-
-    def _load(self, role: Role) -> None:
-        vmm = self.vmms[role]
-        vmm.whole = vmm.pages is not None
-        assert vmm.pages == self.at_stun, "memory differs from the memory at the stun"
-        loaded = inp.ImageLoaded(
-            pages=PAGES,
-            received_bytes=PAGES * PAGE_BYTES,
-            received_ns=self.now_ns,
-            staged_ns=self.now_ns + 8000,
-        )
-        self.tell(role, loaded)
-
-    def _fail(self, role: Role, effect: fx.Effect) -> None:
-        message = f"{type(effect).__name__} failed"
-        match effect:
-            case fx.OpenLink() | fx.SendRound() | fx.SendFinal():
-                self.tell(role, inp.LinkLost(message=message))
-            case fx.LoadImage():
-                reason = ev.AbortReason.VERIFICATION_FAILED
-                self.tell(role, inp.ImageBad(reason=reason, message=message))
-            case fx.ResumeMachine() | fx.OpenGate():
-                self.vmm_died = self.vmms[role].broken = True
-                self.vmms[role].executes = False
-                self.tell(role, inp.OperationFailed(message=message))
-            case fx.TakeClaim():
-                self.tell(role, inp.ClaimSettled(won=False, holder="another"))
-            case fx.ReadRegister():
-                pass  # no answer: nothing is told
-            case _:
-                self.tell(role, inp.OperationFailed(message=message))
-
-    def _transmit(self, effect: fx.SendRound | fx.SendFinal) -> int:
-        """Scan, then copy: what is written in between goes out new and stays dirty."""
-        vmm = self.vmms[SOURCE]
-        assert vmm.pages is not None
-        numbers = set(range(PAGES)) if effect.round == 1 else set(vmm.dirty)
-        vmm.dirty.clear()
-        self.link.bulk.append((effect.round, {number: vmm.pages[number] for number in numbers}))
-        self.now_ns += 1_000_000 * max(len(numbers), 1)
-        return len(numbers)
-
-    def _final_sent(self, pages: int) -> inp.FinalSent:
-        return inp.FinalSent(
-            pages=pages,
-            sent_bytes=pages * PAGE_BYTES,
-            scan_ns=30_000,
-            sent_ns=self.now_ns,
-        )
+                check_invariants(self)
 
     def _deliver_bulk(self) -> None:
         number, pages = self.link.bulk.popleft()
@@ -460,7 +332,7 @@ class World:
         self.dead.add(DESTINATION)
         self.vmms[DESTINATION] = Vmm(broken=True)
         self.pending = [item for item in self.pending if item.role is not DESTINATION]
-        self.outbox[DESTINATION].clear()
+        self.log.outbox[DESTINATION].clear()
         if self.link.up:
             self.break_link()
 
@@ -469,83 +341,48 @@ class World:
     def register_view(self) -> reg.RegisterView:
         return reg.RegisterView(self.register[-1], len(self.register))
 
-    def _write_register(self, effect: fx.CompareAndSet) -> Input:
+    def write_register(self, effect: fx.CompareAndSet) -> Input:
         if len(self.register) == effect.expected_sequence:
             self.register.append(effect.record)
-            self.check()
+            check_invariants(self)
         standing = self.register_view()
         assert standing.record is not None
         return inp.CasSettled(won=standing.record.nonce == effect.record.nonce, standing=standing)
 
     def _unclear(self, role: Role, effect: fx.CompareAndSet, *, lands: bool) -> None:
         if lands:
-            self._write_register(effect)
+            self.write_register(effect)
         else:
             self.strays.append(effect)
         self.tell(role, inp.CasUnclear(message="no answer"))
 
     def _stray_lands(self, effect: fx.CompareAndSet) -> None:
         self.strays.remove(effect)
-        self._write_register(effect)
+        self.write_register(effect)
 
     # The log.
 
     def _append(self, role: Role, effect: fx.Append) -> None:
-        data = self._seal(role.lane, role.host, effect.event, self.positions[role])
         self.quarantined |= isinstance(effect.event, ev.ImageQuarantined)
-        self.positions[role] = (self.positions[role][0] + 1, stored_hash(data))
-        waits = effect.durability is fx.Durability.LOGGED
-        self.outbox[role].append(Outgoing(data, effect.event, effect.to, waits))
-
-    def _seal(self, lane: Lane, host: str, event: Event, position: tuple[int, bytes]) -> bytes:
-        self._ids += 1
-        seed = hashlib.sha256(self._ids.to_bytes(8, "big")).digest()
-        envelope = Envelope(
-            id=uuid7(self.now_ns, seed[:10]),
-            type=event.TYPE,
-            migration=MIGRATION,
-            machine=SPEC.name,
-            lane=lane,
-            lane_sequence=position[0] + 1,
-            host=host,
-            epoch=self.register[-1].epoch,
-            correlation=MIGRATION,
-            wall_ns=self.now_ns,
-            monotonic_ns=self.now_ns,
-            boot="boot",
-            prev_hash=position[1],
-            body=codec.encode_body(event),
-        )
-        return codec.encode(envelope)
+        self.log.put(role, effect, self.now_ns, self.register[-1].epoch)
 
     def _store_next(self, role: Role) -> None:
-        outgoing = self.outbox[role].popleft()
-        self._store(outgoing.data, outgoing.event, outgoing.to)
+        outgoing = self.log.store_next(role)
         if outgoing.acknowledges:
             self.tell(role, inp.Appended(type=outgoing.event.TYPE))
 
-    def _store(self, data: bytes, event: Event, to: fx.Address | None) -> None:
-        recorded = codec.decode(data, len(self.log) + 1)
-        assert recorded.event == event
-        self.stored.append(data)
-        self.addressed.append(to)
-        self.log.append(recorded)
-
     def _append_fails(self) -> None:
-        head = self.outbox[SOURCE].popleft()
-        self.outbox[SOURCE].appendleft(head._replace(acknowledges=False))
-        self.tell(SOURCE, inp.AppendFailed(type=head.event.TYPE, message="no answer"))
+        event = self.log.give_up_waiting(SOURCE)
+        self.tell(SOURCE, inp.AppendFailed(type=event.TYPE, message="no answer"))
 
     def say_to_log(self, event: Event, lane: Lane = Lane.OPERATOR, host: str = "cli") -> None:
         """An event of somebody outside: the operator, the tracker."""
-        mine = [item for item in self.stored if codec.decode(item).envelope.host == host]
-        position = (len(mine), stored_hash(mine[-1]) if mine else CHAIN_START)
-        self._store(self._seal(lane, host, event, position), event, None)
+        self.log.say(event, lane, host, self.now_ns, self.register[-1].epoch)
 
     def _read_log(self, role: Role) -> None:
         index = self.cursors[role]
         self.cursors[role] += 1
-        event, to = self.log[index].event, self.addressed[index]
+        event, to = self.log.recorded[index].event, self.log.addressed[index]
         if role is COORDINATOR:
             self._coordinate(event)
         elif to is not None and to.host == role.host:

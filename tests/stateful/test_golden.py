@@ -58,7 +58,7 @@ def stored_events() -> Iterator[Recorded]:
 
 def test_events_of_schema_1_are_read_for_ever() -> None:
     if REWRITE and not EVENT_LOG.exists():
-        stored = happy().stored
+        stored = happy().log.stored
         EVENT_LOG.write_bytes(b"".join(LENGTH.pack(len(data)) + data for data in stored))
     events = list(stored_events())
     assert not any(isinstance(recorded.event, UnknownEvent) for recorded in events)
@@ -73,7 +73,7 @@ def test_events_of_schema_1_are_read_for_ever() -> None:
 
 
 def test_the_parts_of_a_stun_add_up_to_it() -> None:
-    summary = folded(happy().log)
+    summary = folded(happy().log.recorded)
     components = summary.marks.components_ns()
     assert summary.stun_ns is not None
     assert sum(components.values()) == summary.stun_ns > 0
@@ -82,7 +82,7 @@ def test_the_parts_of_a_stun_add_up_to_it() -> None:
 
 
 def test_an_event_of_the_future_is_counted_and_changes_nothing_else() -> None:
-    events = happy().log
+    events = happy().log.recorded
     before = folded(events)
     future = msgspec.structs.replace(
         events[-1],
@@ -100,7 +100,7 @@ def test_hosts_with_different_boots_give_no_stun_rather_than_a_wrong_one() -> No
             recorded,
             envelope=msgspec.structs.replace(recorded.envelope, boot=recorded.envelope.host),
         )
-        for recorded in happy().log
+        for recorded in happy().log.recorded
     ]
     summary = folded(events)
     assert summary.outcome is Outcome.COMPLETED
@@ -110,17 +110,18 @@ def test_hosts_with_different_boots_give_no_stun_rather_than_a_wrong_one() -> No
 
 def test_an_aborted_stun_is_the_one_that_the_source_measured() -> None:
     world = link_lost_after_go()
-    summary = folded(world.log)
+    summary = folded(world.log.recorded)
     assert summary.outcome is Outcome.ABORTED
-    abandoned = next(
-        item.event for item in world.log if isinstance(item.event, ev.MigrationAbandoned)
-    )
+    events = [recorded.event for recorded in world.log.recorded]
+    abandoned = next(event for event in events if isinstance(event, ev.MigrationAbandoned))
     assert summary.stun_ns == abandoned.stun_ns > 0
     assert world.vmms[SOURCE].executes
 
 
 def test_a_doubt_shows_until_the_end_settles_it() -> None:
-    events = [item for item in happy().log if not isinstance(item.event, ev.MigrationEnded)]
+    events = [
+        item for item in happy().log.recorded if not isinstance(item.event, ev.MigrationEnded)
+    ]
     doubt = msgspec.structs.replace(events[-1], event=ev.DoubtRaised(message="no answer"))
     summary = fold(folded(events), doubt)
     assert (summary.outcome, summary.message) == (Outcome.IN_DOUBT, "no answer")

@@ -8,6 +8,7 @@ from harness import World
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from invariants import check_invariants
 from parts import COORDINATOR, DESTINATION, LIMITS, PAGES, SOURCE, Action, Role
 
 from godwit_protocol.events import migration as ev
@@ -110,14 +111,14 @@ class MigrationMachine(RuleBasedStateMachine):
     @precondition(lambda self: hasattr(self, "world"))
     @invariant()
     def safe(self) -> None:
-        self.world.check()
+        check_invariants(self.world)
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):
             return
         world = self.world
         world.drain()
-        world.check()
+        check_invariants(world)
         hypothesis.event(f"source ends {world.phase(SOURCE)}")
         hypothesis.event(f"destination ends {world.phase(DESTINATION)}")
         check_end(world)
@@ -125,6 +126,6 @@ class MigrationMachine(RuleBasedStateMachine):
 
 
 MigrationMachine.TestCase.settings = settings(
-    max_examples=300, stateful_step_count=25, deadline=None
+    max_examples=200, stateful_step_count=25, deadline=None
 )
 TestMigration = MigrationMachine.TestCase

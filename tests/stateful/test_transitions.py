@@ -165,7 +165,7 @@ def test_nothing_waits_for_the_log_during_the_stun_but_the_ownership() -> None:
 def test_the_docs_say_who_writes_what() -> None:
     assert LANES.keys() == set(EVENT_TYPES.values())
     for world in worlds():
-        for recorded, to in zip(world.log, world.addressed, strict=True):
+        for recorded, to in zip(world.log.recorded, world.log.addressed, strict=True):
             assert recorded.envelope.lane in LANES[type(recorded.event)]
             if to is not None:
                 assert to.service in ADDRESSED[type(recorded.event)]

@@ -1,0 +1,78 @@
+"""The harness' event log: outboxes that lag behind, and what is stored, in its order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+
+from parts import MIGRATION, SPEC, Outgoing, Role
+
+from godwit_protocol import codec
+from godwit_protocol.events import CHAIN_START, Envelope, Event, Lane, Recorded, stored_hash
+from godwit_protocol.ids import uuid7
+from godwit_protocol.roles import effects as fx
+
+
+class WorldLog:
+    """One stream. Every event is sealed, encoded and decoded for real."""
+
+    def __init__(self) -> None:
+        self.recorded: list[Recorded] = []
+        self.stored: list[bytes] = []
+        self.addressed: list[fx.Address | None] = []
+        self.outbox: dict[Role, deque[Outgoing]] = {role: deque() for role in Role}
+        self._chains: dict[str, tuple[int, bytes]] = {}
+        self._ids = 0
+
+    def put(self, role: Role, effect: fx.Append, now_ns: int, epoch: int) -> None:
+        """Seal an event and leave it in the role's outbox."""
+        data = self._seal(effect.event, role.lane, role.host, now_ns, epoch)
+        waits = effect.durability is fx.Durability.LOGGED
+        self.outbox[role].append(Outgoing(data, effect.event, effect.to, waits))
+
+    def store_next(self, role: Role) -> Outgoing:
+        """The oldest event of the outbox reaches the log."""
+        outgoing = self.outbox[role].popleft()
+        self._store(outgoing.data, outgoing.event, outgoing.to)
+        return outgoing
+
+    def give_up_waiting(self, role: Role) -> Event:
+        """Nobody waits for the oldest event any more; it goes out all the same."""
+        head = self.outbox[role].popleft()
+        self.outbox[role].appendleft(head._replace(acknowledges=False))
+        return head.event
+
+    def say(self, event: Event, lane: Lane, host: str, now_ns: int, epoch: int) -> None:
+        """Store an event of somebody outside."""
+        self._store(self._seal(event, lane, host, now_ns, epoch), event, None)
+
+    def _store(self, data: bytes, event: Event, to: fx.Address | None) -> None:
+        recorded = codec.decode(data, len(self.recorded) + 1)
+        assert recorded.event == event
+        self.stored.append(data)
+        self.addressed.append(to)
+        self.recorded.append(recorded)
+
+    def _seal(self, event: Event, lane: Lane, host: str, now_ns: int, epoch: int) -> bytes:
+        self._ids += 1
+        seed = hashlib.sha256(self._ids.to_bytes(8, "big")).digest()
+        sequence, previous = self._chains.get(host, (0, CHAIN_START))
+        envelope = Envelope(
+            id=uuid7(now_ns, seed[:10]),
+            type=event.TYPE,
+            migration=MIGRATION,
+            machine=SPEC.name,
+            lane=lane,
+            lane_sequence=sequence + 1,
+            host=host,
+            epoch=epoch,
+            correlation=MIGRATION,
+            wall_ns=now_ns,
+            monotonic_ns=now_ns,
+            boot="boot",
+            prev_hash=previous,
+            body=codec.encode_body(event),
+        )
+        data = codec.encode(envelope)
+        self._chains[host] = (sequence + 1, stored_hash(data))
+        return data

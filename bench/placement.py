@@ -48,10 +48,10 @@ def filled(gpus: int, seed: int) -> tuple[Fleet, list[GpuAt]]:
 
 
 def timed(question: Callable[[], object]) -> float:
-    """Milliseconds."""
-    before = time.perf_counter_ns()
+    """Milliseconds of this thread's processor time: what it takes where nobody else runs."""
+    before = time.thread_time_ns()
     question()
-    return (time.perf_counter_ns() - before) / 1e6
+    return (time.thread_time_ns() - before) / 1e6
 
 
 def said(times: list[float]) -> dict[str, float]:

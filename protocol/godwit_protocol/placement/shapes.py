@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from fractions import Fraction
 from functools import lru_cache
+from math import lcm
 from typing import Final
 
 import msgspec
 
-from ..catalogue import Catalogue, GpuMode, GpuModel
+from ..catalogue import SLOTS_MAX, Catalogue, GpuMode, GpuModel
 from ..errors import CorruptError
 from .geometry import Piece, Seat, pieces
 
+WHOLE: Final = lcm(*range(1, SLOTS_MAX + 1))
+"""A whole, so that any share of a GPU is a whole number of its parts: ranks compare exactly."""
 CATALOGUES_MAX: Final = 4
 """Catalogues whose tables are kept; a process has one, its tests a few."""
 
@@ -45,7 +47,7 @@ class Choice(msgspec.Struct, frozen=True, eq=False):
 
 Room = tuple[int, ...]
 """By the catalogue's ranking, largest profile first: how many more of it a GPU could take."""
-Rank = tuple[Fraction, Room, int, int]
+Rank = tuple[int, Room, int, int]
 """Of a choice; the least is the best."""
 _Key = tuple[GpuMode, str, int, int, int, tuple[tuple[str, int], ...]]
 
@@ -147,16 +149,17 @@ class Shape:
         lost = tuple(a - b for a, b in zip(self.room, after.room, strict=True))
         return self._first(choice, policy), lost, self.places - after.places, choice.start
 
-    def _first(self, choice: Choice, policy: Policy) -> Fraction:
+    def _first(self, choice: Choice, policy: Policy) -> int:
+        """What the policy asks for, in parts of ``WHOLE``."""
         piece = choice.piece
         match policy:
             case Policy.CONSOLIDATE:
-                return Fraction(0)
+                return 0
             case Policy.SPREAD:
-                return Fraction(self.taken.bit_count(), piece.width)
+                return self.taken.bit_count() * (WHOLE // piece.width)
             case Policy.PERFORMANCE:
                 sharing = 1 if piece.mode is GpuMode.MIG else self.count + 1
-                return Fraction(-piece.sms, sharing)
+                return -piece.sms * (WHOLE // sharing)
 
 
 class Tables:

@@ -19,6 +19,7 @@ from godwit.hypervisor.port import VmmState
 from godwit_protocol.errors import (
     ConflictError,
     CorruptError,
+    DeadlineError,
     GuestError,
     InvalidInputError,
     RefusedError,
@@ -283,3 +284,17 @@ async def test_a_digest_does_not_tell_a_hole_from_zeros(host):
         assert region.digest() == sparse
         region.pages[7, 4095] = 1
         assert region.digest() != sparse
+
+
+async def test_a_silent_vmm_does_not_do_later_what_its_client_gave_up(host, monkeypatch):
+    vmm = await host.hypervisor.create(machine_spec())
+    await vmm.start(1)
+    pid = (await vmm.status()).pid
+    os.kill(pid, signal.SIGSTOP)
+    with monkeypatch.context() as patience:
+        patience.setattr("godwit.hypervisor.native.driver.ANSWER_S_MAX", 0.2)
+        with pytest.raises(DeadlineError):
+            await vmm.pause()
+    os.kill(pid, signal.SIGCONT)
+    for _ in range(3):
+        assert (await vmm.status()).state is VmmState.RUNNING

@@ -311,11 +311,16 @@ class Departure:
         )
 
     async def _resume(self, epoch: int) -> inp.Input:
+        """Until the VMM answers or is dead: one that is silent may still do what it was asked."""
         vmm = await self._vmm()
-        status = await vmm.status()
-        if status.state is VmmState.RUNNING:  # a former life of this service got so far, or not far
-            return inp.Resumed(first_step_ns=self._host.clock.monotonic_ns())
-        return inp.Resumed(first_step_ns=await vmm.resume(epoch))
+        while True:
+            try:
+                if (await vmm.status()).state is VmmState.RUNNING:
+                    # A former life of this service got so far, or had not got far.
+                    return inp.Resumed(first_step_ns=self._host.clock.monotonic_ns())
+                return inp.Resumed(first_step_ns=await vmm.resume(epoch))
+            except DeadlineError as error:
+                _log.warning("vmm_is_silent", error=error.message)
 
     async def _free(self) -> inp.Input:
         """End the VMM that the machine left; until it has said that it is that one, wait.

@@ -1,11 +1,13 @@
 """The listening side of a control socket: one thread, never blocked by a client.
 
 A client has at most one command under way: the next is read when the last answer has gone out, so
-that nothing grows. Knows frames and descriptors; what a command means is its caller's.
+that nothing grows. What a client asked for that has hung up is not done: it has stopped waiting,
+and has drawn its conclusions. Knows frames and descriptors; what a command means is its caller's.
 """
 
 from __future__ import annotations
 
+import select
 import selectors
 import socket
 from collections.abc import Callable, Sequence
@@ -74,7 +76,7 @@ class ControlServer:
 
     def _receive(self, client: _Client) -> None:
         data = client.connection.recv(_READ_BYTES)
-        if not data:
+        if not data or _has_hung_up(client.connection):
             raise EOFError
         client.received += data
 
@@ -99,6 +101,12 @@ class ControlServer:
         self._selector.unregister(client.connection)
         self._clients.discard(client)
         client.connection.close()
+
+
+def _has_hung_up(connection: socket.socket) -> bool:
+    look = select.poll()
+    look.register(connection, select.POLLRDHUP)
+    return bool(look.poll(0))
 
 
 def _send(connection: socket.socket, data: bytes, fds: Sequence[int]) -> int:

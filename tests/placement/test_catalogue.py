@@ -142,3 +142,15 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(CatalogueFileError, match="cannot be read"):
         load(tmp_path / "binary.toml")
+
+
+def test_the_documented_file_and_error_are_true(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gpus.md").read_text()
+    text = page.partition("```toml\n")[2].partition("```")[0]
+    file = tmp_path / "quiet.toml"
+    file.write_text(text)
+    assert read(file).model == "H100-80GB-QUIET"
+    file.write_text(text.replace("[0, 4]", "[0, 5]"))
+    with pytest.raises(CatalogueFileError) as wrong:
+        read(file)
+    assert wrong.value.message.replace(str(tmp_path), "/etc/godwit") in page

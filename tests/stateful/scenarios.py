@@ -120,8 +120,8 @@ GOLDEN: dict[str, Scenario] = {
 
 
 def taken_back_and_broken() -> World:
-    """The source took the machine back, and cannot run it."""
-    world = reached(SOURCE, "staging")
+    """The source took the machine back, and cannot run it; the destination holds a whole image."""
+    world = reached(DESTINATION, "staged")
     world.break_link()
     world.run_until(lambda: world.phase(SOURCE) == "resuming")
     world.do("ResumeMachine fails")
@@ -135,6 +135,7 @@ def register_taken_by_a_stranger() -> World:
     world.register.append(reg.stopped(world.register[-1]))
     while world.phase(DESTINATION) == "activating":
         world.do("CompareAndSet succeeds")
+    world.drain()
     return world
 
 

@@ -145,6 +145,22 @@ def test_one_trouble_anywhere_and_all_comes_right_or_is_said() -> None:
         check_lanes(world)
 
 
+def test_the_only_good_image_is_kept_when_the_machine_taken_back_does_not_run() -> None:
+    world = taken_back_and_broken()
+    assert world.phase(SOURCE) == "doubting"
+    assert world.phase(DESTINATION) == "quarantined"
+    assert world.vmms[DESTINATION].whole
+    assert world.vmms[DESTINATION].pages == world.at_stun
+    assert ev.DoubtRaised.TYPE in {event.envelope.type for event in world.log.recorded}
+
+
+def test_a_destination_holds_still_when_a_stranger_holds_the_register() -> None:
+    world = register_taken_by_a_stranger()
+    assert world.phase(DESTINATION) == "doubting"
+    assert not world.vmms[DESTINATION].executes
+    assert ev.DoubtRaised.TYPE in {event.envelope.type for event in world.log.recorded}
+
+
 def test_nothing_waits_for_the_log_during_the_stun_but_the_ownership() -> None:
     for world in worlds():
         waits = {

@@ -59,6 +59,18 @@ AT_CALLS: Final = {
 """Faults that strike a call: their probability for each, where the run has them."""
 
 
+HARSH: Final = frozenset(
+    {
+        Fault.CRASH_AT_STEP,
+        Fault.TORN_WRITE,
+        Fault.LOG_ANSWER_LOST,
+        Fault.LOG_REQUEST_LATE,
+    }
+)
+HARSH_FACTOR: Final = 7
+"""How much more often these strike in a harsh run."""
+
+
 @dataclass
 class Weather:
     """The faults of one run. Half of the kinds are absent from any one run, so that each is also
@@ -66,6 +78,7 @@ class Weather:
     """
 
     dice: Random
+    is_harsh: bool = False
     injected: Counter[Fault] = field(default_factory=Counter)
     raging: bool = False
     """Faults strike only while it does."""
@@ -74,7 +87,8 @@ class Weather:
     def __post_init__(self) -> None:
         severity = self.dice.choice((0.0, 0.3, 1.0, 1.0, 2.0))
         for fault, chance in AT_CALLS.items():
-            self._chances[fault] = chance * severity * self.dice.choice((0, 1))
+            factor = HARSH_FACTOR if self.is_harsh and fault in HARSH else 1
+            self._chances[fault] = chance * factor * severity * self.dice.choice((0, 1))
         self.periods_s: dict[Fault, float] = {
             fault: mean_s / severity
             for fault, mean_s in AT_TIMES.items()

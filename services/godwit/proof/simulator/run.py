@@ -23,6 +23,8 @@ CALM_S_MAX: Final = 900.0
 """Virtual seconds in which everything must come to rest after the last fault. The longest wait of
 the services is a migration's deadline and three graces."""
 REST_S: Final = 3.0
+HARSH_REMAINDER: Final = 3
+"""Every fifth seed is harsh: its services die several times in each migration."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class _Simulation:
     def __init__(self, seed: int, listen: Callable[[str], None] | None) -> None:
         self.seed = seed
         self.dice = Random(seed)
-        self.weather = Weather(self.dice)
+        self.weather = Weather(self.dice, is_harsh=seed % 5 == HARSH_REMAINDER)
         self.world = World(self.weather, listen)
         self.judge = Judge(self.world)
         places = [self._place(f"host-{index}") for index in range(1, self.dice.choice((3, 4)) + 1)]

@@ -74,6 +74,8 @@ class Departure:
         self._digests: dict[str, bytes] = {}
         self._welcome: asyncio.Future[link.Welcome] = asyncio.get_running_loop().create_future()
         self._applied: dict[int, asyncio.Future[link.RoundApplied]] = {}
+        self._broken: UnreachableError | None = None
+        """Why nothing more comes over the link; None while something may."""
 
     def tell(self, given: inp.Input) -> None:
         """Hand the role an input that came by the log."""
@@ -215,13 +217,14 @@ class Departure:
     def _break_waits(self, reason: str) -> None:
         if self._outgoing is not None:
             self._outgoing.abort()
-        error = UnreachableError(reason)
-        _break(self._welcome, error)
+        self._broken = UnreachableError(reason)
+        _break(self._welcome, self._broken)
         for waiting in self._applied.values():
-            _break(waiting, error)
+            _break(waiting, self._broken)
 
     async def _close_link(self) -> None:
         """Idempotent. What was said is flushed first."""
+        self._break_waits("this side closed the link")
         control, self._control = self._control, None
         outgoing, self._outgoing = self._outgoing, None
         if control is not None:
@@ -276,6 +279,8 @@ class Departure:
     def _applied_future(self, number: int) -> asyncio.Future[link.RoundApplied]:
         if number not in self._applied:
             self._applied[number] = asyncio.get_running_loop().create_future()
+            if self._broken is not None:
+                _break(self._applied[number], self._broken)
         return self._applied[number]
 
     async def _report(self, number: int, outgoing: Outgoing) -> None:

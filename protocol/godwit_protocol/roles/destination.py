@@ -325,9 +325,11 @@ def _opened(state: DestinationState, given: Input, _now_ns: int) -> Result:
 
 
 def _open_failed(state: DestinationState, given: Input, _now_ns: int) -> Result:
-    """The register names us and the VMM is dead: so is the machine. Say so, loudly."""
+    """The register names us and the VMM is dead. Say so, loudly, and to the source, which may still
+    hold the image: an operator can have it run there.
+    """
     assert isinstance(given, inp.OperationFailed)
-    told = _journaled(MachineFailed(message=given.message))
+    told = _to_source(state, MachineFailed(message=given.message))
     return _replace(state, phase=Phase.FAILED), (
         told,
         fx.CloseLink(),
@@ -350,7 +352,14 @@ def _read_fate(state: DestinationState, given: Input, now_ns: int) -> Result:
 
 
 def _quarantine(state: DestinationState, given: Input, _now_ns: int) -> Result:
-    reason = given.reason if isinstance(given, inp.PeerAbort) else AbortReason.SOURCE_LOST
+    """Promise not to run the image: the source wants the machine back, or the VMM is dead."""
+    match given:
+        case inp.PeerAbort():
+            reason = given.reason
+        case inp.OperationFailed():
+            reason = AbortReason.DESTINATION_REFUSED
+        case _:
+            reason = AbortReason.SOURCE_LOST
     told = _to_source(state, ev.ImageQuarantined(reason=reason))
     after = _replace(state, phase=Phase.QUARANTINED, abort_reason=reason)
     return after, (told, fx.Say(message=link.Quarantined()))
@@ -420,6 +429,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[DestinationState]]:
         ),
         (p.ACTIVATING, inp.CasUnclear): row(_claim_again, p.ACTIVATING),
         (p.ACTIVATING, inp.PeerFenced): row(_note_fenced, p.ACTIVATING),
+        (p.ACTIVATING, inp.OperationFailed): row(_quarantine, p.QUARANTINED),
         (p.ACTIVATING, inp.PeerRuns): row(_source_runs, p.DISCARDING),
         (p.OPENING, inp.GateOpened): row(_opened, p.ACTIVE),
         (p.OPENING, inp.OperationFailed): row(_open_failed, p.FAILED),

@@ -75,6 +75,7 @@ class Arrival:
         self._hello: link.Hello | None = None
         self._stage: link.Stage | None = None
         self._owned_ns = 0
+        self._has_claimed = False
 
     def tell(self, given: inp.Input) -> None:
         """Hand the role an input that came by the log."""
@@ -281,6 +282,10 @@ class Arrival:
     # The register and the machine.
 
     async def _compare_and_set(self, effect: fx.CompareAndSet) -> inp.Input:
+        """The first attempt is made only if the VMM lives: once claimed, no one else can run it."""
+        if not self._has_claimed and await self._host.hypervisor.find(self.machine) is None:
+            return inp.OperationFailed(message=f"the VMM of {self.machine} is dead")
+        self._has_claimed = True
         settled = await self._host.registers.compare_and_set(
             effect.record, effect.expected_sequence
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from godwit.catalogue.loading import load
+from godwit.catalogue.loading import SHIPPED, CatalogueFileError, load
+from godwit.cli.connection import find_catalogue
 from godwit.cli.gpus import slots, width_of
 from godwit.cli.host_pictures import GpuPicture, OnGpu
 from godwit_protocol.catalogue import GpuMode
@@ -50,3 +53,16 @@ def test_slots_are_drawn_to_scale(
     model: str, holds: list[tuple[str, GpuMode, int, int]], line: str
 ) -> None:
     assert drawn(model, *(on_gpu(*item) for item in holds)) == line
+
+
+def test_the_command_knows_a_sites_own_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "site.toml"
+    text = (SHIPPED / "l40s-48gb.toml").read_text()
+    file.write_text(text.replace('model = "L40S-48GB"', 'model = "L40S-OURS"'))
+    monkeypatch.setenv("GODWIT_CATALOGUE", str(tmp_path))
+    assert "L40S-OURS" in find_catalogue().models
+    monkeypatch.setenv("GODWIT_CATALOGUE", str(tmp_path / "missing.toml"))
+    with pytest.raises(CatalogueFileError, match=r"missing\.toml"):
+        find_catalogue()

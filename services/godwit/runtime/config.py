@@ -260,7 +260,7 @@ class Config:
             "",
             "A site's own GPU models, beside those that come with Godwit (docs/gpus.md).",
             default_shown="(none)",
-            read_by=_HOST_SERVICES | {Service.GPU_STATE_TRACKER, Service.COMMAND},
+            read_by=frozenset({Service.SOURCE_HOST, Service.GPU_STATE_TRACKER, Service.COMMAND}),
         )
     )
     link_host: str = field(

@@ -200,6 +200,8 @@ class Arrival:
             await control.close()
         if self._rounds is not None:
             self._rounds.cancel()
+        # What broke it off was raised where pages were received, and would keep them mapped.
+        self._session = None
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
             await incoming.close()

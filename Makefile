@@ -6,12 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt
 
-.PHONY: help setup demo test test-fast lint docs clean
+.PHONY: help setup demo test test-fast chaos lint docs clean
 
 help:
 	@echo "make demo       move a running machine with a real model between two hosts"
 	@echo "make test       run all tests"
 	@echo "make test-fast  run the unit and property tests only"
+	@echo "make chaos      break every party at every step of a migration (half an hour or more)"
 	@echo "make lint       style, types and the layering contract"
 	@echo "make docs       regenerate the parts of docs/ that come from the code"
 	@echo "make clean      remove the virtual environment"
@@ -41,6 +42,9 @@ test: $(VENV)/.installed-dev
 
 test-fast: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -m "not e2e"
+
+chaos: $(VENV)/.installed-dev
+	@PYTHONPATH=tests/chaos:tests/support $(BIN)/python tests/chaos/matrix.py $(or $(ARENAS),3)
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

@@ -67,7 +67,7 @@ class Arena:
     """Two hosts and a machine. Used for one migration after the other."""
 
     def __init__(
-        self, cluster: Cluster, nats: NatsServer, log: NatsLog, wires: Wires | None
+        self, cluster: Cluster, nats: NatsServer | None, log: NatsLog, wires: Wires | None
     ) -> None:
         self.cluster = cluster
         self.wires = wires
@@ -77,29 +77,37 @@ class Arena:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, directory: Path, *, wired: bool = False) -> AsyncIterator[Arena]:
-        """Start everything in ``directory``; at the end, end it. ``wired``: see ``wires``."""
+    async def open(
+        cls, directory: Path, *, wired: bool = False, nats_url: str = ""
+    ) -> AsyncIterator[Arena]:
+        """Start everything in ``directory``; at the end, end it.
+
+        ``wired``: see ``wires``. With ``nats_url`` the event log is there already.
+        """
         (directory / "plans").mkdir(parents=True)
         here = Path(__file__).parent
         given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         places = dict.fromkeys([str(here), *filter(None, given)])
         os.environ["PYTHONPATH"] = os.pathsep.join(places)
         async with AsyncExitStack() as stack:
-            # Not in the cluster's directory: what a former cluster left running there is ended.
-            nats = await NatsServer.start(directory.parent / f"{directory.name}-nats")
-            stack.push_async_callback(nats.stop)
+            nats = None
+            if not nats_url:
+                # Not in the cluster's directory: what is left running there is ended.
+                nats = await NatsServer.start(directory.parent / f"{directory.name}-nats")
+                stack.push_async_callback(nats.stop)
+                nats_url = nats.url
             wires = None
             if wired:
-                wires = await stack.enter_async_context(Wires.lay(HOSTS, directory, nats.url))
+                wires = await stack.enter_async_context(Wires.lay(HOSTS, directory, nats_url))
             cluster = await Cluster.start(
                 directory,
                 hosts=len(HOSTS),
                 gpus="H100-80GB:1",
-                nats_url=nats.url,
+                nats_url=nats_url,
                 launch_through=("run_service",),
             )
             stack.push_async_callback(cluster.stop)
-            log = await NatsLog.connect(nats.url, name="chaos")
+            log = await NatsLog.connect(nats_url, name="chaos")
             stack.push_async_callback(log.close)
             arena = cls(cluster, nats, log, wires)
             stack.push_async_callback(arena.forget_machine)
@@ -139,7 +147,7 @@ class Arena:
         await self.operations.stop(name)
         async with asyncio.timeout(SETTLED_S_MAX):
             for host in HOSTS:
-                while await self.operations.reservations(host):
+                while await self.operations.reservations(host):  # noqa: ASYNC110
                     await asyncio.sleep(POLL_S)
 
     async def owner(self) -> str:
@@ -214,16 +222,41 @@ class Arena:
 
     # What must hold when a migration is over.
 
-    async def ended(self, migration: str) -> ev.MigrationEnded:
-        """Wait for its end. Raises ``ViolatedError``, with what was heard last."""
+    async def ended(self, migration: str) -> ev.MigrationEnded | None:
+        """Wait for its end; None if it raised the alarm instead. Raises ``ViolatedError``."""
         try:
             async with asyncio.timeout(END_S_MAX):
                 ended = await self.operations.event(migration, ev.MigrationEnded)
         except TimeoutError:
-            last = (await self.operations.types(migration))[-3:]
-            raise ViolatedError(f"no end within {END_S_MAX:g} s, after {', '.join(last)}") from None
+            types = await self.operations.types(migration)
+            if ev.DoubtRaised.TYPE in types:
+                return None
+            raise ViolatedError(f"no end within {END_S_MAX:g} s, after {types[-3:]}") from None
         assert isinstance(ended, ev.MigrationEnded)
         return ended
+
+    async def outcome(self, migration: str) -> ev.Outcome:
+        """How it ended; in doubt if it has not."""
+        ended = await self.ended(migration)
+        return ev.Outcome.IN_DOUBT if ended is None else ended.outcome
+
+    async def doubt(self, migration: str) -> str:
+        """What the alarm says, where one whole image is kept and none runs.
+
+        Raises ``ViolatedError`` if there is none, or one runs.
+        """
+        assert self.subject is not None
+        looks = [await self.look(host, self.subject.name) for host in HOSTS]
+        states = [seen.state for seen in looks if seen is not None]
+        kept = {VmmState.PAUSED, VmmState.LOADED}
+        if VmmState.RUNNING in states or not kept & set(states):
+            raise ViolatedError(f"in doubt, with VMMs that are {states}")
+        alarms = [
+            recorded.event.message
+            for recorded in await self._recorded(migration)
+            if isinstance(recorded.event, ev.DoubtRaised)
+        ]
+        return "; ".join(alarms)
 
     async def check(self, migration: str) -> bool:
         """All that must hold now. Returns whether the machine lives. Raises ``ViolatedError``."""
@@ -232,7 +265,7 @@ class Arena:
         faults: list[str] = []
         try:
             async with asyncio.timeout(SETTLED_S_MAX):
-                while faults := await self._unsettled(subject.name, migration):
+                while faults := await self._unsettled(subject.name, migration):  # noqa: ASYNC110
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
             faults = faults or ["looking took too long"]
@@ -352,7 +385,7 @@ def _memfds(pid: int) -> list[str]:
     found = []
     for fd in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):
-            target = os.readlink(fd)
+            target = str(fd.readlink())
             if target.startswith("/memfd:"):
                 found.append(target)
     return found
@@ -362,7 +395,7 @@ async def until(is_so: Callable[[], bool], timeout_s: float, what: str) -> None:
     """Wait until something is so. Raises ``ViolatedError``."""
     try:
         async with asyncio.timeout(timeout_s):
-            while not is_so():
+            while not is_so():  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
         raise ViolatedError(f"{what} not within {timeout_s:g} s") from None

@@ -58,6 +58,7 @@ class Result(StrEnum):
     MOVED = "→"
     STAYED = "←"
     DEAD = "†"
+    DOUBT = "?"
     NONE = "·"
     """The party is not there at this step."""
     BAD = "✗"
@@ -81,7 +82,7 @@ class Cell:
     step: Step
 
     def __str__(self) -> str:
-        return f"{self.party} × {self.fault} × {self.step.key} ({self.step.role} {self.step.name})"
+        return f"{self.party}, {self.fault}, at {self.step.key} ({self.step.role} {self.step.name})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,8 @@ async def _run(arena: Arena, cell: Cell) -> tuple[Result, str]:
         return Result.NONE, ""
     await victim(cell.fault, stopped)
     ended = await arena.ended(migration)
+    if ended is None:
+        return Result.DOUBT, await arena.doubt(migration)
     lives = await arena.check(migration)
     detail = f"{ended.reason} {ended.message}".strip()
     if not lives:
@@ -179,13 +182,16 @@ def _process(pid: int) -> Hit:
 
 
 def _nats(arena: Arena) -> Hit:
+    nats = arena.nats
+    assert nats is not None, "such a cell needs an arena with its own server"
+
     async def hit(fault: Fault, stopped: int) -> None:
         if fault is Fault.KILL:
-            await arena.nats.kill()
+            await nats.kill()
             send(stopped, signal.SIGCONT)
-            await arena.nats.restart()
+            await nats.restart()
         else:
-            await _stop_and_continue(arena.nats.pid, stopped, LASTS_S[fault])
+            await _stop_and_continue(nats.pid, stopped, LASTS_S[fault])
 
     return hit
 

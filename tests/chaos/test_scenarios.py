@@ -22,9 +22,9 @@ async def test_a_machine_that_came_back_outlives_its_old_source(arena: Arena) ->
     there = await arena.operations.request(subject.name, new, LIMITS)
     await until(is_reached, REACHED_S_MAX, "s13")
     await arena.cluster.kill(f"{old}-source_host")
-    assert (await arena.ended(there)).outcome is Outcome.COMPLETED
+    assert await arena.outcome(there) is Outcome.COMPLETED
     back = await arena.operations.request(subject.name, old, LIMITS)
-    assert (await arena.ended(back)).outcome is Outcome.COMPLETED
+    assert await arena.outcome(back) is Outcome.COMPLETED
     await arena.cluster.restart(f"{old}-source_host")
     assert await arena.check(back)
     assert await arena.owner() == old
@@ -58,7 +58,7 @@ async def test_a_source_that_slept_after_go_does_not_run_what_has_moved(arena: A
     vmm = arena.vmm_pid(source)
     assert vmm is not None
     send(vmm, signal.SIGSTOP)
-    assert (await arena.ended(migration)).outcome is Outcome.COMPLETED
+    assert await arena.outcome(migration) is Outcome.COMPLETED
     send(vmm, signal.SIGCONT)
     send(arena.cluster.pid(f"{source}-source_host"), signal.SIGCONT)
     assert await arena.check(migration)

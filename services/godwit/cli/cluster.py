@@ -125,6 +125,25 @@ class Cluster:
         """The process id of a service. Raises ``NotFoundError``, ``UnreachableError`` if down."""
         return self._service(service).pid
 
+    def environ(self, host: str = "") -> dict[str, str]:
+        """The environment of the cluster's services, or of those of ``host``."""
+        ours = {
+            process_tree.MARK_VARIABLE: process_tree.mark(self.directory),
+            "GODWIT_NATS_URL": self.nats_url,
+            "GODWIT_DIR": str(self.directory),
+            "GODWIT_COORDINATOR_ID": _SERVICE_IDS["coordinator"],
+            "GODWIT_TRACKER_ID": _SERVICE_IDS["gpu_state_tracker"],
+            "GODWIT_HEALTH_HOST": "127.0.0.1",
+            "GODWIT_HEALTH_PORT": "0",
+            "GODWIT_LINK_HOST": "127.0.0.1",
+            "GODWIT_LINK_PORT": "0",
+        }
+        if host:
+            ours["GODWIT_HOST"] = host
+            ours["GODWIT_HOST_DIR"] = str(self.directory / "hosts" / host)
+            ours["GODWIT_GPUS"] = self._gpus
+        return {**os.environ, **ours}
+
     async def kill(self, service: str, number: int = signal.SIGKILL) -> None:
         """Send a signal; after SIGKILL and SIGTERM the service is down until ``restart``."""
         await self._service(service).signal(number)
@@ -212,7 +231,7 @@ class Cluster:
                 "-P",
                 "-m",
                 "godwit.runtime.provision",
-                env=self._environ(),
+                env=self.environ(),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -231,10 +250,10 @@ class Cluster:
     def _programs(self) -> Iterable[Program]:
         for service in CLUSTER_SERVICES:
             place = self.directory / "services" / service / _SERVICE_IDS[service]
-            yield self._program(service, f"godwit.{service}", place, self._environ())
+            yield self._program(service, f"godwit.{service}", place, self.environ())
         for host in self.hosts:
             place = self.directory / "hosts" / host
-            environ = self._environ(host)
+            environ = self.environ(host)
             yield Program(
                 f"{host}-{LAUNCHER}",
                 ("godwit.hypervisor.native",),
@@ -250,24 +269,6 @@ class Cluster:
         log = self.directory / "logs" / f"{name}.log"
         launched = (*self._launch_through, module)
         return Program(name, launched, environ, log, answers_healthy(place / "health.json"))
-
-    def _environ(self, host: str = "") -> dict[str, str]:
-        ours = {
-            process_tree.MARK_VARIABLE: process_tree.mark(self.directory),
-            "GODWIT_NATS_URL": self.nats_url,
-            "GODWIT_DIR": str(self.directory),
-            "GODWIT_COORDINATOR_ID": _SERVICE_IDS["coordinator"],
-            "GODWIT_TRACKER_ID": _SERVICE_IDS["gpu_state_tracker"],
-            "GODWIT_HEALTH_HOST": "127.0.0.1",
-            "GODWIT_HEALTH_PORT": "0",
-            "GODWIT_LINK_HOST": "127.0.0.1",
-            "GODWIT_LINK_PORT": "0",
-        }
-        if host:
-            ours["GODWIT_HOST"] = host
-            ours["GODWIT_HOST_DIR"] = str(self.directory / "hosts" / host)
-            ours["GODWIT_GPUS"] = self._gpus
-        return {**os.environ, **ours}
 
     def _write_description(self) -> None:
         """Whole or not at all: other commands may look at any time."""

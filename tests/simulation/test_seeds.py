@@ -16,6 +16,7 @@ FAULTS_MIN: Final = 18
 PAST_FAILURES: Final = {
     25: "a disk full at the record of the activation: the role went on without its other effects",
     56: "a destination came back after the machine had moved on, and claimed it once more",
+    6: "two machines whose source could not record that it had resumed them",
 }
 """What a seed showed when it first failed."""
 

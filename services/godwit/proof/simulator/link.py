@@ -40,6 +40,10 @@ class Network:
         until_s = self.world.loop.time() + seconds
         self._cuts_s[source, target] = max(until_s, self._cuts_s.get((source, target), 0.0))
 
+    def heal(self) -> None:
+        """End all cuts."""
+        self._cuts_s.clear()
+
     def open_s(self, source: str, target: str) -> float:
         """From when on something passes."""
         return max(self._cuts_s.get((source, target), 0.0), self.world.loop.time())

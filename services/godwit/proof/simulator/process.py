@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -136,7 +137,17 @@ class Process:
 
 
 def _close(coroutine: Any) -> None:
-    """Close a coroutine that may wait again while it is being closed."""
+    """Close a coroutine that may wait again while it is being closed.
+
+    One that never began may hold another, which nobody would ever begin.
+    """
+    if coroutine.cr_frame is not None and not coroutine.cr_running:
+        for held in tuple(coroutine.cr_frame.f_locals.values()):
+            if (
+                inspect.iscoroutine(held)
+                and inspect.getcoroutinestate(held) == inspect.CORO_CREATED
+            ):
+                held.close()
     for _ in range(AWAITS_MAX):
         try:
             coroutine.close()

@@ -78,13 +78,18 @@ class _Simulation:
             self._schedule(fault)
         world.loop.run_until(lambda: self.operators.done, world.loop.time() + STORM_S_MAX)
         world.loop.run_until(lambda: False, world.loop.time() + self.dice.random() * 3.0)
-        self.weather.raging = False
-        world.note("WEATHER", "the faults are over")
+        self._calm()
         self._rest()
         self.operators.move_each_once_more()
         self._rest()
         self._close()
         return self._result()
+
+    def _calm(self) -> None:
+        """The faults are over, those that last too. Jumped clocks stay as they are."""
+        self.weather.raging = False
+        self.cluster.heal()
+        self.world.note("WEATHER", "the faults are over")
 
     def _rest(self) -> None:
         loop = self.world.loop

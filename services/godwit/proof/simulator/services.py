@@ -87,6 +87,15 @@ class Cluster:
         waiting = any(outbox is not None and outbox.depth for outbox in outboxes)
         return not journals and not waiting
 
+    def heal(self) -> None:
+        """End what lasts: cuts, silence, full disks."""
+        self.network.heal()
+        self.server.down_until_s = 0.0
+        for running in self.running.values():
+            running.log.cut_until_s = 0.0
+        for place in self.places:
+            place.disk.full_until_s = 0.0
+
     def _live(self, name: str, host: str, life: Life) -> None:
         process = Process(self.world, name, host)
         running = Running(process, ProcessLog(self.server, process))

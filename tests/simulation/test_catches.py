@@ -1,0 +1,72 @@
+"""The judge catches what is broken on purpose: a simulator that cannot fail proves nothing."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from godwit.proof.simulator.hypervisor import ProcessSession
+from godwit.proof.simulator.run import simulate
+from godwit_protocol import register as reg
+from godwit_protocol.roles import inputs as inp
+from godwit_protocol.roles import source, succession
+from godwit_protocol.roles.effects import Effect, FreeMemory
+from godwit_protocol.roles.source_state import Phase, SourceState
+from godwit_protocol.roles.table import row
+
+
+def catches(invariant: str, seeds: Iterable[int]) -> bool:
+    """Whether one of the seeds shows that the invariant is broken."""
+    violations = (violation for seed in seeds for violation in simulate(seed).violations)
+    return any(violation.startswith(invariant) for violation in violations)
+
+
+def test_a_page_that_was_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = ProcessSession.take
+
+    def forget_one(session: ProcessSession, number: int | None, values: dict[int, int]) -> None:
+        take(session, number, dict(list(values.items())[1:]))
+
+    monkeypatch.setattr(ProcessSession, "take", forget_one)
+    assert catches("I3", [14, 19])
+
+
+def test_a_source_that_runs_again_on_a_timeout_after_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resume(
+        state: SourceState, given: inp.Input, now_ns: int
+    ) -> tuple[SourceState, tuple[Effect, ...]]:
+        if isinstance(given, inp.Tick) and now_ns < state.deadline_ns:
+            return state, ()
+        return source._resume(state, *source._why(given))
+
+    broken = row(resume, Phase.COMMITTED, Phase.RESUMING)
+    for given in (inp.LinkLost, inp.Tick):
+        monkeypatch.setitem(source.TABLE.rows, (Phase.COMMITTED, given), broken)
+    assert catches("", range(1, 60))
+
+
+def test_a_source_that_frees_its_memory_when_all_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = source._final_sent
+
+    def send_and_free(
+        state: SourceState, given: inp.Input, now_ns: int
+    ) -> tuple[SourceState, tuple[Effect, ...]]:
+        after, effects = sent(state, given, now_ns)
+        return after, (*effects, FreeMemory())
+
+    broken = row(send_and_free, Phase.STAGING)
+    monkeypatch.setitem(source.TABLE.rows, (Phase.COPYING, inp.FinalSent), broken)
+    freed: Callable[..., Any] = lambda state, _given, _now_ns: (state, ())  # noqa: E731
+    for phase in Phase:
+        if (phase, inp.MemoryFreed) not in source.TABLE.rows:
+            monkeypatch.setitem(source.TABLE.rows, (phase, inp.MemoryFreed), row(freed, phase))
+    assert catches("I2", range(1, 60))
+
+
+def test_a_claim_by_a_journal_older_than_the_register(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(succession, "has_gone_on", never)
+    assert catches("", [56, *range(3, 400, 5)])
+
+
+def never(_record: reg.RegisterRecord | None, _migration: str, _epoch: int) -> bool:
+    return False

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-from operations import Operations
 from run_service import plan_path
 from steps import Role, Step
 from verify import faults_of_lanes, faults_of_migration
@@ -37,6 +36,7 @@ from godwit_protocol import register as reg
 from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import Recorded
 from godwit_protocol.events import migration as ev
+from operations import Operations
 
 HOSTS: Final = ("host-1", "host-2")
 POLL_S: Final = 0.02
@@ -378,7 +378,19 @@ class Arena:
 
 
 def _is_stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return _state(pid) == "T"
+
+
+def is_dead(pid: int) -> bool:
+    """Whether a process has ended, though perhaps nobody has reaped it yet."""
+    return _state(pid) in {"", "Z", "X"}
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
 
 
 def _memfds(pid: int) -> list[str]:

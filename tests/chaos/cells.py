@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from arena import LIMITS, REACHED_S_MAX, Arena, ViolatedError, send, until
+from arena import LIMITS, REACHED_S_MAX, Arena, ViolatedError, is_dead, send, until
 from steps import Role, Step
 
 from godwit_protocol.errors import GodwitError
@@ -174,6 +174,7 @@ def _process(pid: int) -> Hit:
     async def hit(fault: Fault, stopped: int) -> None:
         if fault is Fault.KILL:
             send(pid, signal.SIGKILL)
+            await until(lambda: is_dead(pid), REACHED_S_MAX, "its death")
             send(stopped, signal.SIGCONT)
         else:
             await _stop_and_continue(pid, stopped, LASTS_S[fault])

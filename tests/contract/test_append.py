@@ -16,7 +16,6 @@ from godwit.runtime.nats_server import MAX_PAYLOAD_BYTES, NatsServer
 from godwit.runtime.provision import stream_rules
 from godwit_protocol import subjects
 from godwit_protocol.errors import InvalidInputError, UnreachableError
-
 from relay import Relay
 
 

@@ -7,10 +7,10 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
-from operations import Operations
 
 from godwit.cli.cluster import Cluster
 from godwit.runtime.nats_log import NatsLog
+from operations import Operations
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

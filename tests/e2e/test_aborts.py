@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
-from operations import NO_CONVERGENCE, Operations
 
 from godwit.cli.guest_client import GuestClient
 from godwit.cli.migration import cancel_migration
@@ -24,6 +23,7 @@ from godwit_protocol.events.migration import (
 )
 from godwit_protocol.machine import MachineSpec
 from godwit_protocol.projections import MigrationSummary
+from operations import NO_CONVERGENCE, Operations
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 

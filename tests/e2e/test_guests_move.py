@@ -6,11 +6,11 @@ import asyncio
 import json
 
 import pytest
-from operations import Operations
 
 from godwit.cli.guest_client import GuestClient
 from godwit.guests.corpus import questions, sentences
 from godwit_protocol.events.migration import Outcome
+from operations import Operations
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 

@@ -7,11 +7,11 @@ import os
 import signal
 
 import pytest
-from operations import NO_CONVERGENCE, Operations
 
 from godwit.cli.migration import cancel_migration
 from godwit_protocol.events.machine import MachineFailed
 from godwit_protocol.events.migration import AbortReason, Limits, Outcome, RoundCompleted, Verify
+from operations import NO_CONVERGENCE, Operations
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
 

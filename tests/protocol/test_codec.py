@@ -10,13 +10,13 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from structs_of import TEXT, enveloped, structs
 
 from godwit_protocol import codec, ledger, link, register
 from godwit_protocol.errors import CorruptError, InvalidInputError, RemoteProtocolError
 from godwit_protocol.events import EVENT_TYPES, Event, Lane, UnknownEvent, stored_hash
 from godwit_protocol.events.migration import CancelRequested, MigrationRequested
 from godwit_protocol.framing import CONTROL_PAYLOAD_BYTES_MAX
+from structs_of import TEXT, enveloped, structs
 
 EVENTS = st.one_of(*(structs(kind) for kind in EVENT_TYPES.values()))
 LINK_MESSAGES = st.one_of(*(structs(kind) for kind in link.AnyLinkMessage.__args__))

@@ -22,7 +22,6 @@ from scenarios import (
     register_taken_by_a_stranger,
     taken_back_and_broken,
 )
-from structs_of import structs
 
 from godwit.cli.generate_docs import ADDRESSED, LANES, main
 from godwit_protocol import codec
@@ -41,6 +40,7 @@ from godwit_protocol.roles.effects import (
 )
 from godwit_protocol.roles.inputs import Input, PeerInput
 from godwit_protocol.roles.table import Table
+from structs_of import structs
 
 PHASES: dict[Role, type[StrEnum]] = {
     SOURCE: source_state.Phase,

@@ -102,6 +102,7 @@ ADDRESSED: Final[dict[type[Event], tuple[Service, ...]]] = {
     migration.MachineActivated: (Service.SOURCE_HOST,),
     migration.AbortIntended: (Service.DESTINATION_HOST,),
     migration.ImageQuarantined: (Service.SOURCE_HOST,),
+    machine.MachineFailed: (Service.SOURCE_HOST, Service.DESTINATION_HOST),
     migration.ReservationGranted: (Service.SOURCE_HOST,),
     migration.ReservationRefused: (Service.SOURCE_HOST,),
     machine.MachineStartRequested: (Service.SOURCE_HOST,),
@@ -294,7 +295,8 @@ def _errors() -> Iterator[str]:
 
 def _exit_codes() -> Iterator[str]:
     yield "| exit code | meaning |\n|---|---|\n| 0 | It is done. |"
-    for kind in (*GodwitError.__subclasses__(), GodwitError):
+    kinds: tuple[type[GodwitError], ...] = (*GodwitError.__subclasses__(), GodwitError)
+    for kind in kinds:
         if kind.__module__ == errors.__name__:
             meaning = inspect.cleandoc(kind.__doc__ or "") if kind is not GodwitError else _DEFECT
             yield f"| {kind.exit_code} | {meaning.splitlines()[0]} |"

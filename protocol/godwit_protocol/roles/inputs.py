@@ -76,7 +76,9 @@ class AbortWanted(Input, frozen=True, kw_only=True):
 
 
 class PeerFenced(Input, frozen=True, kw_only=True):
-    """Proof that the peer's host cannot run anything any more."""
+    """Proof that the peer cannot run the machine any more: its host is fenced, or it has journaled
+    that its VMM is dead.
+    """
 
 
 class RunOrdered(Input, frozen=True, kw_only=True):

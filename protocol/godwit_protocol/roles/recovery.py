@@ -14,6 +14,7 @@ import msgspec
 
 from .. import register as reg
 from ..events import migration as ev
+from ..events.machine import MachineFailed
 from ..events.migration import AbortReason
 from . import destination, source_state
 from . import effects as fx
@@ -45,11 +46,12 @@ def recover_source(
         abort_message=RESTARTED,
         deadline_ns=now_ns + source_state.SWITCHOVER_STEP_DEADLINE_NS,
         quarantined=ev.MachineTakenBack.TYPE in facts,
+        gave_up=MachineFailed.TYPE in facts,
     )
     record = state.register.record
     if _owned_by(record, state.destination, state.migration):
         return _at(state, phase.YIELDED), ()
-    if record is None or record.owner != state.host:
+    if record is None or record.owner != state.host or state.gave_up:
         alarm = ev.DoubtRaised(message=f"the register holds {record}")
         told = fx.Append(event=alarm, durability=fx.Durability.LAGGING)
         return msgspec.structs.replace(state, phase=phase.DOUBTING, alarmed=True), (told,)

@@ -258,17 +258,23 @@ def _resumed(state: SourceState, given: Input, _now_ns: int) -> Result:
 
 def _resume_failed(state: SourceState, given: Input, _now_ns: int) -> Result:
     """The machine runs nowhere. If it was taken back, the destination may hold the one good image:
-    then it must not hear that the migration is over, or it would free it.
+    then it must not hear that the migration is over, or it would free it, but that nothing runs
+    here any more, so that an operator may have it run there.
     """
     assert isinstance(given, inp.OperationFailed)
-    failed = _lagging(MachineFailed(message=given.message))
-    record = state.register.record
-    if record is not None and record.migration == state.migration:
-        doubting, alarm = _doubt(state, f"taken back, and does not run: {given.message}")
-        return doubting, (failed, *alarm)
+    failed = MachineFailed(message=given.message)
+    if _is_taken_back(state):
+        after = _replace(state, gave_up=True)
+        doubting, alarm = _doubt(after, f"taken back, and does not run: {given.message}")
+        return doubting, (_to_destination(state, failed, Durability.JOURNALED), *alarm)
     after = _replace(state, abort_reason=AbortReason.MACHINE_FAILED, abort_message=given.message)
     ended, effects = _end_abandoned(after, 0)
-    return ended, (failed, *effects)
+    return ended, (_lagging(failed), *effects)
+
+
+def _is_taken_back(state: SourceState) -> bool:
+    record = state.register.record
+    return reg.may_run(record, state.host) and record.migration == state.migration
 
 
 def _end_abandoned(state: SourceState, stun_ns: int) -> Result:
@@ -347,9 +353,12 @@ def _reclaim(state: SourceState, given: Input, _now_ns: int) -> Result:
 
 def _run_on_order(state: SourceState, _given: Input, _now_ns: int) -> Result:
     """The operator's word on whose image is current; that the peer runs nothing must be proven."""
-    if not state.peer_runs_nothing:
-        message = "ordered to run, but nothing proves that the destination does not"
-        return state, (_lagging(ev.DoubtRaised(message=message)),)
+    if state.gave_up or not state.peer_runs_nothing:
+        why_not = "the VMM is dead" if state.gave_up else "the destination may run it"
+        told = ev.DoubtRaised(message=f"ordered to run the machine, but {why_not}")
+        return state, (_lagging(told),)
+    if _is_taken_back(state):
+        return _resume(state, state.abort_reason, state.abort_message)
     after = _replace(state, phase=Phase.RECLAIMING, alarmed=False)
     return after, (_cas(after, _wanted(after)),)
 
@@ -558,7 +567,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
     for phase in (p.ABORTING, p.YIELDED, p.DOUBTING):
         rows[phase, inp.PeerQuarantined] = row(_note, phase)
     for phase in (p.YIELDED, p.DOUBTING):
-        rows[phase, inp.RunOrdered] = row(_run_on_order, phase, p.RECLAIMING)
+        rows[phase, inp.RunOrdered] = row(_run_on_order, phase, p.RECLAIMING, p.RESUMING)
     for phase in (p.COMMITTED, p.AWAITING_QUARANTINE, p.DOUBTING):
         rows[phase, inp.RegisterRead] = row(_look, phase, p.YIELDED)
     _add_late(rows)

@@ -69,6 +69,8 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
     """The destination has promised not to run its image."""
     fenced: bool = False
     """The destination's host cannot run anything any more."""
+    gave_up: bool = False
+    """The destination has been promised that nothing runs here any more."""
     unclear: int = 0
     alarmed: bool = False
 

@@ -19,6 +19,7 @@ from godwit.runtime.lane import Scope, position_in_log
 from godwit.transfer.port import Acceptor
 from godwit_protocol import codec
 from godwit_protocol.events import Lane, Recorded
+from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.roles import destination, succession
 from godwit_protocol.roles import inputs as inp
@@ -70,6 +71,8 @@ class DestinationHost:
                 self._tell(migration, inp.PeerAbort(reason=reason))
             case ev.MigrationAbandoned():
                 self._tell(migration, inp.PeerRuns())
+            case mev.MachineFailed():
+                self._tell(migration, inp.PeerFenced())
             case _:
                 _log.debug("decision_without_effect", type=decision.envelope.type)
 
@@ -123,8 +126,8 @@ class DestinationHost:
         await self._tell_again(migration)
 
     async def _is_running(self, machine: str) -> bool:
-        """Whether the VMM runs. It answers in the order in which it was asked: whatever a former life
-        of this service ordered has been done by now.
+        """Whether the VMM runs. It answers in the order in which it was asked: what a former life of
+        this service ordered has been done by now.
         """
         vmm = await self._host.hypervisor.find(machine)
         return vmm is not None and (await vmm.status()).state is VmmState.RUNNING

@@ -96,6 +96,8 @@ class SourceHost:
                 self._tell_departure(migration, inp.PeerQuarantined())
             case ev.MachineActivated():
                 self._tell_departure(migration, inp.PeerActive(epoch=decision.envelope.epoch))
+            case mev.MachineFailed():
+                self._tell_departure(migration, inp.PeerFenced())
             case _:
                 _log.debug("decision_without_effect", type=type(event).__name__)
 

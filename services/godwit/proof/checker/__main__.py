@@ -19,9 +19,9 @@ def main() -> int:
     moves = Moves(SOURCE, DESTINATION)
     start = beginning(moves, budget) if given.whole else stun_intended(moves, budget)
     report = Search(moves, start).run(states_max=given.states, seconds_max=given.seconds)
-    print(words.report_line(report))  # noqa: T201  # this is a command
+    print(words.report_line(report))
     if report.finding is not None:
-        print(words.tell(moves, report.finding))  # noqa: T201
+        print(words.tell(moves, report.finding))
         return 1
     return 0 if report.is_complete else 2
 

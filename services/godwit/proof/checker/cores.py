@@ -21,6 +21,7 @@ import msgspec
 from godwit_protocol import register as reg
 from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events.machine import MachineFailed
 from godwit_protocol.events.migration import AbortReason
 from godwit_protocol.roles import destination, recovery, source, source_state
 from godwit_protocol.roles import effects as fx
@@ -53,6 +54,7 @@ class Fact(IntEnum):
     QUARANTINED = 512
     ACTIVATED = 1024
     ABORT_INTENDED = 2048
+    FAILED = 4096
 
 
 FACTS: Final[dict[str, Fact]] = {
@@ -60,6 +62,7 @@ FACTS: Final[dict[str, Fact]] = {
     ev.MachineStunned.TYPE: Fact.STUNNED,
     ev.GoGiven.TYPE: Fact.GO_GIVEN,
     ev.MachineTakenBack.TYPE: Fact.TAKEN_BACK,
+    MachineFailed.TYPE: Fact.FAILED,
     ev.AbortIntended.TYPE: Fact.ABORT_INTENDED,
     ev.MachineReleased.TYPE: Fact.RELEASED,
     ev.MigrationAbandoned.TYPE: Fact.ABANDONED,
@@ -312,7 +315,7 @@ class Roles:
                 case fx.Append():
                     is_synced = effect.durability is Durability.JOURNALED
                     assert is_synced or effect.to is None, "what others act on must be durable"
-                    fact = FACTS.get(effect.event.TYPE, 0)
+                    fact = _fact_of(effect)
                     yield Deed(DeedKind.APPEND, fact=fact, is_synced=is_synced)
                     if effect.durability is Durability.LOGGED:
                         yield Deed(DeedKind.BEGIN, operation=Operation(Work.AWAIT_LOG))
@@ -330,6 +333,13 @@ class Roles:
                     yield Deed(DeedKind.BEGIN, operation=operation)
                 case _:
                     yield Deed(DeedKind.BEGIN, operation=Operation(_WORK[type(effect)]))
+
+
+def _fact_of(effect: fx.Append) -> int:
+    """The bit of what somebody reads again. That a VMM is dead only the peer does."""
+    if effect.event.TYPE == MachineFailed.TYPE and effect.to is None:
+        return 0
+    return FACTS.get(effect.event.TYPE, 0)
 
 
 _TIMELESS: Final[dict[str, Any]] = {

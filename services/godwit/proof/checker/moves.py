@@ -90,13 +90,21 @@ class Move(NamedTuple):
 
 Facts = tuple[tuple[Fact, Input], ...]
 ADDRESSED: Final[tuple[Facts, Facts]] = (
-    ((Fact.QUARANTINED, script.PEER_QUARANTINED), (Fact.ACTIVATED, script.PEER_ACTIVE)),
-    ((Fact.ABANDONED, script.PEER_RUNS), (Fact.ABORT_INTENDED, script.PEER_ABORT)),
+    (
+        (Fact.QUARANTINED, script.PEER_QUARANTINED),
+        (Fact.ACTIVATED, script.PEER_ACTIVE),
+        (Fact.FAILED, script.PEER_FENCED),
+    ),
+    (
+        (Fact.ABANDONED, script.PEER_RUNS),
+        (Fact.ABORT_INTENDED, script.PEER_ABORT),
+        (Fact.FAILED, script.PEER_FENCED),
+    ),
 )
 """Facts that reach the source, and those that reach the destination, through the log too."""
 _ADDRESSED_MASK: Final = (
-    Fact.ABANDONED | Fact.ABORT_INTENDED,
-    Fact.QUARANTINED | Fact.ACTIVATED,
+    Fact.ABANDONED | Fact.ABORT_INTENDED | Fact.FAILED,
+    Fact.QUARANTINED | Fact.ACTIVATED | Fact.FAILED,
 )
 """Those that the source posts, and those that the destination posts."""
 
@@ -211,9 +219,7 @@ class Moves:
         if given is None or role < 0 or self.roles[who].known(role).is_finished:
             yield _move(label, kind, draft)
         else:
-            yield from self._carry_out(
-                draft, label, kind, who, self.roles[who].step(role, given)
-            )
+            yield from self._carry_out(draft, label, kind, who, self.roles[who].step(role, given))
 
     def _carry_out(
         self, draft: Draft, label: Label, kind: Kind, who: int, outcome: Outcome
@@ -266,6 +272,9 @@ class Moves:
         """How work may end: what to call it, and what the role is told. The draft still has it."""
         work, draft = operation.work, Draft(world)
         match work:
+            case Work.WRITE_REGISTER if who == DESTINATION and side.vmm is Vmm.DEAD:
+                yield What.FAILS, Kind.DUE, draft, script.FAILED
+                yield from self._register_results(world, who, operation)
             case Work.WRITE_REGISTER | Work.WRITTEN | Work.UNHEARD:
                 yield from self._register_results(world, who, operation)
             case Work.READ_REGISTER:

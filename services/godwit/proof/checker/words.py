@@ -41,6 +41,7 @@ _FACTS: Final[dict[int, str]] = {
     Fact.GO_GIVEN: "GO",
     Fact.TAKEN_BACK: "that it took the machine back",
     Fact.ABORT_INTENDED: "that it wants the machine back",
+    Fact.FAILED: "that its VMM is dead",
     Fact.RELEASED: "RELEASED",
     Fact.ABANDONED: "that the migration was abandoned",
     Fact.STAGED: "STAGED",
@@ -169,7 +170,8 @@ def _first(moves: Moves, world: World) -> Iterator[str]:
         if side.role == GONE:
             yield f"the {SIDES[who]}'s host is dead"
         else:
-            yield f"the {SIDES[who]} {_VMMS[side.vmm]} with {_IMAGES[side.image]} ({_phase(moves, world, who)})"
+            holds = f"{_VMMS[side.vmm]} with {_IMAGES[side.image]}"
+            yield f"the {SIDES[who]} {holds} ({_phase(moves, world, who)})"
 
 
 def _changes(moves: Moves, before: World, after: World) -> Iterator[str]:
@@ -198,6 +200,8 @@ def _deeds(
             yield f"the {me} says {message.name}"
     if old.vmm is not new.vmm and new.role != GONE:
         yield f"the {me} now {_VMMS[new.vmm]}"
+    if new.image in (Image.SPOILT, Image.STALE) and old.image is not new.image:
+        yield f"the {PEERS[who]} has run the machine, so that the {me}'s image is out of date"
 
 
 def _doing(moves: Moves, operation: Operation) -> str:

@@ -285,7 +285,7 @@ class Arrival:
 
     async def _compare_and_set(self, effect: fx.CompareAndSet) -> inp.Input:
         """The first attempt is made only if the VMM lives: once claimed, no one else can run it."""
-        if not self._has_claimed and await self._host.hypervisor.find(self.machine) is None:
+        if not self._has_claimed and await self._is_vmm_dead():
             return inp.OperationFailed(message=f"the VMM of {self.machine} is dead")
         self._has_claimed = True
         settled = await self._host.registers.compare_and_set(
@@ -295,6 +295,19 @@ class Arrival:
         if isinstance(settled, inp.CasUnclear):
             await asyncio.sleep(CAS_PACE_S)
         return settled
+
+    async def _is_vmm_dead(self) -> bool:
+        """Asked of the VMM itself: while a process dies, its socket still takes connections."""
+        vmm = await self._find_vmm()
+        if vmm is None:
+            return True
+        try:
+            await vmm.status()
+        except UnreachableError:
+            return True
+        except DeadlineError:
+            return False
+        return False
 
     async def _read_register(self) -> inp.Input:
         return inp.RegisterRead(standing=await self._host.registers.read(self.machine))

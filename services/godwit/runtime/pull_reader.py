@@ -153,7 +153,6 @@ class PullReader:
             self._wake.set()
 
         self._inbox, self._unsubscribe = await self._connection.subscribe_inbox(keep)
-        self._consumer = f"godwit-{uuid4().hex}"
         pending = await self._create_consumer()
         if self._history_only:
             left = self._history_left
@@ -161,16 +160,21 @@ class PullReader:
         await self._pull()
 
     async def _create_consumer(self) -> int:
-        """Return how many messages match now."""
-        call = f"CONSUMER.CREATE.{self._stream}.{self._consumer}"
-        request = api.consumer_request(
-            self._stream,
-            self._consumer,
-            self._filters,
-            after_sequence=self._last_sequence,
-            inactive_s=CONSUMER_INACTIVE_S,
-        )
+        """Return how many messages match now.
+
+        Each attempt has a name of its own: one that a cluster has given to a server which then
+        died is answered only when that server is back.
+        """
         while True:
+            self._consumer = f"godwit-{uuid4().hex}"
+            call = f"CONSUMER.CREATE.{self._stream}.{self._consumer}"
+            request = api.consumer_request(
+                self._stream,
+                self._consumer,
+                self._filters,
+                after_sequence=self._last_sequence,
+                inactive_s=CONSUMER_INACTIVE_S,
+            )
             try:
                 reply = await self._connection.ask_api(call, request, api.ConsumerReply, OPEN_S_MAX)
             except api.LogSilentError:

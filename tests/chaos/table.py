@@ -32,6 +32,7 @@ def page(outcomes: Iterable[CellOutcome], on: date, *, may_wire: bool) -> str:
         "chains verify, and no process, memory, reservation, claim or journal is left behind.\n",
         f"{len(found)} cells on {on.isoformat()}: {counts}.\n",
         *(f"- `{result}` {meaning}" for result, meaning in _MEANINGS.items()),
+        "- an empty cell was not run",
         "",
     ]
     if not may_wire:

@@ -246,7 +246,7 @@ def _claim_unless_taken_back(state: DestinationState) -> Result:
 def may_claim(state: DestinationState) -> bool:
     """Whether the register stands as it did when the source was stunned."""
     record = state.register.record
-    return reg.may_run(record, state.source) and not _source_wants_it_back(state, record)
+    return reg.may_run(record, state.source) and not is_wanted_back(state, record)
 
 
 def _is_abort_intended(record: reg.RegisterRecord | None) -> bool:
@@ -280,12 +280,13 @@ def _claim_settled(state: DestinationState, given: Input, now_ns: int) -> Result
     after = _replace(state, register=given.standing)
     if state.fenced:
         return _claim_unless_taken_back(after)
-    if _source_wants_it_back(state, record):
+    if is_wanted_back(state, record):
         return _quarantine(after, given, now_ns)
     return _doubt(after)
 
 
-def _source_wants_it_back(state: DestinationState, record: reg.RegisterRecord | None) -> bool:
+def is_wanted_back(state: DestinationState, record: reg.RegisterRecord | None) -> bool:
+    """Whether the source has written that it wants the machine back, or has it."""
     wanted = (reg.RegisterValue.ABORT_INTENDED, reg.RegisterValue.TAKEN_BACK)
     return record is not None and record.value in wanted and record.migration == state.migration
 
@@ -301,11 +302,16 @@ def _claim_again(state: DestinationState, given: Input, _now_ns: int) -> Result:
 
 
 def run_on(state: DestinationState) -> Result:
-    """Go on as the owner, after a restart, because the VMM runs. Whether the register says so too
-    is not asked: opening a gate that is open only tells that it is.
+    """Go on as the owner, after a restart, because the VMM runs: opening a gate that is open only
+    tells that it is. If the register names another, it has lost a write.
     """
-    epoch = state.register.record.epoch if state.register.record else 0
-    return _replace(state, phase=Phase.OPENING), (fx.OpenGate(epoch=epoch),)
+    record = state.register.record
+    opening = fx.OpenGate(epoch=record.epoch if record else 0)
+    after = _replace(state, phase=Phase.OPENING)
+    if reg.may_run(record, state.host):
+        return after, (opening,)
+    told = _lagging(ev.DoubtRaised(message=f"the machine runs here; the register holds {record}"))
+    return after, (told, opening)
 
 
 def _opened(state: DestinationState, given: Input, _now_ns: int) -> Result:
@@ -346,7 +352,7 @@ def _look_again(state: DestinationState, given: Input, now_ns: int) -> Result:
 
 def _read_fate(state: DestinationState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.RegisterRead)
-    if _source_wants_it_back(state, given.standing.record):
+    if is_wanted_back(state, given.standing.record):
         return _quarantine(_replace(state, register=given.standing), given, now_ns)
     return state, ()
 
@@ -360,6 +366,11 @@ def _quarantine(state: DestinationState, given: Input, _now_ns: int) -> Result:
             reason = AbortReason.DESTINATION_REFUSED
         case _:
             reason = AbortReason.SOURCE_LOST
+    return quarantine(state, reason)
+
+
+def quarantine(state: DestinationState, reason: AbortReason) -> Result:
+    """Keep the image, and promise the source not to run it."""
     told = _to_source(state, ev.ImageQuarantined(reason=reason))
     after = _replace(state, phase=Phase.QUARANTINED, abort_reason=reason)
     return after, (told, fx.Say(message=link.Quarantined()))

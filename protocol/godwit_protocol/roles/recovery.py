@@ -52,9 +52,7 @@ def recover_source(
     if _owned_by(record, state.destination, state.migration):
         return _at(state, phase.YIELDED), ()
     if record is None or record.owner != state.host or state.gave_up:
-        alarm = ev.DoubtRaised(message=f"the register holds {record}")
-        told = fx.Append(event=alarm, durability=fx.Durability.LAGGING)
-        return msgspec.structs.replace(state, phase=phase.DOUBTING, alarmed=True), (told,)
+        return msgspec.structs.replace(state, phase=phase.DOUBTING, alarmed=True), (_alarm(state),)
     if record.value is reg.RegisterValue.ABORT_INTENDED and not state.peer_runs_nothing:
         intended = fx.Append(
             event=ev.AbortIntended(reason=state.abort_reason),
@@ -71,8 +69,9 @@ def recover_source(
     if gone and not state.peer_runs_nothing:
         aborting = reg.abort_intended(record, state.migration)
         return _at(state, phase.ABORTING), (_cas(state, aborting),)
-    taken = reg.taken_back(record, state.migration)
-    return _at(state, phase.RECLAIMING if gone else phase.TAKING_BACK), (_cas(state, taken),)
+    taken = _cas(state, reg.taken_back(record, state.migration))
+    effects = (_alarm(state), taken) if state.quarantined else (taken,)
+    return _at(state, phase.RECLAIMING if gone else phase.TAKING_BACK), effects
 
 
 def recover_destination(
@@ -104,6 +103,8 @@ def recover_destination(
         assert record is not None
         moved = reg.moved(record, state.host, state.migration)
         return _at(state, phase.ACTIVATING), (_cas(state, moved),)
+    if ev.ActivationStarted.TYPE in facts and destination.is_wanted_back(state, record):
+        return destination.quarantine(state, AbortReason.SERVICE_RESTARTED)
     return _at(state, phase.STAGED), (fx.ReadRegister(),)
 
 
@@ -114,6 +115,12 @@ def _owned_by(record: reg.RegisterRecord | None, host: str, migration: str) -> b
         and record.owner == host
         and record.migration == migration
     )
+
+
+def _alarm(state: SourceState) -> Effect:
+    """The register does not say what the journal does: perhaps it has lost a write."""
+    alarm = ev.DoubtRaised(message=f"after a restart the register holds {state.register.record}")
+    return fx.Append(event=alarm, durability=fx.Durability.LAGGING)
 
 
 def _cas(state: SourceState | DestinationState, record: reg.RegisterRecord) -> Effect:

@@ -274,7 +274,8 @@ def _resume_failed(state: SourceState, given: Input, _now_ns: int) -> Result:
 
 def _is_taken_back(state: SourceState) -> bool:
     record = state.register.record
-    return reg.may_run(record, state.host) and record.migration == state.migration
+    ours = record is not None and record.migration == state.migration
+    return ours and reg.may_run(record, state.host)
 
 
 def _end_abandoned(state: SourceState, stun_ns: int) -> Result:

@@ -126,8 +126,8 @@ class DestinationHost:
         await self._tell_again(migration)
 
     async def _is_running(self, machine: str) -> bool:
-        """Whether the VMM runs. It answers in the order in which it was asked: what a former life of
-        this service ordered has been done by now.
+        """Whether the VMM runs. It answers in the order in which it was asked: what a former life
+        of this service ordered has been done by now.
         """
         vmm = await self._host.hypervisor.find(machine)
         return vmm is not None and (await vmm.status()).state is VmmState.RUNNING

@@ -185,7 +185,7 @@ class Moves:
     def _hear(self, world: World, who: int, side: Side) -> Iterator[Move]:
         message = side.heard[0]
         draft = Draft(world)
-        draft.sides[who] = side._replace(heard=side.heard[1:])
+        draft.sides[who] = side.with_heard(side.heard[1:])
         label = Label(What.HEARS, who, message)
         opening = Operation(Work.OPEN_LINK)
         if message is not Message.WELCOME:
@@ -228,7 +228,7 @@ class Moves:
         if outcome.refusal:
             yield Move(label, kind, draft.world(), Violation.REFUSED, outcome.refusal)
             return
-        draft.sides[who] = draft.sides[who]._replace(role=outcome.role)
+        draft.sides[who] = draft.sides[who].with_role(outcome.role)
         for done, deed in enumerate(outcome.deeds):
             if done and draft.left.crashes:
                 for crashed in self._crashes(draft, who):
@@ -487,9 +487,9 @@ def _cut_off(draft: Draft, who: int) -> Iterator[Draft]:
                 _meet(after, who, operation, fate)
             if after.is_linked:
                 other = after.sides[1 - who]
-                after.sides[1 - who] = other._replace(heard=(*spoken, Message.END))
+                after.sides[1 - who] = other.with_heard((*spoken, Message.END))
                 after.is_linked = False
-            after.sides[who] = after.sides[who]._replace(heard=())
+            after.sides[who] = after.sides[who].with_heard(())
             yield after
 
 
@@ -542,7 +542,7 @@ def _link_breaks(world: World) -> Iterator[Move]:
             for who, heard in enumerate((to_source, to_destination)):
                 side = draft.sides[who]
                 if world.is_linked or side.heard:
-                    draft.sides[who] = side._replace(heard=(*heard, Message.END))
+                    draft.sides[who] = side.with_heard((*heard, Message.END))
             draft.is_linked = False
             yield _move(Label(What.LINK_BREAKS), Kind.FAULT, draft)
 

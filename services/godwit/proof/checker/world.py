@@ -75,6 +75,21 @@ class Side(NamedTuple):
     heard: tuple[Message, ...] = ()
     """On the direct link, on its way to this host."""
 
+    def with_role(self, role: int) -> Side:
+        """The same, with another state of the role (as ``_replace``, and several times faster)."""
+        _, vmm, image, journal, unsynced, posted, pending, heard = self
+        return Side(role, vmm, image, journal, unsynced, posted, pending, heard)
+
+    def with_pending(self, pending: tuple[Operation, ...]) -> Side:
+        """The same, with other work under way."""
+        role, vmm, image, journal, unsynced, posted, _, heard = self
+        return Side(role, vmm, image, journal, unsynced, posted, pending, heard)
+
+    def with_heard(self, heard: tuple[Message, ...]) -> Side:
+        """The same, with something else on the link."""
+        role, vmm, image, journal, unsynced, posted, pending, _ = self
+        return Side(role, vmm, image, journal, unsynced, posted, pending, heard)
+
 
 class Budget(NamedTuple):
     """How many faults of each kind may still come."""
@@ -119,7 +134,13 @@ class Draft:
 
     def copy(self) -> Draft:
         """An independent draft of the same world."""
-        draft = Draft(self.world())
+        draft = Draft.__new__(Draft)
+        draft.sides = [*self.sides]
+        draft.is_linked = self.is_linked
+        draft.register = self.register
+        draft.strays = self.strays
+        draft.is_overruled = self.is_overruled
+        draft.left = self.left
         draft.violation = self.violation
         return draft
 
@@ -142,13 +163,13 @@ class Draft:
         """Put work under way; what is already, is not doubled."""
         side = self.sides[who]
         if operation not in side.pending:
-            self.sides[who] = side._replace(pending=tuple(sorted((*side.pending, operation))))
+            self.sides[who] = side.with_pending(tuple(sorted((*side.pending, operation))))
 
     def end(self, who: int, operation: Operation) -> None:
         """Work has come to its end."""
         side = self.sides[who]
-        pending = tuple(item for item in side.pending if item != operation)
-        self.sides[who] = side._replace(pending=pending)
+        pending = tuple([item for item in side.pending if item != operation])
+        self.sides[who] = side.with_pending(pending)
 
     def post(self, who: int, fact: int, *, is_synced: bool) -> None:
         """Write a fact into the journal; a synchronous one takes all before it to the disk."""
@@ -204,13 +225,13 @@ class Draft:
         """``who`` says something; without a link it is dropped. Said twice in a row it is once."""
         other = self.sides[1 - who]
         if self.is_linked and other.heard[-1:] != (message,):
-            self.sides[1 - who] = other._replace(heard=(*other.heard, message))
+            self.sides[1 - who] = other.with_heard((*other.heard, message))
 
     def close_link(self, who: int) -> None:
         """``who`` closes its end: what it said arrives, then the other hears the end."""
         self.say(who, Message.END)
         self.is_linked = False
-        self.sides[who] = self.sides[who]._replace(heard=())
+        self.sides[who] = self.sides[who].with_heard(())
 
     # The register.
 

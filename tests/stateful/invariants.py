@@ -24,6 +24,8 @@ def check_wanted(world: World, role: Role, effect: fx.Effect) -> None:
             assert world.vmms[role].pages == world.at_stun, "I3: a stale image would run"
         case fx.ResumeMachine():
             assert reg.may_run(standing, role.host), f"I3: {standing} and the source would run"
+        case fx.FreeMemory() if role is SOURCE and DESTINATION in world.dead:
+            assert world.phase(DESTINATION) == "active", "I2: freed before the destination ran"
         case fx.FreeMemory() if role is SOURCE:
             assert world.vmms[DESTINATION].whole, "I2: the only whole image would go"
             assert world.vmms[DESTINATION].executes, "I2: freed before the destination ran"

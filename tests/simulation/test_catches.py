@@ -9,7 +9,7 @@ from godwit.proof.simulator.hypervisor import ProcessSession
 from godwit.proof.simulator.run import simulate
 from godwit_protocol import register as reg
 from godwit_protocol.roles import inputs as inp
-from godwit_protocol.roles import source, succession
+from godwit_protocol.roles import source, source_copying, source_endings, succession
 from godwit_protocol.roles.effects import Effect, FreeMemory
 from godwit_protocol.roles.source_state import Phase, SourceState
 from godwit_protocol.roles.table import row
@@ -37,7 +37,7 @@ def test_a_source_that_runs_again_on_a_timeout_after_go(monkeypatch: pytest.Monk
     ) -> tuple[SourceState, tuple[Effect, ...]]:
         if isinstance(given, inp.Tick) and now_ns < state.deadline_ns:
             return state, ()
-        return source._resume(state, *source._why(given))
+        return source_endings.resume(state, *source_endings.why(given))
 
     broken = row(resume, Phase.COMMITTED, Phase.RESUMING)
     for given in (inp.LinkLost, inp.Tick):
@@ -46,7 +46,7 @@ def test_a_source_that_runs_again_on_a_timeout_after_go(monkeypatch: pytest.Monk
 
 
 def test_a_source_that_frees_its_memory_when_all_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = source._final_sent
+    sent = source_copying.final_sent
 
     def send_and_free(
         state: SourceState, given: inp.Input, now_ns: int

@@ -1,0 +1,158 @@
+"""The source's steps while aborting is free: pre-copy, and the stun until all is sent."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .. import convergence
+from ..events import migration as ev
+from ..events.migration import AbortReason
+from . import effects as fx
+from . import inputs as inp
+from .effects import Durability
+from .inputs import Input
+from .source_endings import Result, abandon, lagging, resume, why
+from .source_state import SWITCHOVER_STEP_DEADLINE_NS, Phase, SourceState
+
+_replace = msgspec.structs.replace
+
+
+def link_up(state: SourceState, given: Input, _now_ns: int) -> Result:
+    assert isinstance(given, inp.LinkUp)
+    begun = ev.PrecopyStarted(
+        connections=given.connections,
+        resident_bytes=given.resident_bytes,
+        populate_ns=given.populate_ns,
+    )
+    after = _replace(
+        state, phase=Phase.PRECOPYING, rounds_sent=1, deadline_ns=state.migration_deadline_ns
+    )
+    return after, (lagging(begun), fx.SendRound(round=1))
+
+
+def round_done(state: SourceState, given: Input, now_ns: int) -> Result:
+    assert isinstance(given, inp.RoundDone)
+    history = (*state.history, given.figures)
+    verdict = convergence.decide(
+        history,
+        stun_limit_ns=state.limits.stun_limit_ns,
+        rounds_max=state.limits.rounds_max,
+        stalled_rounds_max=state.limits.stalled_rounds_max,
+    )
+    after = _replace(state, history=history)
+    told = lagging(_round_event(given.figures, verdict, state.limits.stun_limit_ns))
+    match verdict.decision:
+        case convergence.Decision.ANOTHER_ROUND:
+            upcoming = state.rounds_sent + 1
+            return _replace(after, rounds_sent=upcoming), (told, fx.SendRound(round=upcoming))
+        case convergence.Decision.STUN:
+            intent = ev.StunIntended(
+                predicted_stun_ns=verdict.predicted_stun_ns,
+                remaining_bytes=given.figures.remaining_bytes,
+            )
+            after = _replace(
+                after,
+                phase=Phase.INTENDING,
+                deadline_ns=now_ns + SWITCHOVER_STEP_DEADLINE_NS,
+            )
+            return after, (told, fx.Append(event=intent, durability=Durability.LOGGED))
+        case convergence.Decision.GIVE_UP:
+            message = (
+                f"predicted stun {verdict.predicted_stun_ns / 1e6:.0f} ms is over the limit of "
+                f"{state.limits.stun_limit_ns / 1e6:.0f} ms ({verdict.reason})"
+            )
+            ended, effects = abandon(after, AbortReason.STUN_LIMIT_UNREACHABLE, message)
+            return ended, (told, *effects)
+
+
+def _round_event(
+    figures: ev.RoundFigures, verdict: convergence.Verdict, stun_limit_ns: int
+) -> ev.RoundCompleted:
+    return ev.RoundCompleted(
+        figures=figures,
+        bandwidth_bytes_per_second=verdict.bandwidth_bytes_per_second,
+        dirty_bytes_per_second=verdict.dirty_bytes_per_second,
+        predicted_stun_ns=verdict.predicted_stun_ns,
+        stun_limit_ns=stun_limit_ns,
+        decision=verdict.decision,
+        reason=verdict.reason,
+    )
+
+
+def intent_acknowledged(state: SourceState, given: Input, _now_ns: int) -> Result:
+    assert isinstance(given, inp.Appended)
+    return _replace(state, phase=Phase.PAUSING), (fx.PauseMachine(),)
+
+
+def intent_failed(state: SourceState, given: Input, _now_ns: int) -> Result:
+    assert isinstance(given, inp.AppendFailed)
+    return abandon(state, AbortReason.LOG_UNREACHABLE, given.message)
+
+
+def give_up_running(state: SourceState, given: Input, now_ns: int) -> Result:
+    if isinstance(given, inp.Tick) and now_ns < _soonest_ns(state):
+        return state, ()
+    return abandon(state, *why(given))
+
+
+def _soonest_ns(state: SourceState) -> int:
+    return min(state.deadline_ns, state.migration_deadline_ns)
+
+
+def paused(state: SourceState, given: Input, now_ns: int) -> Result:
+    assert isinstance(given, inp.Paused)
+    stunned = ev.MachineStunned(
+        stopped_ns=given.stopped_ns, checkpoint_bytes=given.checkpoint_bytes
+    )
+    frozen = fx.Append(event=stunned, durability=Durability.JOURNALED)
+    after = _replace(state, stopped_ns=given.stopped_ns)
+    if state.abort_reason is not AbortReason.NONE:
+        resuming, effects = resume(after, state.abort_reason, state.abort_message)
+        return resuming, (frozen, *effects)
+    final = state.rounds_sent + 1
+    after = _replace(
+        after,
+        phase=Phase.COPYING,
+        rounds_sent=final,
+        deadline_ns=max(
+            given.stopped_ns + state.limits.stun_limit_ns + state.verification_ns, now_ns
+        ),
+    )
+    return after, (frozen, fx.SendFinal(round=final, verify=state.verify))
+
+
+def abort_when_paused(state: SourceState, given: Input, now_ns: int) -> Result:
+    """The pause is under way and cannot be called back: wait for it, then resume."""
+    if isinstance(given, inp.Tick) and now_ns < _soonest_ns(state):
+        return state, ()
+    reason, message = why(given)
+    if state.abort_reason is not AbortReason.NONE:
+        return state, ()
+    return _replace(state, abort_reason=reason, abort_message=message), ()
+
+
+def pause_failed(state: SourceState, given: Input, _now_ns: int) -> Result:
+    return resume(state, *why(given))
+
+
+def final_sent(state: SourceState, given: Input, now_ns: int) -> Result:
+    assert isinstance(given, inp.FinalSent)
+    sent = ev.FinalCopySent(
+        pages=given.pages,
+        sent_bytes=given.sent_bytes,
+        scan_ns=given.scan_ns,
+        sent_ns=given.sent_ns,
+        digest_ns=given.digest_ns,
+    )
+    wait_ns = SWITCHOVER_STEP_DEADLINE_NS + state.verification_ns
+    after = _replace(state, phase=Phase.STAGING, deadline_ns=now_ns + wait_ns)
+    return after, (fx.SayStage(round=state.rounds_sent, verify=state.verify), lagging(sent))
+
+
+def resume_unless_in_time(state: SourceState, given: Input, now_ns: int) -> Result:
+    if isinstance(given, inp.Tick) and now_ns < _soonest_ns(state):
+        return state, ()
+    if isinstance(given, inp.Tick) and now_ns >= state.deadline_ns:
+        message = f"the last copy did not end within {state.limits.stun_limit_ns / 1e6:.0f} ms"
+        return resume(state, AbortReason.STUN_LIMIT_EXCEEDED, message)
+    return resume(state, *why(given))

@@ -9,6 +9,7 @@ from uuid import uuid4
 import hypothesis
 import pytest
 import pytest_asyncio
+import structlog
 
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
@@ -17,6 +18,12 @@ from godwit.runtime.provision import provision
 # Imported here, where there are no threads yet: pytest's plugin would import it in the middle of a
 # test, and CPython before 3.11.8 may fail to parse in two threads at once (cpython#106905).
 # Deadlines of examples would time a shared machine, not the code.
+# Log lines belong to the test that wrote them: by way of logging, pytest shows them if it fails.
+structlog.configure(
+    processors=[structlog.stdlib.render_to_log_kwargs],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=structlog.stdlib.BoundLogger,
+)
 hypothesis.settings.register_profile("godwit", deadline=None)
 hypothesis.settings.load_profile("godwit")
 

@@ -28,9 +28,9 @@ hypothesis.settings.register_profile("godwit", deadline=None)
 hypothesis.settings.load_profile("godwit")
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def nats_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NatsServer]:
-    """One server for the whole run. Do not stop it: ``own_server`` is for that."""
+    """One server for a module: what it stores is nobody else's. ``own_server`` is to be stopped."""
     server = await NatsServer.start(tmp_path_factory.mktemp("nats"))
     yield server
     await server.stop()

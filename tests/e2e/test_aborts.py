@@ -83,7 +83,7 @@ async def test_the_tracker_refuses(operations: Operations, name: str) -> None:
     async with busy_machine(operations, name):
         summary = await operations.migrate(name, "host-2")
         await assert_unmoved(operations, name, summary, AbortReason.RESERVATION_REFUSED)
-        assert "free" in summary.message
+        assert f"{neighbour} (from slot 0) would have to move" in summary.message
     await operations.stop(neighbour)
 
 

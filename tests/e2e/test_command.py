@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from godwit.hypervisor.native.paths import MachineFolder
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 GODWIT = str(Path(sys.executable).with_name("godwit"))
@@ -98,7 +100,9 @@ async def test_a_user_s_own_guest_from_a_file(tmp_path: Path) -> None:
         assert sum(moved["stun_components_ms"].values()) == pytest.approx(moved["stun_ms"], abs=0.1)
         assert (await shell.run("machine", "ask", "notes", "read")).strip() == "a bird"
         await the_rest_of_the_commands(shell, moved["id"])
-    assert not list((tmp_path / "cluster").glob("hosts/*/machines/*/vmm.sock"))
+    for host in ("host-1", "host-2"):
+        folders = MachineFolder.all(tmp_path / "cluster" / "hosts" / host)
+        assert [folder.is_locked() for folder in folders] == [False]
 
 
 async def the_rest_of_the_commands(shell: Shell, migration: str) -> None:

@@ -16,11 +16,11 @@ from .service_processes import ServiceProcess, StartService
 from .world import World
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def services(
     nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[None]:
-    """One coordinator and one tracker for all tests that do not harm them."""
+    """One coordinator and one tracker for a module's tests that do not harm them."""
     log = await NatsLog.connect(nats_server.url, name="services")
     await provision(log)
     await log.close()

@@ -52,6 +52,7 @@ async def test_two_coordinators_end_a_migration_once(arena: Arena, fault: Fault)
             assert outcome.result is Result.MOVED, outcome
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize(("stream", "key"), [(REGISTER, "s10"), (EVENTS, "s7")])
 async def test_a_streams_leader_is_killed_during_the_stun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str, key: str

@@ -1,1 +1,1 @@
-"""The proof: a model checker over the real cores; a simulator of the whole system comes beside it."""
+"""The proof: a model checker over the real cores, and a simulator of the whole system beside it."""

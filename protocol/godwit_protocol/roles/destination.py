@@ -32,7 +32,7 @@ from .inputs import Input
 from .table import Row, Table, ignored, row
 
 GRACE_NS: Final = 30_000_000_000
-"""Beyond the migration's deadline: the source must have ended it by then."""
+"""Beyond a deadline of the source's: by then it must have ended the migration."""
 LOOK_NS: Final = 5_000_000_000
 """How often a destination that waits in STAGED looks what became of the machine."""
 UNCLEAR_ALARM: Final = 5
@@ -83,6 +83,7 @@ class DestinationState(msgspec.Struct, frozen=True, kw_only=True):
     unclear: int = 0
     fenced: bool = False
     """The source's host cannot run anything any more."""
+    alarmed: bool = False
 
 
 Effects = tuple[Effect, ...]
@@ -117,6 +118,8 @@ def step(state: DestinationState, given: Input, now_ns: int) -> Result:
 
 def next_deadline_ns(state: DestinationState) -> int | None:
     """When the state wants a ``Tick``; None if never."""
+    if state.phase is Phase.QUARANTINED:
+        return None if state.alarmed else state.deadline_ns
     waits = state.phase in INCOMPLETE or state.phase is Phase.STAGED
     return state.deadline_ns if waits and state.phase is not Phase.LOADING else None
 
@@ -258,7 +261,7 @@ def _run_on_order(state: DestinationState, _given: Input, _now_ns: int) -> Resul
     if not state.fenced:
         message = "ordered to run, but nothing proves that the source does not"
         return state, (_lagging(ev.DoubtRaised(message=message)),)
-    return _activate(state)
+    return open_gate(state) if is_ours(state) else _activate(state)
 
 
 def _note_fenced(state: DestinationState, _given: Input, _now_ns: int) -> Result:
@@ -272,17 +275,28 @@ def _doubt(state: DestinationState) -> Result:
 
 def _claim_settled(state: DestinationState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.CasSettled)
-    record = given.standing.record
-    if given.won:
-        assert record is not None
-        after = _replace(state, phase=Phase.OPENING, register=given.standing, unclear=0)
-        return after, (fx.OpenGate(epoch=record.epoch),)
-    after = _replace(state, register=given.standing)
+    after = _replace(state, register=given.standing, unclear=0)
+    if given.won or is_ours(after):
+        return open_gate(after)
     if state.fenced:
         return _claim_unless_taken_back(after)
-    if is_wanted_back(state, record):
+    if is_wanted_back(state, given.standing.record):
         return _quarantine(after, given, now_ns)
     return _doubt(after)
+
+
+def open_gate(state: DestinationState) -> Result:
+    """The register names us, by a claim of ours, perhaps an earlier one."""
+    assert state.register.record is not None
+    after = _replace(state, phase=Phase.OPENING)
+    return after, (fx.OpenGate(epoch=state.register.record.epoch),)
+
+
+def is_ours(state: DestinationState) -> bool:
+    """Whether the register names us by this migration."""
+    record = state.register.record
+    ours = record is not None and record.migration == state.migration
+    return ours and reg.may_run(record, state.host)
 
 
 def is_wanted_back(state: DestinationState, record: reg.RegisterRecord | None) -> bool:
@@ -357,7 +371,7 @@ def _read_fate(state: DestinationState, given: Input, now_ns: int) -> Result:
     return state, ()
 
 
-def _quarantine(state: DestinationState, given: Input, _now_ns: int) -> Result:
+def _quarantine(state: DestinationState, given: Input, now_ns: int) -> Result:
     """Promise not to run the image: the source wants the machine back, or the VMM is dead."""
     match given:
         case inp.PeerAbort():
@@ -366,14 +380,24 @@ def _quarantine(state: DestinationState, given: Input, _now_ns: int) -> Result:
             reason = AbortReason.DESTINATION_REFUSED
         case _:
             reason = AbortReason.SOURCE_LOST
-    return quarantine(state, reason)
+    return quarantine(state, reason, now_ns)
 
 
-def quarantine(state: DestinationState, reason: AbortReason) -> Result:
+def quarantine(state: DestinationState, reason: AbortReason, now_ns: int) -> Result:
     """Keep the image, and promise the source not to run it."""
     told = _to_source(state, ev.ImageQuarantined(reason=reason))
-    after = _replace(state, phase=Phase.QUARANTINED, abort_reason=reason)
+    after = _replace(
+        state, phase=Phase.QUARANTINED, abort_reason=reason, deadline_ns=now_ns + GRACE_NS
+    )
     return after, (told, fx.Say(message=link.Quarantined()))
+
+
+def _alarm(state: DestinationState, _given: Input, now_ns: int) -> Result:
+    """The image may be the last, and nobody says that the machine runs."""
+    if state.alarmed or now_ns < state.deadline_ns:
+        return state, ()
+    told = _lagging(ev.DoubtRaised(message="the image is quarantined, and the source is silent"))
+    return _replace(state, alarmed=True), (told,)
 
 
 def _answer_again(state: DestinationState, _given: Input, _now_ns: int) -> Result:
@@ -446,11 +470,13 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[DestinationState]]:
         (p.OPENING, inp.OperationFailed): row(_open_failed, p.FAILED),
         (p.QUARANTINED, inp.PeerAbort): row(_answer_again, p.QUARANTINED),
         (p.QUARANTINED, inp.PeerRuns): row(_source_runs, p.DISCARDING),
+        (p.QUARANTINED, inp.Tick): row(_alarm, p.QUARANTINED),
+        (p.QUARANTINED, inp.RunOrdered): row(_run_on_order, p.QUARANTINED, p.ACTIVATING, p.OPENING),
         (p.QUARANTINED, inp.PeerFenced): row(_claim_fenced, p.ACTIVATING, p.DOUBTING),
         (p.DISCARDING, inp.MemoryFreed): row(_discarded, p.DISCARDED),
         (p.DOUBTING, inp.PeerRuns): row(_source_runs, p.DISCARDING),
         (p.DOUBTING, inp.PeerFenced): row(_note_fenced, p.DOUBTING),
-        (p.DOUBTING, inp.RunOrdered): row(_run_on_order, p.DOUBTING, p.ACTIVATING),
+        (p.DOUBTING, inp.RunOrdered): row(_run_on_order, p.DOUBTING, p.ACTIVATING, p.OPENING),
     }
     troubles: tuple[type[Input], ...] = (
         inp.LinkLost,
@@ -471,6 +497,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[DestinationState]]:
 
 
 _ENDING: Final = {Phase.DISCARDING, Phase.DISCARDED}
+_AFTER_A_WRITE: Final = {Phase.OPENING, Phase.QUARANTINED, Phase.DOUBTING, *_ENDING}
 _LATE: Final[dict[type[Input], set[Phase]]] = {
     inp.Tick: set(Phase),
     inp.LinkLost: set(Phase),
@@ -489,8 +516,8 @@ _LATE: Final[dict[type[Input], set[Phase]]] = {
     inp.OperationFailed: set(Phase),
     inp.PeerGo: set(Phase) - set(INCOMPLETE),
     inp.RunOrdered: set(Phase),
-    inp.CasSettled: _ENDING,
-    inp.CasUnclear: _ENDING,
+    inp.CasSettled: _AFTER_A_WRITE,
+    inp.CasUnclear: _AFTER_A_WRITE,
 }
 """What may come late or twice, and where it then changes nothing."""
 

@@ -20,6 +20,7 @@ from . import destination, source_state
 from . import effects as fx
 from .destination import DestinationState
 from .effects import Effect
+from .source_deciding import run_again
 from .source_state import SourceState
 
 Effects = tuple[Effect, ...]
@@ -49,29 +50,38 @@ def recover_source(
         gave_up=MachineFailed.TYPE in facts,
     )
     record = state.register.record
-    if _owned_by(record, state.destination, state.migration):
-        return _at(state, phase.YIELDED), ()
-    if record is None or record.owner != state.host or state.gave_up:
+    yielded = _owned_by(record, state.destination, state.migration)
+    if record is None or state.gave_up or not (yielded or record.owner == state.host):
         return msgspec.structs.replace(state, phase=phase.DOUBTING, alarmed=True), (_alarm(state),)
-    if record.value is reg.RegisterValue.ABORT_INTENDED and not state.peer_runs_nothing:
+    if ev.MachineStunned.TYPE not in facts:
+        return _at(state, phase.RESUMING), (fx.ResumeMachine(epoch=state.epoch),)
+    if record.value is reg.RegisterValue.TAKEN_BACK and record.migration == begun.migration:
+        return run_again(state)
+    if state.quarantined:
+        cas = _cas(state, reg.overruled(record, state.host, state.migration))
+        return _at(state, phase.RECLAIMING), (_alarm(state), cas)
+    if yielded:
+        return _at(state, phase.YIELDED), ()
+    return _take_back(state, record, gone=ev.GoGiven.TYPE in facts)
+
+
+def _take_back(
+    state: SourceState, record: reg.RegisterRecord, *, gone: bool
+) -> tuple[SourceState, Effects]:
+    """The source still owns the stunned machine. ``gone``: it has said GO."""
+    phase = source_state.Phase
+    if record.value is reg.RegisterValue.ABORT_INTENDED:
         intended = fx.Append(
             event=ev.AbortIntended(reason=state.abort_reason),
             durability=fx.Durability.JOURNALED,
             to=fx.Address(state.destination, fx.Service.DESTINATION_HOST),
         )
         return _at(state, phase.AWAITING_QUARANTINE), (intended,)
-    taken_back = (
-        record.value is reg.RegisterValue.TAKEN_BACK and record.migration == begun.migration
-    )
-    if ev.MachineStunned.TYPE not in facts or taken_back:
-        return _at(state, phase.RESUMING), (fx.ResumeMachine(epoch=state.epoch),)
-    gone = ev.GoGiven.TYPE in facts
-    if gone and not state.peer_runs_nothing:
-        aborting = reg.abort_intended(record, state.migration)
-        return _at(state, phase.ABORTING), (_cas(state, aborting),)
-    taken = _cas(state, reg.taken_back(record, state.migration))
-    effects = (_alarm(state), taken) if state.quarantined else (taken,)
-    return _at(state, phase.RECLAIMING if gone else phase.TAKING_BACK), effects
+    if gone:
+        cas = _cas(state, reg.abort_intended(record, state.migration))
+        return _at(state, phase.ABORTING), (cas,)
+    cas = _cas(state, reg.taken_back(record, state.migration))
+    return _at(state, phase.TAKING_BACK), (cas,)
 
 
 def recover_destination(
@@ -95,16 +105,16 @@ def recover_destination(
     state = msgspec.structs.replace(begun, deadline_ns=now_ns)
     record = state.register.record
     if ev.ImageQuarantined.TYPE in facts:
-        return _at(state, phase.QUARANTINED), ()
-    if _owned_by(record, state.host, state.migration):
-        assert record is not None
-        return _at(state, phase.OPENING), (fx.OpenGate(epoch=record.epoch),)
+        waiting = msgspec.structs.replace(state, deadline_ns=now_ns + destination.GRACE_NS)
+        return _at(waiting, phase.QUARANTINED), ()
+    if destination.is_ours(state):
+        return destination.open_gate(state)
     if ev.ActivationStarted.TYPE in facts and destination.may_claim(state):
         assert record is not None
         moved = reg.moved(record, state.host, state.migration)
         return _at(state, phase.ACTIVATING), (_cas(state, moved),)
     if ev.ActivationStarted.TYPE in facts and destination.is_wanted_back(state, record):
-        return destination.quarantine(state, AbortReason.SERVICE_RESTARTED)
+        return destination.quarantine(state, AbortReason.SERVICE_RESTARTED, now_ns)
     return _at(state, phase.STAGED), (fx.ReadRegister(),)
 
 

@@ -84,7 +84,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
         (p.COPYING, inp.FinalSent): row(copying.final_sent, p.STAGING),
         (p.STAGING, inp.PeerStaged): row(deciding.staged, p.COMMITTED),
         (p.STAGING, inp.PeerRefused): row(deciding.refused_to_stage, p.RESUMING),
-        (p.COMMITTED, inp.PeerActive): row(deciding.active, p.RELEASING),
+        (p.COMMITTED, inp.PeerActive): row(deciding.active, p.RELEASING, p.DOUBTING),
         (p.TAKING_BACK, inp.CasSettled): row(
             deciding.taken_back, p.RESUMING, p.YIELDED, p.DOUBTING
         ),
@@ -93,7 +93,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
             deciding.abort_settled, p.AWAITING_QUARANTINE, p.RECLAIMING, p.YIELDED, p.DOUBTING
         ),
         (p.ABORTING, inp.CasUnclear): row(deciding.try_again, p.ABORTING),
-        (p.ABORTING, inp.PeerActive): row(deciding.active, p.RELEASING),
+        (p.ABORTING, inp.PeerActive): row(deciding.active, p.RELEASING, p.DOUBTING),
         (p.AWAITING_QUARANTINE, inp.PeerActive): row(deciding.active_after_all, p.RELEASING),
         (p.AWAITING_QUARANTINE, inp.PeerQuarantined): row(deciding.reclaim, p.RECLAIMING),
         (p.AWAITING_QUARANTINE, inp.PeerFenced): row(deciding.reclaim, p.RECLAIMING),
@@ -104,9 +104,9 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
         (p.RESUMING, inp.Resumed): row(endings.resumed, p.ABANDONED),
         (p.RESUMING, inp.OperationFailed): row(endings.resume_failed, p.ABANDONED, p.DOUBTING),
         (p.RELEASING, inp.MemoryFreed): row(deciding.freed, p.RELEASED),
-        (p.YIELDED, inp.PeerActive): row(deciding.active, p.RELEASING),
+        (p.YIELDED, inp.PeerActive): row(deciding.active, p.RELEASING, p.DOUBTING),
         (p.YIELDED, inp.Tick): row(deciding.alarm, p.YIELDED),
-        (p.DOUBTING, inp.PeerActive): row(deciding.active, p.RELEASING),
+        (p.DOUBTING, inp.PeerActive): row(deciding.active, p.RELEASING, p.DOUBTING),
     }
     trouble: tuple[type[Input], ...] = (inp.LinkLost, inp.AbortWanted, inp.Tick)
     before_stage: tuple[type[Input], ...] = (*trouble, inp.PeerRefused)

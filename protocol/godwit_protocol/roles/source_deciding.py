@@ -99,18 +99,25 @@ def run_on_order(state: SourceState, _given: Input, _now_ns: int) -> Result:
         told = ev.DoubtRaised(message=f"ordered to run the machine, but {why_not}")
         return state, (lagging(told),)
     if is_taken_back(state):
-        return resume(state, state.abort_reason, state.abort_message)
+        return run_again(state)
     after = _replace(state, phase=Phase.RECLAIMING, alarmed=False)
     return after, (_cas(after, _wanted(after)),)
 
 
 def taken_back(state: SourceState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.CasSettled)
-    if not given.won:
-        return _lost(state, given.standing, now_ns)
-    told = ev.MachineTakenBack(reason=state.abort_reason, register_sequence=given.standing.sequence)
     after = _replace(state, register=given.standing, unclear=0)
-    resuming, effects = resume(after, state.abort_reason, state.abort_message)
+    if given.won or is_taken_back(after):
+        return run_again(after)
+    return _lost(state, given.standing, now_ns)
+
+
+def run_again(state: SourceState) -> Result:
+    """The register gives the machine back. It is journaled before the machine runs: the journal is
+    the witness if the register forgets.
+    """
+    told = ev.MachineTakenBack(reason=state.abort_reason, register_sequence=state.register.sequence)
+    resuming, effects = resume(state, state.abort_reason, state.abort_message)
     return resuming, (fx.Append(event=told, durability=Durability.JOURNALED), *effects)
 
 
@@ -166,11 +173,14 @@ def active_after_all(state: SourceState, _given: Input, _now_ns: int) -> Result:
 
 
 def active_before(state: SourceState, _given: Input, _now_ns: int) -> Result:
-    """The destination ran before its host was fenced: what is here is stale."""
-    return doubt(state, _LOST_WRITE)
+    """The destination ran before it could run nothing any more: what is here may be stale."""
+    return doubt(state, "the destination had run the machine before it was fenced")
 
 
-def active(state: SourceState, _given: Input, _now_ns: int) -> Result:
+def active(state: SourceState, given: Input, now_ns: int) -> Result:
+    """Free the memory; but a stale image that is the last is the operator's to give up."""
+    if state.peer_runs_nothing and not state.gave_up:
+        return active_before(state, given, now_ns)
     return _release(state)
 
 

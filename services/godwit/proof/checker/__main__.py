@@ -6,8 +6,9 @@ import argparse
 import sys
 
 from . import words
+from .beginnings import preparation, stun_intended
 from .cores import DESTINATION, SOURCE
-from .moves import Moves, beginning, stun_intended
+from .moves import Moves
 from .search import STATES_MAX, Search
 from .world import Budget
 
@@ -17,7 +18,7 @@ def main() -> int:
     given = _arguments()
     budget = Budget(**{name: getattr(given, name) for name in Budget._fields})
     moves = Moves(SOURCE, DESTINATION)
-    start = beginning(moves, budget) if given.whole else stun_intended(moves, budget)
+    start = preparation(moves, budget) if given.whole else stun_intended(moves, budget)
     report = Search(moves, start).run(states_max=given.states, seconds_max=given.seconds)
     print(words.report_line(report))
     if report.finding is not None:

@@ -305,7 +305,7 @@ class Roles:
         return Known(
             phase=str(state.phase),
             is_finished=state.phase in self._core.terminal,
-            is_alarmed=getattr(state, "alarmed", False) or state.phase is self._core.doubting,
+            is_alarmed=state.alarmed or state.phase is self._core.doubting,
             waits=self._core.next_deadline_ns(state) is not None,
         )
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from .moves import Kind, Label, Moves
+from .happenings import Kind, Label
+from .moves import Moves
 from .world import GONE, UNBORN, Image, Side, Violation, Vmm, World
 
 STATES_MAX: Final = 20_000_000

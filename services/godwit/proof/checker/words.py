@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from .cores import Fact, Operation, Work
-from .moves import Label, Moves, What
+from .happenings import Label, What
+from .moves import Moves
 from .script import Message
 from .search import Finding, Report, Step
 from .world import DOWN, GONE, Image, Side, Violation, Vmm, World
@@ -136,8 +137,8 @@ def _happening(label: Label) -> str:
             return f"an operator orders the {me} to run the machine, knowing what may be lost"
         case What.DONE:
             return f"{_WORK[Work(label.detail)][1]} ({me})"
-        case What.DONE_UNHEARD:
-            return f"the answer is lost, and the {me} reads the register back"
+        case What.READS_BACK:
+            return f"the {me} cannot tell whether it wrote the register, and reads it back"
         case What.FAILS:
             return f"the {me}, which {_WORK[Work(label.detail)][0]}, is told that it failed"
         case What.NO_ANSWER:
@@ -149,7 +150,8 @@ def _happening(label: Label) -> str:
         case What.CRASH:
             return f"the {me}'s service crashes"
         case What.RESTART:
-            return f"the {me}'s service is restarted and reads its journal"
+            old = ", and is shown an old value of the register" if label.detail else ""
+            return f"the {me}'s service is restarted, reads its journal{old}"
         case What.STARTS:
             return "the coordinator starts the migration"
         case What.HOST_DIES:

@@ -117,6 +117,10 @@ class World(NamedTuple):
     """An operator has said where the machine is to run, and what may be lost."""
     left: Budget
 
+    def side(self, who: int) -> Side:
+        """One host."""
+        return self.destination if who else self.source
+
 
 class Draft:
     """A world being changed."""

@@ -1,0 +1,47 @@
+"""Where a search begins."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from . import script
+from .cores import Operation, Work
+from .happenings import Kind, Move, What
+from .moves import Moves
+from .world import DESTINATION, UNBORN, Budget, Draft, Image, Side, Vmm, World
+
+STEPS_MAX: Final = 20
+
+
+def preparation(moves: Moves, budget: Budget) -> World:
+    """The machine runs; the destination has just been told to prepare; the source knows nothing."""
+    first = moves.records.number(script.FIRST_RECORD)
+    outcome = moves.roles[DESTINATION].begin((first,))
+    world = World(
+        source=Side(UNBORN, Vmm.RUNNING, Image.CURRENT),
+        destination=Side(outcome.role, Vmm.NONE, Image.NONE),
+        is_linked=False,
+        register=(first,),
+        strays=(),
+        is_overruled=False,
+        left=budget,
+    )
+    draft = Draft(world)
+    for deed in outcome.deeds:
+        assert deed.operation is not None
+        draft.begin(DESTINATION, deed.operation)
+    return draft.world()
+
+
+def stun_intended(moves: Moves, budget: Budget) -> World:
+    """Pre-copy has converged; the source has written to the log that it is about to stun."""
+    world = preparation(moves, Budget())
+    for _ in range(STEPS_MAX):
+        if Operation(Work.AWAIT_LOG) in world.source.pending:
+            return world._replace(left=budget)
+        world = next(move.world for move in moves.of(world) if _is_progress(move))
+    raise AssertionError("the stun is never intended")
+
+
+def _is_progress(move: Move) -> bool:
+    return move.kind is Kind.DUE and move.label.what in (What.STARTS, What.DONE, What.HEARS)

@@ -16,9 +16,10 @@ from .. import register as reg
 from ..events import migration as ev
 from ..events.machine import MachineFailed
 from ..events.migration import AbortReason
-from . import destination, source_state
+from . import destination_deciding as deciding
+from . import destination_state, source_state
 from . import effects as fx
-from .destination import DestinationState
+from .destination_state import DestinationState
 from .effects import Effect
 from .source_deciding import run_again
 from .source_state import SourceState
@@ -92,11 +93,11 @@ def recover_destination(
     A VMM that runs is the best witness: it was given the machine, whatever the register has lost
     since. A promise not to run the image binds also if the register, too late, names this host.
     """
-    phase = destination.Phase
+    phase = destination_state.Phase
     if ev.MachineActivated.TYPE in facts:
         return _at(begun, phase.ACTIVE), (fx.Finish(reason=AbortReason.NONE),)
     if machine_runs:
-        return destination.run_on(begun)
+        return deciding.run_on(begun)
     if ev.ImageStaged.TYPE not in facts or ev.ImageDiscarded.TYPE in facts:
         state = msgspec.structs.replace(
             begun, abort_reason=AbortReason.SERVICE_RESTARTED, abort_message=RESTARTED
@@ -105,16 +106,16 @@ def recover_destination(
     state = msgspec.structs.replace(begun, deadline_ns=now_ns)
     record = state.register.record
     if ev.ImageQuarantined.TYPE in facts:
-        waiting = msgspec.structs.replace(state, deadline_ns=now_ns + destination.GRACE_NS)
+        waiting = msgspec.structs.replace(state, deadline_ns=now_ns + destination_state.GRACE_NS)
         return _at(waiting, phase.QUARANTINED), ()
-    if destination.is_ours(state):
-        return destination.open_gate(state)
-    if ev.ActivationStarted.TYPE in facts and destination.may_claim(state):
+    if deciding.is_ours(state):
+        return deciding.open_gate(state)
+    if ev.ActivationStarted.TYPE in facts and deciding.may_claim(state):
         assert record is not None
         moved = reg.moved(record, state.host, state.migration)
         return _at(state, phase.ACTIVATING), (_cas(state, moved),)
-    if ev.ActivationStarted.TYPE in facts and destination.is_wanted_back(state, record):
-        return destination.quarantine(state, AbortReason.SERVICE_RESTARTED, now_ns)
+    if ev.ActivationStarted.TYPE in facts and deciding.is_wanted_back(state, record):
+        return deciding.quarantine(state, AbortReason.SERVICE_RESTARTED, now_ns)
     return _at(state, phase.STAGED), (fx.ReadRegister(),)
 
 

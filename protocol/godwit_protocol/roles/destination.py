@@ -26,6 +26,7 @@ from . import effects as fx
 from . import inputs as inp
 from .destination_endings import Result
 from .destination_state import (
+    GRACE_NS,
     INCOMPLETE,
     TERMINAL,
     DestinationState,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from . import words
 from .beginnings import preparation, stun_intended
@@ -13,9 +14,9 @@ from .search import STATES_MAX, Search
 from .world import Budget
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Search, print what was seen; exit code 1 if a rule is broken, 2 if a bound was reached."""
-    given = _arguments()
+    given = _parse(arguments)
     budget = Budget(**{name: getattr(given, name) for name in Budget._fields})
     moves = Moves(SOURCE, DESTINATION)
     start = preparation(moves, budget) if given.whole else stun_intended(moves, budget)
@@ -27,7 +28,7 @@ def main() -> int:
     return 0 if report.is_complete else 2
 
 
-def _arguments() -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m godwit.proof.checker",
         description="Search every interleaving of the switchover's real cores for a broken rule.",
@@ -40,7 +41,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--whole", action="store_true", help=whole)
     parser.add_argument("--states", type=int, default=STATES_MAX, help="states at most")
     parser.add_argument("--seconds", type=float, default=3600.0, help="seconds at most")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from . import script
-from .cores import Operation, Work
+from .cores import Fact, Operation, Work
 from .happenings import Kind, Move, What
 from .moves import Moves
 from .world import DESTINATION, UNBORN, Budget, Draft, Image, Side, Vmm, World
@@ -35,12 +36,22 @@ def preparation(moves: Moves, budget: Budget) -> World:
 
 def stun_intended(moves: Moves, budget: Budget) -> World:
     """Pre-copy has converged; the source has written to the log that it is about to stun."""
+    return _first(moves, budget, lambda world: Operation(Work.AWAIT_LOG) in world.source.pending)
+
+
+def go_given(moves: Moves, budget: Budget) -> World:
+    """The image is staged, and GO is on its way."""
+    return _first(moves, budget, lambda world: bool(world.source.journal & Fact.GO_GIVEN))
+
+
+def _first(moves: Moves, budget: Budget, is_there: Callable[[World], bool]) -> World:
+    """Where a migration without any trouble comes to."""
     world = preparation(moves, Budget())
     for _ in range(STEPS_MAX):
-        if Operation(Work.AWAIT_LOG) in world.source.pending:
+        if is_there(world):
             return world._replace(left=budget)
         world = next(move.world for move in moves.of(world) if _is_progress(move))
-    raise AssertionError("the stun is never intended")
+    raise AssertionError("a migration without trouble does not come to the search's beginning")
 
 
 def _is_progress(move: Move) -> bool:

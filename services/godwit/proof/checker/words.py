@@ -120,6 +120,11 @@ def sentence(moves: Moves, label: Label) -> str:
     return said
 
 
+def fact_words(fact: int) -> str:
+    """What a fact says."""
+    return _FACTS[fact]
+
+
 def _happening(label: Label) -> str:
     me, peer = SIDES[label.who], PEERS[label.who]
     match label.what:
@@ -202,7 +207,8 @@ def _deeds(
             yield f"the {me} says {message.name}"
     if old.vmm is not new.vmm and new.role != GONE:
         yield f"the {me} now {_VMMS[new.vmm]}"
-    if new.image in (Image.SPOILT, Image.STALE) and old.image is not new.image:
+    outdated = (Image.SPOILT, Image.STALE)
+    if new.image in outdated and old.image not in (*outdated, Image.NONE):
         yield f"the {PEERS[who]} has run the machine, so that the {me}'s image is out of date"
 
 

@@ -195,7 +195,8 @@ class Draft:
             self.violation = Violation.TWO_RUN
         elif mine.image is not Image.CURRENT and not self.is_overruled:
             self.violation = Violation.STALE_RUNS
-        self.sides[who] = mine._replace(vmm=Vmm.RUNNING, image=Image.CURRENT)
+        image = mine.image if self.violation else Image.CURRENT
+        self.sides[who] = mine._replace(vmm=Vmm.RUNNING, image=image)
         self.sides[1 - who] = other._replace(image=_AGED[other.image])
 
     def pause(self, who: int) -> None:

@@ -1,4 +1,4 @@
-"""Hosts with launchers: two for the session, and a fresh one for who breaks its log.
+"""Hosts with launchers: two for a module, and a fresh one for who breaks its log.
 
 A machine's name is used again and again: each begins afresh, whatever the log holds.
 """
@@ -7,7 +7,7 @@ import pytest
 from native_host import Client, Host
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_hosts(tmp_path_factory, nats_server):
     hosts = [Host(tmp_path_factory.mktemp(f"host-{n}"), nats_server.url) for n in (1, 2)]
     for host in hosts:

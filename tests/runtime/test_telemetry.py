@@ -19,10 +19,11 @@ def output() -> Iterator[io.StringIO]:
     """Everything that a process's logging is, given back afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    structured = structlog.get_config()
     yield io.StringIO()
     logging.captureWarnings(False)
     root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
+    structlog.configure(**structured)
     structlog.contextvars.clear_contextvars()
 
 

@@ -6,17 +6,24 @@ from typing import ClassVar
 
 import msgspec
 
+from ..facts import GpuFacts, HostFacts
 from ..machine import HypervisorKind, MachineSpec
 from .envelope import Event
 
 
 class GpuInventory(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU of a host. ``simulated``: from the host's configuration, no such device is there."""
+    """One GPU of a host. ``simulated``: from the host's configuration, no such device is there.
+
+    ``nvlink_peers``: the host's other GPUs, by index, to which it has NVLink. ``facts`` None:
+    announced by a release that did not tell them.
+    """
 
     index: int
     model: str
     memory_bytes: int
     simulated: bool
+    nvlink_peers: tuple[int, ...] = ()
+    facts: GpuFacts | None = None
 
 
 class MachineStartRequested(Event, frozen=True, kw_only=True):
@@ -79,7 +86,10 @@ class MachineFailed(Event, frozen=True, kw_only=True):
 
 
 class HostAnnounced(Event, frozen=True, kw_only=True):
-    """What a host has, said at each start of its services."""
+    """What a host has, said at each start of its services and when it has changed.
+
+    ``facts`` None: announced by a release that did not tell them.
+    """
 
     TYPE: ClassVar[str] = "host_announced"
     hypervisors: tuple[HypervisorKind, ...]
@@ -87,3 +97,4 @@ class HostAnnounced(Event, frozen=True, kw_only=True):
     memory_bytes: int
     kernel: str
     gpus: tuple[GpuInventory, ...]
+    facts: HostFacts | None = None

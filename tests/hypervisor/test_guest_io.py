@@ -17,6 +17,22 @@ from godwit_protocol import subjects
 from godwit_protocol.errors import UnreachableError
 
 
+@pytest.fixture
+def guest_io():
+    """Guest I/O in this process, by the URL of its log; it ends with the test."""
+    begun = []
+
+    def begin(url, **options):
+        io = GuestIo("m", lambda: NatsLog.connect(url, name="vmm-m", **options))
+        begun.append(io)
+        io.start()
+        return io
+
+    yield begin
+    for io in begun:
+        io.end(10)
+
+
 async def keep_asking(client, count):
     for _ in range(count):
         await client.send("count")
@@ -85,10 +101,9 @@ async def test_requests_from_before_the_gated_vmm_was_created_are_answered(hosts
     await client.check_each_answered_once_in_order()
 
 
-async def test_a_checkpoint_from_before_what_was_buffered_rewinds(nats_server, client):
+async def test_a_checkpoint_from_before_what_was_buffered_rewinds(nats_server, client, guest_io):
     sequences = [(await client.send("count"))[1] for _ in range(3)]
-    io = GuestIo("m", lambda: NatsLog.connect(nats_server.url, name="vmm-m"))
-    io.start()
+    io = guest_io(nats_server.url)
     await asyncio.to_thread(io.begin, 10)
     io.load(IoState(sequences[0]))
     taken = []
@@ -142,15 +157,14 @@ async def test_a_machine_of_the_same_name_begins_afresh(host, client, log):
         await vmm.stop()
 
 
-async def test_a_machine_does_not_begin_without_a_log(own_server):
+async def test_a_machine_does_not_begin_without_a_log(own_server, guest_io):
     await own_server.stop()
-    io = GuestIo("m", lambda: NatsLog.connect(own_server.url, name="vmm-m", timeout_s=0.1))
-    io.start()
+    io = guest_io(own_server.url, timeout_s=0.1)
     with pytest.raises(UnreachableError, match="does not reach the event log"):
         io.begin(0.2)
 
 
-async def test_a_reply_stored_long_ago_is_not_published_again(own_server):
+async def test_a_reply_stored_long_ago_is_not_published_again(own_server, guest_io):
     """The log forgets message ids after its window; what it holds it does not forget."""
     log = await NatsLog.connect(own_server.url, name="test")
     rules = StreamRules(
@@ -164,8 +178,7 @@ async def test_a_reply_stored_long_ago_is_not_published_again(own_server):
     for reply in replies[::2]:
         await publish(log, reply)
     await until_window_passed(log)
-    io = GuestIo("m", lambda: NatsLog.connect(own_server.url, name="vmm-m"))
-    io.start()
+    io = guest_io(own_server.url)
     io.load(IoState(replies[-1].sequence, tuple(replies)))
     io.release()
     assert await asyncio.to_thread(io.flush, 10)

@@ -58,11 +58,17 @@ class GuestIo:
         self._space = asyncio.Event()
         self._publishable = asyncio.Event()
         self._rewound = asyncio.Event()
+        self._staying = self._loop.create_task(self._stay_connected())
+        self._thread = threading.Thread(target=self._run_thread, name="guest-io", daemon=True)
 
     def start(self) -> None:
         """Start the thread: it connects, follows the requests and buffers them."""
-        thread = threading.Thread(target=self._run_thread, name="guest-io", daemon=True)
-        thread.start()
+        self._thread.start()
+
+    def end(self, timeout_s: float) -> None:
+        """Leave the log and end the thread, if it does so in time. A VMM just exits."""
+        self._loop.call_soon_threadsafe(self._staying.cancel)
+        self._thread.join(timeout_s)
 
     def begin(self, timeout_s: float) -> None:
         """A machine boots: its requests are those published since its VMM was created.
@@ -150,7 +156,9 @@ class GuestIo:
 
     def _run_thread(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._stay_connected())
+        with suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._staying)
+        self._loop.close()
 
     async def _stay_connected(self) -> None:
         # For as long as the process lives: a machine outlasts any failure of the log.

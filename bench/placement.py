@@ -19,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from godwit.catalogue.loading import load
-from godwit_protocol.placement.fleet import Fleet, GpuAt, Place, Together
-from godwit_protocol.placement.shapes import Policy, solver
+from godwit_protocol.placement.fleet import Fleet, GpuAt, Place
+from godwit_protocol.placement.policy import DeviceGroup, Policy
+from godwit_protocol.placement.shapes import solver
 
 TARGET_MS = 10.0
 GPUS_A_HOST = 8
@@ -95,7 +96,8 @@ def main() -> None:
     result["peer"] = {"median_ms": round(statistics.median(asked), 1)}
     pair = ("H100XM-20C", "H100XM-20C")
     together = [
-        timed(lambda how=how: fleet.choose_all(pair, Policy.CONSOLIDATE, how)) for how in Together
+        timed(lambda how=how: fleet.choose_all(pair, Policy.CONSOLIDATE, how))
+        for how in DeviceGroup
     ]
     result["pair"] = {"max_ms": round(max(together), 3)}
     result["remaining"] = said([timed(lambda p=name: fleet.remaining(p)) for name in profiles])

@@ -14,7 +14,8 @@ from .events.migration import Placement
 from .placement.clearing import Clearing, Occupant, clear
 from .placement.fleet import Fleet, GpuAt, UndecidedError
 from .placement.geometry import Seat
-from .placement.shapes import Policy, solver
+from .placement.policy import DeviceGroup, Policy
+from .placement.shapes import solver
 from .unpacking import unpack
 
 ENTRY_BYTES_MAX: Final = 64 * 1024
@@ -31,6 +32,7 @@ class RefusalCode(StrEnum):
     MODEL_MISMATCH = "model_mismatch"
     PROFILE_UNKNOWN = "profile_unknown"
     PROFILE_TOO_SMALL = "profile_too_small"
+    NO_DEVICE_GROUP = "no_device_group"
     INVALID_REQUEST = "invalid_request"
     TOO_MANY_WAITING = "too_many_waiting"
 
@@ -175,9 +177,12 @@ def decide(
     host: str,
     wanted: tuple[ProfileWanted, ...],
     catalogue: Catalogue,
+    *,
+    policy: Policy = Policy.CONSOLIDATE,
+    group: DeviceGroup = DeviceGroup.NONE,
 ) -> tuple[Placement, ...] | Refusal:
-    """Where the wanted vGPUs go on ``host``, or why not: exact, and so that the largest profiles
-    stay placeable.
+    """Where the wanted vGPUs go on ``host`` by the policy, or why not: exact. One vGPU alone is
+    any group.
     """
     if picture is None or not picture.announced:
         return Refusal(
@@ -187,8 +192,11 @@ def decide(
         if (refusal := _unsuited(picture, vgpu)) is not None:
             return refusal
     fleet = _fleet(picture, catalogue)
+    profiles = [vgpu.profile for vgpu in wanted]
     try:
-        places = fleet.choose_all([vgpu.profile for vgpu in wanted], Policy.CONSOLIDATE)
+        places = fleet.choose_all(profiles, policy, group if len(wanted) > 1 else DeviceGroup.NONE)
+        if places is None and group is not DeviceGroup.NONE and fleet.choose_all(profiles, policy):
+            return _no_group(picture, profiles, group)
     except UndecidedError as error:
         return Refusal(code=RefusalCode.DOES_NOT_FIT, message=error.message)
     if places is None:
@@ -226,10 +234,30 @@ def _fleet(picture: HostPicture, catalogue: Catalogue) -> Fleet:
         try:
             if gpu.model in catalogue.models:
                 seats = [occupant.seat for occupant in _occupants(picture, gpu.index)]
-                fleet.put(GpuAt(picture.host, gpu.index), gpu.model, seats)
+                at = GpuAt(picture.host, gpu.index)
+                fleet.put(at, gpu.model, seats, island=_island(gpu))
         except CorruptError:
             continue
     return fleet
+
+
+def _island(gpu: GpuInventory) -> str:
+    """The GPUs that are NVLink peers of each other and of no others, by name; empty: it has none.
+
+    Where links are not so, as in a ring, GPUs have different peers, and count as no one's: a group
+    is then refused that might have done.
+    """
+    members = sorted({gpu.index, *gpu.nvlink_peers})
+    return ",".join(map(str, members)) if len(members) > 1 else ""
+
+
+def _no_group(picture: HostPicture, profiles: list[str], group: DeviceGroup) -> Refusal:
+    near = "on one GPU" if group is DeviceGroup.ONE_GPU else "each on a GPU of one NVLink group"
+    message = f"{' and '.join(profiles)} would fit on host {picture.host}, but not {near}"
+    if group is DeviceGroup.NVLINK:
+        islands = sorted({island for gpu in picture.gpus if (island := _island(gpu))})
+        message += f"; its NVLink groups: {' and '.join(islands) or 'none'}"
+    return Refusal(code=RefusalCode.NO_DEVICE_GROUP, message=message)
 
 
 def _occupants(picture: HostPicture, gpu: int) -> list[Occupant]:

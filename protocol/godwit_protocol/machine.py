@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from .errors import InvalidInputError
+from .placement.policy import DeviceGroup, Policy
 
 PAGE_BYTES: Final = 4096
 LEAF_BYTES: Final = 65536
@@ -39,7 +40,8 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """All that is needed to create a machine, the same on every host.
 
     ``guest`` is ``module:Class``, or ``NAME.py:Class`` with the file's text in ``guest_source``, so
-    that a host needs no copy of the user's file.
+    that a host needs no copy of the user's file. ``placement_policy`` and ``device_group`` say
+    where its vGPUs go, here and on every host that it moves to.
     """
 
     name: str
@@ -49,6 +51,8 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     ram_bytes: int
     vgpus: tuple[VGpuSpec, ...] = ()
     env: dict[str, str] = {}
+    placement_policy: Policy = Policy.CONSOLIDATE
+    device_group: DeviceGroup = DeviceGroup.NONE
 
     def regions(self) -> tuple[RegionSpec, ...]:
         """Return the machine's regions: ``ram``, then ``vgpu0.framebuffer`` and so on."""

@@ -12,9 +12,10 @@ from godwit.catalogue.loading import load
 from godwit_protocol.catalogue import GpuMode
 from godwit_protocol.errors import CorruptError, InvalidInputError
 from godwit_protocol.placement.clearing import Occupant, clear
-from godwit_protocol.placement.fleet import Fleet, GpuAt, Place, Together
+from godwit_protocol.placement.fleet import Fleet, GpuAt, Place
 from godwit_protocol.placement.geometry import Seat, pieces
-from godwit_protocol.placement.shapes import Policy, Solver, solver
+from godwit_protocol.placement.policy import DeviceGroup, Policy
+from godwit_protocol.placement.shapes import Solver, solver
 
 H100, L40S = "H100-80GB", "L40S-48GB"
 CATALOGUE = load()
@@ -101,10 +102,10 @@ def legal(model: str, taken: list[Seat]) -> bool:
 @given(
     st.lists(st.lists(st.sampled_from(MIG), max_size=4), min_size=1, max_size=2),
     st.lists(st.sampled_from(MIG), min_size=1, max_size=4),
-    st.sampled_from([Together.ANYWHERE, Together.ONE_GPU]),
+    st.sampled_from([DeviceGroup.NONE, DeviceGroup.ONE_GPU]),
 )
 def test_a_machines_vgpus_fit_exactly_if_they_do(
-    before: list[list[str]], wanted: list[str], together: Together
+    before: list[list[str]], wanted: list[str], group: DeviceGroup
 ) -> None:
     fleet = fleet_of(*[H100] * len(before))
     held: list[list[Seat]] = [[] for _ in before]
@@ -115,18 +116,18 @@ def test_a_machines_vgpus_fit_exactly_if_they_do(
                 seat = choices[0].piece.seat(name, choices[0].start)
                 fleet.take(Place(at(index), seat))
                 held[index].append(seat)
-    places = fleet.choose_all(wanted, Policy.CONSOLIDATE, together)
-    assert (places is not None) == any_assignment(held, wanted, together)
+    places = fleet.choose_all(wanted, Policy.CONSOLIDATE, group)
+    assert (places is not None) == any_assignment(held, wanted, group)
     if places is not None:
         assert [place.seat.profile for place in places] == wanted
-        assert together is Together.ANYWHERE or len({place.gpu for place in places}) == 1
+        assert group is DeviceGroup.NONE or len({place.gpu for place in places}) == 1
         for place in places:
             fleet.take(place)  # raises if it overlaps
             held[place.gpu.gpu].append(place.seat)
             assert legal(H100, held[place.gpu.gpu])
 
 
-def any_assignment(held: list[list[Seat]], wanted: list[str], together: Together) -> bool:
+def any_assignment(held: list[list[Seat]], wanted: list[str], group: DeviceGroup) -> bool:
     """Every GPU and every start for every vGPU."""
     ways = pieces(CATALOGUE.model(H100))
     options = [
@@ -135,7 +136,7 @@ def any_assignment(held: list[list[Seat]], wanted: list[str], together: Together
         for name in wanted
     ]  # fmt: skip
     for assignment in product(*options):
-        if together is Together.ONE_GPU and len({gpu for gpu, _ in assignment}) > 1:
+        if group is DeviceGroup.ONE_GPU and len({gpu for gpu, _ in assignment}) > 1:
             continue
         taken = [list(items) for items in held]
         for gpu, seat in assignment:
@@ -259,12 +260,12 @@ def test_device_groups() -> None:
         fleet.put(at(index), H100, island=island)
     fleet.take(Place(at(1), Seat("7g.80gb", GpuMode.MIG, 0, 8)))
     pair = ("H100XM-80C", "H100XM-80C")
-    peers = fleet.choose_all(pair, Policy.CONSOLIDATE, Together.PEERS)
+    peers = fleet.choose_all(pair, Policy.CONSOLIDATE, DeviceGroup.NVLINK)
     assert peers is not None
     assert {place.gpu.gpu for place in peers} == {2, 3}
-    assert fleet.choose_all((*pair, "1g.10gb"), Policy.CONSOLIDATE, Together.PEERS) is None
-    assert fleet.choose_all(pair, Policy.CONSOLIDATE, Together.ONE_GPU) is None
-    halves = fleet.choose_all(("3g.40gb", "3g.40gb"), Policy.CONSOLIDATE, Together.ONE_GPU)
+    assert fleet.choose_all((*pair, "1g.10gb"), Policy.CONSOLIDATE, DeviceGroup.NVLINK) is None
+    assert fleet.choose_all(pair, Policy.CONSOLIDATE, DeviceGroup.ONE_GPU) is None
+    halves = fleet.choose_all(("3g.40gb", "3g.40gb"), Policy.CONSOLIDATE, DeviceGroup.ONE_GPU)
     assert halves is not None
     assert len({place.gpu for place in halves}) == 1
 

@@ -10,7 +10,8 @@ from godwit_protocol.catalogue import Catalogue, GpuMode, GpuModel
 from godwit_protocol.placement import layouts
 from godwit_protocol.placement.geometry import Seat
 from godwit_protocol.placement.layouts import Count
-from godwit_protocol.placement.shapes import Policy, Shape, Solver, Tables
+from godwit_protocol.placement.policy import Policy
+from godwit_protocol.placement.shapes import Shape, Solver, Tables
 
 MEDIA = "1g.10gb+me"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from godwit.catalogue.loading import load
 from godwit_protocol import ledger
@@ -11,6 +12,7 @@ from godwit_protocol.errors import LocalProtocolError
 from godwit_protocol.events.machine import GpuInventory
 from godwit_protocol.events.migration import Placement, ReservationRefused
 from godwit_protocol.ledger import EntryKind, HostPicture, LedgerEntry, ProfileWanted, RefusalCode
+from godwit_protocol.placement.policy import DeviceGroup, Policy
 from godwit_protocol.roles import tracker
 from godwit_protocol.roles.inputs import Tick
 
@@ -60,6 +62,14 @@ def held(machine: str, *placements: Placement) -> LedgerEntry:
     )
 
 
+def asked(
+    where: HostPicture, *profiles: str, policy: Policy, group: DeviceGroup = DeviceGroup.NONE
+) -> list[int] | RefusalCode:
+    """The GPUs that a request gets, or why it gets none."""
+    found = ledger.decide(where, "host-1", wanted(*profiles), CATALOGUE, policy=policy, group=group)
+    return found.code if isinstance(found, ledger.Refusal) else [placed.gpu for placed in found]
+
+
 def with_machine(where: HostPicture, machine: str, *profiles: str) -> HostPicture:
     entry = held(machine, *decided(where, *profiles))
     return ledger.apply(where, entry, where.sequence + 1)
@@ -98,6 +108,66 @@ def test_a_refusal_says_what_is_missing(
     refusal = refused(where, *profiles)
     assert refusal.code is code
     assert says in refusal.message
+
+
+def linked(where: HostPicture, *islands: tuple[int, ...]) -> HostPicture:
+    gpus = tuple(
+        replace(gpu, nvlink_peers=tuple(i for i in island if i != gpu.index))
+        for gpu in where.gpus
+        for island in ((*(i for i in islands if gpu.index in i), ())[0],)
+    )
+    return replace(where, gpus=gpus)
+
+
+def test_the_policy_of_a_request_is_followed() -> None:
+    used = with_machine(picture(H100, H100), "m1", "1g.10gb")
+    assert asked(used, "1g.10gb", policy=Policy.CONSOLIDATE) == [0]
+    assert asked(used, "1g.10gb", policy=Policy.SPREAD) == [1]
+    slower = with_machine(picture("A100-80GB", H100), "m1", "1g.10gb")
+    assert asked(slower, "1g.10gb", policy=Policy.CONSOLIDATE) == [0]
+    assert asked(slower, "1g.10gb", policy=Policy.PERFORMANCE) == [1]
+
+
+def test_a_group_on_one_gpu_goes_where_its_first_best_goes() -> None:
+    used = with_machine(picture(H100, H100), "m1", "1g.10gb")
+    pair = ("1g.10gb", "1g.10gb")
+    one = DeviceGroup.ONE_GPU
+    assert asked(used, *pair, policy=Policy.CONSOLIDATE, group=one) == [0, 0]
+    assert asked(used, *pair, policy=Policy.SPREAD, group=one) == [1, 1]
+    both = with_machine(with_machine(picture(H100, H100), "m1", "4g.40gb"), "m2", "4g.40gb")
+    halves = ("3g.40gb", "3g.40gb")
+    assert asked(both, *halves, policy=Policy.CONSOLIDATE) == [0, 1]
+    refused = asked(both, *halves, policy=Policy.CONSOLIDATE, group=one)
+    assert refused is RefusalCode.NO_DEVICE_GROUP
+
+
+def test_a_group_on_nvlink_has_a_gpu_for_each() -> None:
+    where = linked(picture(H100, H100, H100, H100), (0, 1), (2, 3))
+    used = with_machine(where, "m1", "7g.80gb")
+    whole = ("H100XM-80C", "H100XM-80C")
+    group = DeviceGroup.NVLINK
+    assert asked(used, *whole, policy=Policy.CONSOLIDATE, group=group) == [2, 3]
+    assert asked(used, *whole, policy=Policy.CONSOLIDATE) == [1, 2]
+    full = with_machine(with_machine(where, "m1", "7g.80gb"), "m2", *whole)
+    assert asked(full, "7g.80gb", policy=Policy.CONSOLIDATE, group=group) == [3]
+    split = with_machine(linked(picture(H100, H100, H100), (0, 1)), "m1", "7g.80gb")
+    assert asked(split, *whole, policy=Policy.CONSOLIDATE, group=group) == (
+        RefusalCode.NO_DEVICE_GROUP
+    )
+
+
+def test_a_ring_counts_as_no_group() -> None:
+    """Each GPU has two of three others as peers: what is not known to be right is refused."""
+    ring = replace(
+        picture(H100, H100, H100, H100),
+        gpus=tuple(
+            replace(gpu, nvlink_peers=((gpu.index + 1) % 4, (gpu.index - 1) % 4))
+            for gpu in picture(H100, H100, H100, H100).gpus
+        ),
+    )
+    pair = ("7g.80gb", "7g.80gb")
+    found = asked(ring, *pair, policy=Policy.CONSOLIDATE, group=DeviceGroup.NVLINK)
+    assert found is RefusalCode.NO_DEVICE_GROUP
 
 
 def test_a_fourth_that_does_not_fit_is_told_what_would_have_to_move() -> None:

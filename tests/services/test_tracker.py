@@ -9,6 +9,7 @@ from godwit_protocol.events import Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.ledger import EntryKind, RefusalCode
+from godwit_protocol.placement.policy import DeviceGroup, Policy
 
 from .world import World, source_inbox
 
@@ -118,6 +119,39 @@ async def test_a_fourth_machine_is_told_which_would_have_to_move(
     assert refused.code == RefusalCode.DOES_NOT_FIT
     named = [index for index in "012" if f"of {unique_name}-{index} " in refused.message]
     assert named == in_the_way
+
+
+@pytest.mark.parametrize(
+    ("policy", "group", "gpus"),
+    [
+        (Policy.CONSOLIDATE, DeviceGroup.NONE, {0}),
+        (Policy.SPREAD, DeviceGroup.NONE, {1, 2}),
+        (Policy.SPREAD, DeviceGroup.ONE_GPU, {1}),
+        (Policy.CONSOLIDATE, DeviceGroup.NVLINK, {0, 1}),
+    ],
+)
+async def test_a_request_says_where_its_vgpus_go(
+    world: World, unique_name: str, policy: Policy, group: DeviceGroup, gpus: set[int]
+) -> None:
+    host = await world.host(H100, H100, H100, linked=True)
+    await world.machine(host, "1g.10gb")
+    pair = ("1g.10gb", "1g.10gb")
+    await world.ask_capacity(host, unique_name, *pair, policy=policy, group=group)
+    async with world.watch(Scope.of_machine(unique_name)) as watch:
+        granted = await watch.until(ev.ReservationGranted)
+    assert {placed.gpu for placed in granted.placements} == gpus
+
+
+async def test_a_migration_keeps_the_machines_policy(world: World) -> None:
+    source, destination = await world.host(H100), await world.host(H100, H100)
+    await world.machine(destination, "1g.10gb")
+    spreading = await world.machine(source, "1g.10gb", policy=Policy.SPREAD)
+    migration = await world.request(spreading, destination)
+    async with world.watch(migration) as watch:
+        granted = await watch.until(ev.ReservationGranted)
+        await world.cancel(migration)
+        await watch.until(ev.MigrationEnded)
+    assert [placed.gpu for placed in granted.placements] == [1]
 
 
 async def test_a_host_that_asks_again_is_answered_again(world: World, unique_name: str) -> None:

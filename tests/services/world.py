@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 from uuid import uuid4
 
+from msgspec.structs import replace
+
 from godwit.catalogue.loading import load as load_catalogue
 from godwit.runtime.clock import SystemClock
 from godwit.runtime.event_log import Stored
@@ -20,6 +22,7 @@ from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason, Limits
 from godwit_protocol.machine import HypervisorKind, MachineSpec, VGpuSpec
+from godwit_protocol.placement.policy import DeviceGroup, Policy
 from godwit_protocol.roles.effects import Address, Service
 
 EVENT_S_MAX = 20.0
@@ -92,8 +95,8 @@ class World:
         await self.log.append(sealed.subject, sealed.data, message_id=sealed.message_id)
         writer.advance(sealed)
 
-    async def host(self, *models: str) -> str:
-        """A host that has announced its GPUs. Returns its name."""
+    async def host(self, *models: str, linked: bool = False) -> str:
+        """A host that has announced its GPUs, all NVLink peers or none. Returns its name."""
         name = f"h-{uuid4().hex[:12]}"
         gpus = tuple(
             mev.GpuInventory(
@@ -101,6 +104,7 @@ class World:
                 model=model,
                 memory_bytes=CATALOGUE.model(model).memory_bytes,
                 simulated=True,
+                nvlink_peers=tuple(set(range(len(models))) - {index}) if linked else (),
             )
             for index, model in enumerate(models)
         )
@@ -114,7 +118,15 @@ class World:
         await self.write(Lane.SOURCE, name, Scope.of_host(name), announced)
         return name
 
-    async def ask_capacity(self, host: str, machine: str, *profiles: str, start: str = "") -> str:
+    async def ask_capacity(
+        self,
+        host: str,
+        machine: str,
+        *profiles: str,
+        start: str = "",
+        policy: Policy = Policy.CONSOLIDATE,
+        group: DeviceGroup = DeviceGroup.NONE,
+    ) -> str:
         """A host's request before a start. Returns the reservation's id, which is the start's."""
         start = start or self._clock.new_id()
         requested = ev.ReservationRequested(
@@ -126,11 +138,13 @@ class World:
                 CATALOGUE.profiles[name].framebuffer_bytes if name in CATALOGUE.profiles else 4096
                 for name in profiles
             ),
+            placement_policy=policy,
+            device_group=group,
         )
         await self.write(Lane.SOURCE, host, Scope.of_machine(machine), requested)
         return start
 
-    async def machine(self, host: str, *profiles: str) -> str:
+    async def machine(self, host: str, *profiles: str, policy: Policy = Policy.CONSOLIDATE) -> str:
         """A machine that runs on ``host``, with its reservation confirmed. Returns its name."""
         name = f"m-{uuid4().hex[:12]}"
         scope = Scope.of_machine(name)
@@ -141,7 +155,8 @@ class World:
         )
         async with self.watch(scope) as watch:
             await watch.until(ev.ReservationGranted)
-            started = mev.MachineStarted(start=start, spec=_spec(name, profiles), register_epoch=1)
+            spec = replace(_spec(name, profiles), placement_policy=policy)
+            started = mev.MachineStarted(start=start, spec=spec, register_epoch=1)
             await self.write(Lane.SOURCE, host, scope, started)
             await watch.until(ev.ReservationConfirmed)
         return name

@@ -10,6 +10,7 @@ import msgspec
 from ..catalogue import GpuMode
 from ..convergence import Decision, DecisionReason
 from ..machine import MachineSpec
+from ..placement.policy import DeviceGroup, Policy
 from .envelope import Event
 
 
@@ -120,6 +121,9 @@ class ReservationRequested(Event, frozen=True, kw_only=True):
     target: str
     profiles: tuple[str, ...]
     framebuffer_bytes: tuple[int, ...]
+    placement_policy: Policy = Policy.CONSOLIDATE
+    device_group: DeviceGroup = DeviceGroup.NONE
+    gpus: tuple[int, ...] | None = None
 
 
 class ReservationGranted(Event, frozen=True, kw_only=True):

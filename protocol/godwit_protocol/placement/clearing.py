@@ -12,9 +12,10 @@ from typing import NamedTuple
 import msgspec
 
 from ..catalogue import GpuMode
-from .fleet import Fleet, GpuAt, Together
+from .fleet import Fleet, GpuAt
 from .geometry import Piece, Seat
-from .shapes import Policy, Solver, Tables
+from .policy import DeviceGroup, Policy
+from .shapes import Solver, Tables
 
 
 class Occupant(NamedTuple):
@@ -94,7 +95,7 @@ def _reseated(
     alone = Fleet(solver)
     alone.put(gpu, model, staying)
     profiles = [item.seat.profile for item in movers]
-    places = alone.choose_all(profiles, Policy.CONSOLIDATE, Together.ONE_GPU)
+    places = alone.choose_all(profiles, Policy.CONSOLIDATE, DeviceGroup.ONE_GPU)
     return tuple(place.seat for place in places) if places else ()
 
 

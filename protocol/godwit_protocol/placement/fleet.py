@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from enum import StrEnum
 from typing import Final, NamedTuple
 
 import msgspec
 
 from ..errors import RefusedError
 from .geometry import Seat
-from .shapes import Choice, Policy, Rank, Shape, Solver
+from .policy import DeviceGroup, Policy
+from .shapes import Choice, Rank, Shape, Solver
 
 SEARCH_STEPS_MAX: Final = 20_000
 """Choices that are tried for one machine's vGPUs before it is left undecided."""
@@ -34,15 +34,6 @@ class Place(msgspec.Struct, frozen=True):
 
     gpu: GpuAt
     seat: Seat
-
-
-class Together(StrEnum):
-    """How near to each other one machine's vGPUs must be."""
-
-    ANYWHERE = "anywhere"
-    ONE_GPU = "one_gpu"
-    PEERS = "peers"
-    """Each on a GPU of its own, all within one NVLink island."""
 
 
 class UndecidedError(RefusedError):
@@ -121,34 +112,39 @@ class Fleet:
         self,
         profiles: Sequence[str],
         policy: Policy,
-        together: Together = Together.ANYWHERE,
+        group: DeviceGroup = DeviceGroup.NONE,
     ) -> tuple[Place, ...] | None:
         """Places for all of one machine's vGPUs, in their order; None if there are none.
 
-        Exact in whether there are. The policy is followed one vGPU at a time, the largest first.
+        Exact in whether there are. The policy is followed one vGPU at a time, the largest first;
+        a group goes where its first would best go.
         Raises ``UndecidedError``, and ``InvalidInputError`` for a profile that the catalogue lacks.
         """
         order = sorted(range(len(profiles)), key=lambda i: (self._solver.size_rank(profiles[i]), i))
         wanted = [profiles[index] for index in order]
-        for groups in self._domains(together):
-            search = _Search(self._solver, wanted, policy, apart=together is Together.PEERS)
+        for groups in self._domains(group, wanted, policy):
+            search = _Search(self._solver, wanted, policy, apart=group is DeviceGroup.NVLINK)
             found = search.run(groups)
             if found is not None:
                 by_index = dict(zip(order, found, strict=True))
                 return tuple(by_index[index] for index in range(len(profiles)))
         return None
 
-    def _domains(self, together: Together) -> Iterator[_Groups]:
+    def _domains(
+        self, group: DeviceGroup, wanted: Sequence[str], policy: Policy
+    ) -> Iterable[_Groups]:
         """Within which GPUs to look, one set after the other."""
-        match together:
-            case Together.ANYWHERE:
-                yield {shape: tuple(sorted(gpus)) for shape, gpus in self._all()}
-            case Together.ONE_GPU:
-                for shape, gpus in self._all():
-                    yield {shape: (min(gpus),)}
-            case Together.PEERS:
-                for island in sorted({name for name in self._islands.values() if name}):
-                    yield self._within(island)
+        match group:
+            case DeviceGroup.NONE:
+                return [{shape: tuple(sorted(gpus)) for shape, gpus in self._all()}]
+            case DeviceGroup.ONE_GPU:
+                domains: list[_Groups] = [{shape: (min(gpus),)} for shape, gpus in self._all()]
+            case DeviceGroup.NVLINK:
+                islands = sorted({name for name in self._islands.values() if name})
+                domains = [self._within(island) for island in islands]
+        ranked = [(_first_rank(domain, wanted, policy), domain) for domain in domains]
+        fitting = [(rank, domain) for rank, domain in ranked if rank is not None]
+        return [domain for _, domain in sorted(fitting, key=lambda item: item[0])]
 
     def _all(self) -> Iterator[tuple[Shape, dict[GpuAt, None]]]:
         for shapes in self._groups.values():
@@ -160,6 +156,18 @@ class Fleet:
             shape = self._shapes[gpu]
             groups[shape] = (*groups.get(shape, ()), gpu)
         return groups
+
+
+def _first_rank(
+    domain: _Groups, wanted: Sequence[str], policy: Policy
+) -> tuple[Rank, GpuAt] | None:
+    """How well the first of those wanted could sit there; None if it could not."""
+    bests = [
+        (shape.best(name, policy), min(gpus))
+        for name in wanted[:1]
+        for shape, gpus in domain.items()
+    ]
+    return min(((best[0], gpu) for best, gpu in bests if best is not None), default=None)
 
 
 class _Search:

@@ -9,7 +9,6 @@ computed for it, so that a decision over many GPUs is a dictionary look-up a sha
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum
 from functools import lru_cache
 from math import lcm
 from typing import Final
@@ -19,22 +18,12 @@ import msgspec
 from ..catalogue import SLOTS_MAX, Catalogue, GpuMode, GpuModel
 from ..errors import CorruptError
 from .geometry import Piece, Seat, pieces
+from .policy import Policy
 
 WHOLE: Final = lcm(*range(1, SLOTS_MAX + 1))
 """A whole, so that any share of a GPU is a whole number of its parts: ranks compare exactly."""
 CATALOGUES_MAX: Final = 4
 """Catalogues whose tables are kept; a process has one, its tests a few."""
-
-
-class Policy(StrEnum):
-    """Which of the places that are legal is taken."""
-
-    CONSOLIDATE = "consolidate"
-    """The one that keeps the most of the largest profiles placeable."""
-    SPREAD = "spread"
-    """On the GPU that is used least."""
-    PERFORMANCE = "performance"
-    """Where the vGPU has the most multiprocessors, counting those that it shares by its share."""
 
 
 class Choice(msgspec.Struct, frozen=True, eq=False):

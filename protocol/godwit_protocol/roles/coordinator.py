@@ -155,6 +155,8 @@ def _claimed(state: CoordinatorState, given: Input, now_ns: int) -> Result:
         target=state.destination,
         profiles=tuple(vgpu.profile for vgpu in state.spec.vgpus),
         framebuffer_bytes=tuple(vgpu.framebuffer_bytes for vgpu in state.spec.vgpus),
+        placement_policy=state.spec.placement_policy,
+        device_group=state.spec.device_group,
     )
     deadline_ns = min(now_ns + RESERVATION_DEADLINE_NS, state.migration_deadline_ns)
     after = _replace(state, phase=Phase.RESERVING, deadline_ns=deadline_ns)

@@ -31,6 +31,7 @@ from ..ledger import (
     apply,
     decide,
 )
+from ..placement.policy import DeviceGroup, Policy
 from . import effects as fx
 from .effects import Durability, Effect
 from .inputs import Input
@@ -66,6 +67,8 @@ class ReservationWanted(Input, frozen=True, kw_only=True):
     machine: str
     host: str
     vgpus: tuple[ProfileWanted, ...]
+    policy: Policy = Policy.CONSOLIDATE
+    group: DeviceGroup = DeviceGroup.NONE
 
 
 class ReservationUsed(Input, frozen=True, kw_only=True):
@@ -256,7 +259,10 @@ def _decide(state: TrackerState, host: str, item: Waiting) -> LedgerEntry | tupl
     if item.reservation in picture.settled:
         refusal = picture.settled[item.reservation]
         return () if refusal is None else (_refusal(item.reservation, host, refusal),)
-    return _line(item, decide(picture, host, item.vgpus, state.catalogue))
+    decided = decide(
+        picture, host, item.vgpus, state.catalogue, policy=item.policy, group=item.group
+    )
+    return _line(item, decided)
 
 
 def _line(item: ReservationWanted, decided: tuple[ev.Placement, ...] | Refusal) -> LedgerEntry:

@@ -20,6 +20,7 @@ from godwit_protocol.errors import (
 from godwit_protocol.events import Event, Recorded
 from godwit_protocol.events import machine as mev
 from godwit_protocol.machine import MachineSpec, VGpuSpec
+from godwit_protocol.placement.policy import DeviceGroup, Policy
 from godwit_protocol.quantities import format_size, parse_duration_ns, parse_size
 
 from . import completion, output, reading
@@ -82,11 +83,30 @@ def start(
         list[str] | None,
         typer.Option(metavar="K=V", help="A variable for the guest. May be repeated."),
     ] = None,
+    placement_policy: Annotated[
+        Policy,
+        typer.Option(
+            help="Which places its vGPUs take: those that keep large profiles placeable, the least"
+            " used GPU, or the most multiprocessors. It goes for every host that it moves to."
+        ),
+    ] = Policy.CONSOLIDATE,
+    device_group: Annotated[
+        DeviceGroup,
+        typer.Option(help="Its vGPUs all on one GPU, or each on a GPU of one NVLink group."),
+    ] = DeviceGroup.NONE,
     directory: DirectoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Start a machine on a host, and wait until it runs."""
-    spec = make_spec(name, guest, ram=ram, vgpus=vgpu or (), env=env or ())
+    spec = make_spec(
+        name,
+        guest,
+        ram=ram,
+        vgpus=vgpu or (),
+        env=env or (),
+        policy=placement_policy,
+        group=device_group,
+    )
 
     async def work() -> MachinePicture:
         async with open_log(directory) as log:
@@ -177,7 +197,14 @@ def ask(
 
 
 def make_spec(
-    name: str, guest: str, *, ram: str, vgpus: Sequence[str] = (), env: Sequence[str] = ()
+    name: str,
+    guest: str,
+    *,
+    ram: str,
+    vgpus: Sequence[str] = (),
+    env: Sequence[str] = (),
+    policy: Policy = Policy.CONSOLIDATE,
+    group: DeviceGroup = DeviceGroup.NONE,
 ) -> MachineSpec:
     """The specification that the options of ``machine start`` say. Raises ``InvalidInputError``."""
     from godwit.guests.loader import read_guest_file
@@ -192,6 +219,8 @@ def make_spec(
         ram_bytes=parse_size(ram),
         vgpus=tuple(VGpuSpec(found.name, found.framebuffer_bytes) for found in profiles),
         env=dict(_variable(item) for item in env),
+        placement_policy=policy,
+        device_group=group,
     ).checked()
 
 
@@ -335,4 +364,11 @@ def _facts(machine: MachinePicture) -> list[tuple[str, str]]:
             for region in machine.spec.regions()
         ]
         facts += [(f"vgpu{index}", vgpu.profile) for index, vgpu in enumerate(machine.spec.vgpus)]
+        facts += _placement_facts(machine.spec)
     return facts
+
+
+def _placement_facts(spec: MachineSpec) -> list[tuple[str, str]]:
+    if not spec.vgpus:
+        return []
+    return [("placement policy", spec.placement_policy), ("device group", spec.device_group)]

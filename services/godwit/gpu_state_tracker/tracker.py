@@ -143,6 +143,8 @@ class Tracker:
                 machine=request.machine,
                 host=request.target,
                 vgpus=wanted,
+                policy=request.placement_policy,
+                group=request.device_group,
             )
         )
 

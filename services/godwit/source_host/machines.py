@@ -174,6 +174,8 @@ class Machines:
             target=self._host.name,
             profiles=tuple(vgpu.profile for vgpu in spec.vgpus),
             framebuffer_bytes=tuple(vgpu.framebuffer_bytes for vgpu in spec.vgpus),
+            placement_policy=spec.placement_policy,
+            device_group=spec.device_group,
         )
         waiting: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         self._reservations[request.start] = waiting

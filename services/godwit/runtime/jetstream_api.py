@@ -67,9 +67,7 @@ class PublishReply(Reply, frozen=True):
 
 
 class ConsumerReply(Reply, frozen=True):
-    """Answer to the creation of a consumer. ``num_pending`` messages match and are undelivered."""
-
-    num_pending: int = 0
+    """Answer to the creation of a consumer."""
 
 
 class StreamReply(Reply, frozen=True):

@@ -5,6 +5,9 @@ is in flight, whatever the caller's pace, and a pull request that waits gives li
 come. Each delivery carries a consumer sequence without gaps: a gap, a silence or a reconnect ends
 the consumer, and a new one begins after the last message that was given.
 
+In a cluster a consumer reads the copy of the stream on its own server, which may lag: it cannot say
+where the history ends. The stream's leader is asked for that.
+
 It must not know the client library: what it needs of a connection is ``PullConnection``.
 """
 
@@ -67,6 +70,9 @@ class PullConnection(Protocol):
     ) -> tuple[str, Callable[[], Awaitable[None]]]:
         """Return a fresh subject whose messages go to ``keep``, and how to end that."""
 
+    async def last(self, subject: str, *, timeout_s: float) -> Stored | None:
+        """The last message that the stream's leader has of a subject, which may have wildcards."""
+
 
 class PullReader:
     """Gives the messages after ``after_sequence`` that match ``subjects``, in order.
@@ -87,7 +93,8 @@ class PullReader:
         self._filters = tuple(subjects)
         self._last_sequence = after_sequence
         self._history_only = history_only
-        self._history_left: int | None = None
+        self._history_end: int | None = None
+        """The last sequence of the history; None until the leader has told it, and for a tail."""
         self._inbox = ""
         self._unsubscribe: Callable[[], Awaitable[None]] | None = None
         self._consumer = ""
@@ -127,8 +134,12 @@ class PullReader:
             delete = f"CONSUMER.DELETE.{self._stream}.{self._consumer}"
             await self._connection.post_api(delete, {}, self._inbox)
 
+    @property
+    def _is_over(self) -> bool:
+        return self._history_end is not None and self._last_sequence >= self._history_end
+
     async def _next(self) -> Stored | None:
-        while self._history_left != 0:
+        while not self._is_over:
             if self._expired:
                 await self._open()
             elif not self._arrived:
@@ -144,6 +155,10 @@ class PullReader:
         """Begin a consumer after the last message given. Ends when the connection is closed."""
         await self.close()
         self._expired = False
+        if self._history_only:
+            await self._find_end()
+            if self._is_over:
+                return
         arrived: deque[Message] = deque()
         self._arrived = arrived
         self._asked = self._consumer_sequence = 0
@@ -153,16 +168,20 @@ class PullReader:
             self._wake.set()
 
         self._inbox, self._unsubscribe = await self._connection.subscribe_inbox(keep)
-        pending = await self._create_consumer()
-        if self._history_only:
-            left = self._history_left
-            self._history_left = pending if left is None else min(left, pending)
+        await self._create_consumer()
         await self._pull()
 
-    async def _create_consumer(self) -> int:
-        """Return how many messages match now.
+    async def _find_end(self) -> None:
+        """Where the history ends. Asked again it may end earlier, if limits have removed its end;
+        it never grows.
+        """
+        last, wait_s = self._connection.last, HISTORY_SILENCE_S_MAX
+        lasts = await asyncio.gather(*(last(each, timeout_s=wait_s) for each in self._filters))
+        end = max((each.sequence for each in lasts if each is not None), default=0)
+        self._history_end = end if self._history_end is None else min(end, self._history_end)
 
-        Each attempt has a name of its own: one that a cluster has given to a server which then
+    async def _create_consumer(self) -> None:
+        """Each attempt has a name of its own: one that a cluster has given to a server which then
         died is answered only when that server is back.
         """
         while True:
@@ -186,7 +205,7 @@ class PullReader:
                     f" {reply.error.description}",
                     hint="godwit.runtime.provision creates the streams",
                 )
-            return reply.num_pending
+            return
 
     async def _wait(self) -> None:
         self._wake.clear()
@@ -210,8 +229,8 @@ class PullReader:
         self._consumer_sequence = position.consumer_sequence
         self._last_sequence = position.stream_sequence
         self._asked -= 1
-        if self._history_left is not None:
-            self._history_left -= 1
+        if self._history_end is not None and position.stream_sequence > self._history_end:
+            return None
         return Stored(
             message.subject, position.stream_sequence, position.time_ns, message.data, headers
         )
@@ -227,11 +246,9 @@ class PullReader:
             self._expired = True
 
     async def _pull(self) -> None:
-        """Keep enough asked for, in large steps, and never more than there is to come."""
+        """Keep enough asked for, in large steps."""
         wanted = MESSAGES_IN_FLIGHT_MAX
-        if self._history_left is not None:
-            wanted = min(wanted, self._history_left)
-        if self._expired or self._asked >= wanted or self._asked > wanted // 2:
+        if self._expired or self._is_over or self._asked > wanted // 2:
             return
         request = api.pull_request(
             wanted - self._asked,

@@ -46,7 +46,7 @@ class NatsCluster:
     @property
     def url(self) -> str:
         """Where clients connect: all servers, with commas between."""
-        return ",".join(f"nats://127.0.0.1:{port}" for port in self._ports[0])
+        return ",".join(map(self.url_of, range(SERVERS)))
 
     async def start_server(self, number: int) -> None:
         """Start one, on its own files."""
@@ -64,11 +64,23 @@ class NatsCluster:
         )
         self._processes[number] = await asyncio.create_subprocess_exec(find_binary(), "-c", config)
 
+    def url_of(self, number: int) -> str:
+        """Where clients connect to one."""
+        return f"nats://127.0.0.1:{self._ports[0][number]}"
+
     async def kill(self, number: int) -> None:
         """SIGKILL one."""
         process = self._processes.pop(number)
         process.send_signal(signal.SIGKILL)
         await process.wait()
+
+    def freeze(self, number: int) -> None:
+        """SIGSTOP one."""
+        self._processes[number].send_signal(signal.SIGSTOP)
+
+    def thaw(self, number: int) -> None:
+        """Let it go on."""
+        self._processes[number].send_signal(signal.SIGCONT)
 
     async def leader_of(self, stream: str) -> int:
         """The number of the server that leads a stream."""

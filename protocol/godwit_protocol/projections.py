@@ -77,6 +77,8 @@ class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True):
     limits: ev.Limits = ev.Limits()
     verify: ev.Verify = ev.Verify.OFF
     rounds: tuple[ev.RoundCompleted, ...] = ()
+    last_round_ns: int = 0
+    """When the last round had ended, CLOCK_MONOTONIC of the source."""
     final_pages: int = 0
     final_bytes: int = 0
     checkpoint_bytes: int = 0
@@ -138,7 +140,7 @@ def _changes(summary: MigrationSummary, recorded: Recorded) -> dict[str, object]
                 "populate_ns": event.populate_ns,
             }
         case ev.RoundCompleted():
-            return {"rounds": (*summary.rounds, event)}
+            return {"rounds": (*summary.rounds, event), "last_round_ns": envelope.monotonic_ns}
         case ev.MigrationAbandoned():
             return {"aborted_stun_ns": event.stun_ns}
         case ev.DoubtRaised() if summary.outcome is Outcome.RUNNING:

@@ -9,6 +9,7 @@ import msgspec
 
 from ..catalogue import GpuMode
 from ..convergence import Decision, DecisionReason
+from ..estimation.admission import AdmissionPolicy
 from ..machine import MachineSpec
 from ..placement.policy import DeviceGroup, Policy
 from .envelope import Event
@@ -37,6 +38,7 @@ class AbortReason(StrEnum):
     SOURCE_LOST = "source_lost"
     STUN_LIMIT_UNREACHABLE = "stun_limit_unreachable"
     STUN_LIMIT_EXCEEDED = "stun_limit_exceeded"
+    STUN_BOUND_OVER_LIMIT = "stun_bound_over_limit"
     CANCELLED = "cancelled"
     DEADLINE_PASSED = "deadline_passed"
     LOG_UNREACHABLE = "log_unreachable"
@@ -95,7 +97,7 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MigrationRequested(Event, frozen=True, kw_only=True):
-    """An operator asked for a migration."""
+    """An operator asked for a migration. ``admission`` None: as the coordinator is configured."""
 
     TYPE: ClassVar[str] = "migration_requested"
     machine: str
@@ -103,6 +105,7 @@ class MigrationRequested(Event, frozen=True, kw_only=True):
     limits: Limits
     verify: Verify = Verify.OFF
     requested_by: str = ""
+    admission: AdmissionPolicy | None = None
 
 
 class CancelRequested(Event, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ import msgspec
 
 from .. import register as reg
 from ..errors import LocalProtocolError
+from ..estimation.admission import Admission
 from ..events import Event
 from ..events import migration as ev
 from ..events.migration import AbortReason, Outcome
@@ -117,6 +118,10 @@ def _considered(state: CoordinatorState, given: Input, now_ns: int) -> Result:
     refusal = _CANCELLED if state.cancelled else _objection(given)
     if refusal is not None:
         return _give_up(after, *refusal)
+    told = () if given.estimated is None else (_logged(given.estimated),)
+    if (refusal := _not_admitted(given)) is not None:
+        ending, effects = _give_up(after, *refusal)
+        return ending, (*told, *effects)
     assert record is not None
     after = _replace(
         after,
@@ -127,7 +132,7 @@ def _considered(state: CoordinatorState, given: Input, now_ns: int) -> Result:
         spec=given.spec,
         migration_deadline_ns=now_ns + given.limits.deadline_ns,
     )
-    return after, (fx.TakeClaim(machine=given.machine),)
+    return after, (*told, fx.TakeClaim(machine=given.machine))
 
 
 def _objection(given: inp.Considered) -> tuple[AbortReason, str] | None:
@@ -139,6 +144,13 @@ def _objection(given: inp.Considered) -> tuple[AbortReason, str] | None:
         message = f"machine {given.machine!r} runs on {given.destination} already"
         return AbortReason.ALREADY_THERE, message
     return None
+
+
+def _not_admitted(given: inp.Considered) -> tuple[AbortReason, str] | None:
+    estimated = given.estimated
+    if estimated is None or estimated.admission is not Admission.REFUSED:
+        return None
+    return AbortReason.STUN_BOUND_OVER_LIMIT, estimated.message
 
 
 def _claimed(state: CoordinatorState, given: Input, now_ns: int) -> Result:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..events.estimate import EstimateMade
 from ..events.migration import AbortReason, Limits, Placement, RoundFigures, Verify
 from ..machine import MachineSpec
 from ..register import RegisterRecord, RegisterView
@@ -238,7 +239,10 @@ class PeerRuns(PeerInput, frozen=True, kw_only=True):
 
 
 class Considered(Input, frozen=True, kw_only=True):
-    """A request, with what the log knows of its machine and its hosts."""
+    """A request, with what the log knows of its machine and its hosts.
+
+    ``estimated``: what it is expected to take; None if nobody keeps histories here.
+    """
 
     machine: str
     destination: str
@@ -247,6 +251,7 @@ class Considered(Input, frozen=True, kw_only=True):
     spec: MachineSpec | None
     record: RegisterRecord | None
     destination_known: bool
+    estimated: EstimateMade | None = None
 
 
 class ClaimSettled(Input, frozen=True, kw_only=True):

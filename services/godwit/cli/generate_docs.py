@@ -22,7 +22,7 @@ from godwit.runtime import config
 from godwit_protocol import errors
 from godwit_protocol.diagram import full_table, state_diagram
 from godwit_protocol.errors import GodwitError
-from godwit_protocol.events import EVENT_TYPES, Envelope, Event, Lane, machine, migration
+from godwit_protocol.events import EVENT_TYPES, Envelope, Event, Lane, estimate, machine, migration
 from godwit_protocol.roles import coordinator, destination, source, source_state
 from godwit_protocol.roles.effects import Service
 from godwit_protocol.roles.table import Table
@@ -83,6 +83,8 @@ LANES: Final[dict[type[Event], tuple[Lane, ...]]] = {
     migration.ImageDiscarded: (Lane.DESTINATION,),
     migration.DoubtRaised: (Lane.COORDINATOR, *HOST_LANES),
     migration.MigrationEnded: (Lane.COORDINATOR,),
+    estimate.EstimateMade: (Lane.COORDINATOR,),
+    estimate.EstimateCompared: (Lane.TRACKER,),
     machine.MachineStartRequested: (Lane.OPERATOR,),
     machine.MachineStarted: (Lane.SOURCE,),
     machine.MachineStartRefused: (Lane.SOURCE,),
@@ -196,11 +198,12 @@ def _events() -> Iterator[str]:
     )
     yield "## Envelope\n"
     yield from _struct(Envelope)
-    groups = {"migration": migration, "machine": machine}
-    for scope, module in groups.items():
+    groups = {"migration": (migration, estimate), "machine": (machine,)}
+    for scope, modules in groups.items():
         yield f"## Of a {scope}\n"
+        names = {module.__name__ for module in modules}
         for event_type in EVENT_TYPES.values():
-            if event_type.__module__ == module.__name__:
+            if event_type.__module__ in names:
                 yield from _event(event_type, scope)
     yield "## Parts\n"
     for part in _parts():

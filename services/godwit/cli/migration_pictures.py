@@ -33,6 +33,7 @@ REFUSALS = frozenset(
         AbortReason.HOST_UNKNOWN,
         AbortReason.RESERVATION_REFUSED,
         AbortReason.DESTINATION_REFUSED,
+        AbortReason.STUN_BOUND_OVER_LIMIT,
     }
 )
 """Reasons for which a migration ends before the source has been told to start."""

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from godwit_protocol.convergence import Decision
+from godwit_protocol.estimation.admission import Admission
 from godwit_protocol.events import Event, Recorded, UnknownEvent
+from godwit_protocol.events import estimate as eev
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason, Outcome
@@ -173,6 +175,27 @@ def _decided(event: ev.StartDecided) -> str:
     return f"decided that the migration does not start, because: {why}"
 
 
+def _estimated(event: eev.EstimateMade) -> str:
+    return f"{_ADMISSIONS[event.admission]}: {event.message}"
+
+
+_ADMISSIONS: Final = {
+    Admission.ADMITTED: "expects the stun to keep its limit",
+    Admission.WARNED: "warns that the stun may be over its limit",
+    Admission.REFUSED: "expects the stun to be over its limit",
+    Admission.NOT_ESTIMATED: "cannot say how long the stun will be",
+}
+
+
+def _compared(event: eev.EstimateCompared) -> str:
+    expected = event.estimate.stun_ns
+    kept = "kept" if event.within else "exceeded"
+    return (
+        f"compared: the stun took {duration(event.stun_ns)}, estimated at"
+        f" {duration(expected.median)}; it {kept} its bound of {duration(expected.bound)}"
+    )
+
+
 def _ended(event: ev.MigrationEnded) -> str:
     told = f"the migration ended: {reason(event.outcome)}"
     if event.outcome is not Outcome.COMPLETED:
@@ -271,6 +294,8 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
     ),
     ev.DoubtRaised: lambda e: f"ALARM: cannot prove who may run the machine: {e.message}",
     ev.MigrationEnded: _ended,
+    eev.EstimateMade: _estimated,
+    eev.EstimateCompared: _compared,
     mev.MachineStartRequested: _start_requested,
     mev.MachineStarted: lambda e: f"started machine {e.spec.name}: it runs",
     mev.MachineStartRefused: lambda e: (

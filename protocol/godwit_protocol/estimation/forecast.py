@@ -1,0 +1,144 @@
+"""The estimate: every window of a machine played over every sample of a link, and counted. Pure.
+
+No chance is in it: the plays are all pairs of the newest windows and samples. Windows say how the
+machine's writing varies, samples how the link and the switchover do. The median is that of the
+plays; the bound is their 95th percentile, widened by 1/n for a history of n moves, which has seen
+only the worst of n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from math import ceil
+from typing import Final
+
+import msgspec
+
+from ..convergence import Decision
+from .history import DirtyWindow, LinkSample, middle
+from .rounds import Curve, MoveLimits, play
+
+WINDOWS_PLAYED_MAX: Final = 16
+SAMPLES_PLAYED_MAX: Final = 16
+OWN_MOVES_MIN: Final = 3
+"""A machine's own moves over a link tell more than another's, if there are so many of them."""
+BOUND_QUANTILE: Final = 0.95
+
+
+class Basis(StrEnum):
+    """Whose moves an estimate was made from."""
+
+    OWN_MOVES = "own_moves"
+    """The same machine's over the same link."""
+    SAME_LINK = "same_link"
+    """Other machines' over the same link."""
+    OTHER_LINKS = "other_links"
+    """Nothing has been moved over this link yet: all links that touch one of the two hosts, or all
+    there are."""
+
+
+class Lacking(StrEnum):
+    """Why there is no estimate."""
+
+    NOTHING = ""
+    NO_WINDOW = "no_window"
+    """What the machine writes has not been looked at yet."""
+    NO_MOVE = "no_move"
+    """No migration has completed yet, so that no link's rate is known."""
+
+
+class Span(msgspec.Struct, frozen=True):
+    """A median and a bound that 95 of 100 moves are expected to keep."""
+
+    median: int
+    bound: int
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """What a migration would take. ``converging`` is the share of the plays that came to a stun;
+    the stun of the others is what it would have taken when they were given up.
+    """
+
+    stun_ns: Span
+    total_ns: Span
+    rounds: Span
+    sent_bytes: Span
+    converging: float
+    bytes_per_second: float
+    dirty_bytes_per_second: float
+    basis: Basis
+    windows: int
+    moves: int
+
+
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """An estimate, or why there is none."""
+
+    estimate: Estimate | None = None
+    lacking: Lacking = Lacking.NOTHING
+
+
+def forecast(
+    windows: Sequence[DirtyWindow],
+    samples: Iterable[LinkSample],
+    limits: MoveLimits,
+    *,
+    machine: str,
+    source: str,
+    destination: str,
+) -> Forecast:
+    """Estimate a move of ``machine`` from ``source`` to ``destination``.
+
+    ``windows`` and ``samples``, those of all links, come with the oldest first.
+    """
+    chosen, basis = _chosen(tuple(samples), machine, source, destination)
+    if not windows:
+        return Forecast(lacking=Lacking.NO_WINDOW)
+    if not chosen:
+        return Forecast(lacking=Lacking.NO_MOVE)
+    return Forecast(estimate=_estimate(windows[-WINDOWS_PLAYED_MAX:], chosen, limits, basis))
+
+
+def _estimate(
+    windows: Sequence[DirtyWindow], samples: Sequence[LinkSample], limits: MoveLimits, basis: Basis
+) -> Estimate:
+    curves = [Curve(window) for window in windows]
+    plays = [play(curve, sample, limits) for curve in curves for sample in samples]
+    moves = len(samples)
+    return Estimate(
+        stun_ns=_span([played.stun_ns for played in plays], moves),
+        total_ns=_span([played.total_ns for played in plays], moves),
+        rounds=_span([len(played.rounds) for played in plays], moves),
+        sent_bytes=_span([played.sent_bytes for played in plays], moves),
+        converging=sum(played.decision is Decision.STUN for played in plays) / len(plays),
+        bytes_per_second=middle([sample.bytes_per_second for sample in samples]),
+        dirty_bytes_per_second=middle([_rate(window) for window in windows]),
+        basis=basis,
+        windows=len(windows),
+        moves=moves,
+    )
+
+
+def _chosen(
+    samples: Sequence[LinkSample], machine: str, source: str, destination: str
+) -> tuple[Sequence[LinkSample], Basis]:
+    same_link = [s for s in samples if (s.source, s.destination) == (source, destination)]
+    own = [sample for sample in same_link if sample.machine == machine]
+    if len(own) >= OWN_MOVES_MIN:
+        return own[-SAMPLES_PLAYED_MAX:], Basis.OWN_MOVES
+    if same_link:
+        return same_link[-SAMPLES_PLAYED_MAX:], Basis.SAME_LINK
+    ends = {source, destination}
+    near = [sample for sample in samples if ends & {sample.source, sample.destination}]
+    return (near or samples)[-SAMPLES_PLAYED_MAX:], Basis.OTHER_LINKS
+
+
+def _rate(window: DirtyWindow) -> float:
+    return window.written_bytes[-1] / window.elapsed_ns[-1] * 1e9
+
+
+def _span(values: Sequence[int], moves: int) -> Span:
+    rank = ceil(BOUND_QUANTILE * len(values))  # so many plays do not exceed the bound
+    bound = sorted(values)[rank - 1]
+    return Span(middle(values), bound + ceil(bound / moves))

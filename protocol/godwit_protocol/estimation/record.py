@@ -1,0 +1,80 @@
+"""What a finished migration teaches: a sample of its link, and how good its estimate was. Pure."""
+
+from __future__ import annotations
+
+from ..events.estimate import EstimateCompared
+from ..events.migration import Outcome, RoundFigures, Verify
+from ..projections import MigrationSummary
+from .forecast import Estimate
+from .history import LinkSample, middle
+
+
+def link_sample(summary: MigrationSummary) -> LinkSample | None:
+    """What the migration says of its link; None if that cannot be told.
+
+    The stun of a verified one is mostly its digests', which says nothing of the link.
+    """
+    stun_ns = summary.stun_ns
+    if not _is_telling(summary) or stun_ns is None:
+        return None
+    figures = [done.figures for done in summary.rounds]
+    rate, overhead_ns = _fit(figures)
+    if rate <= 0.0:
+        return None
+    sending_ns = int(summary.final_bytes / rate * 1e9)
+    intent_ns = max(summary.marks.stopped_ns - summary.last_round_ns, 0)
+    moved_ns = sum(done.duration_ns for done in figures) + intent_ns + stun_ns
+    return LinkSample(
+        migration=summary.id,
+        machine=summary.machine,
+        source=summary.source,
+        destination=summary.destination,
+        bytes_per_second=rate,
+        round_overhead_ns=overhead_ns,
+        intent_ns=intent_ns,
+        switchover_ns=max(stun_ns - sending_ns, 0),
+        around_ns=max(summary.duration_ns - moved_ns, 0),
+    )
+
+
+def compared(summary: MigrationSummary, estimate: Estimate) -> EstimateCompared | None:
+    """The estimate beside what the migration took; None if that cannot be told."""
+    stun_ns = summary.stun_ns
+    if not _is_telling(summary) or stun_ns is None:
+        return None
+    return EstimateCompared(
+        estimate=estimate,
+        stun_ns=stun_ns,
+        total_ns=summary.duration_ns,
+        rounds=len(summary.rounds),
+        sent_bytes=summary.sent_bytes,
+        within=stun_ns <= estimate.stun_ns.bound,
+    )
+
+
+def is_whole(summary: MigrationSummary) -> bool:
+    """Whether all is known that will be: hosts may flush the stun's events after the end."""
+    if summary.outcome is Outcome.COMPLETED:
+        return bool(summary.marks.stopped_ns and summary.marks.first_step_ns and _is_sent(summary))
+    return summary.outcome is Outcome.ABORTED
+
+
+def _is_sent(summary: MigrationSummary) -> bool:
+    return summary.marks.sent_ns > 0
+
+
+def _is_telling(summary: MigrationSummary) -> bool:
+    completed = summary.outcome is Outcome.COMPLETED
+    return completed and summary.verify is not Verify.FULL and bool(summary.rounds)
+
+
+def _fit(rounds: list[RoundFigures]) -> tuple[float, int]:
+    """Bytes a second of the largest round, and what rounds take beyond their bytes, in ns."""
+    largest = max(rounds, key=lambda done: done.sent_bytes)
+    if not largest.sent_bytes or largest.duration_ns <= 0:
+        return 0.0, 0
+    rough = largest.sent_bytes / largest.duration_ns
+    others = [d.duration_ns - d.sent_bytes / rough for d in rounds if d is not largest]
+    overhead_ns = max(int(middle(others)), 0) if others else 0
+    overhead_ns = min(overhead_ns, largest.duration_ns // 2)
+    return largest.sent_bytes / (largest.duration_ns - overhead_ns) * 1e9, overhead_ns

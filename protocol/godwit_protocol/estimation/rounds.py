@@ -1,0 +1,111 @@
+"""One migration played through on paper: a machine's curve of writes over a link. Pure.
+
+Rounds follow each other as the live source sends them, and ``convergence.decide`` ends them, the
+same that decides there. A round that takes t leaves what the machine writes in t; the stun begins
+a little after the last round's end and sends what was written until then.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, Protocol
+
+from ..convergence import PREDICTED_STUN_NS_MAX, Decision, DecisionReason, decide
+from .history import DirtyWindow, LinkSample
+
+ROUNDS_PLAYED_MAX: Final = 64
+"""A machine that has not converged by then does not: its remaining bytes repeat themselves."""
+
+
+class MoveLimits(Protocol):
+    """What a play reads of a migration's limits (see ``events.migration.Limits``)."""
+
+    @property
+    def stun_limit_ns(self) -> int:
+        """What the stun may take."""
+
+    @property
+    def rounds_max(self) -> int:
+        """The most rounds."""
+
+    @property
+    def stalled_rounds_max(self) -> int:
+        """The most rounds in a row without a new minimum."""
+
+
+class Round(NamedTuple):
+    """One round of a play; ``convergence.RoundLike``."""
+
+    sent_bytes: int
+    duration_ns: int
+    remaining_bytes: int
+
+
+class Curve:
+    """Distinct bytes that a machine writes within a time: straight lines between the instants of a
+    window, and beyond the last one on with the last slope, up to all that the machine holds.
+    """
+
+    def __init__(self, window: DirtyWindow) -> None:
+        self.resident_bytes = window.resident_bytes
+        self._elapsed_ns = (0, *window.elapsed_ns)
+        self._written_bytes = (0, *window.written_bytes)
+
+    def written_bytes(self, elapsed_ns: int) -> int:
+        """How much is dirty ``elapsed_ns`` after all was clean. Never falls as time goes on."""
+        later = (i for i, at_ns in enumerate(self._elapsed_ns) if at_ns > elapsed_ns)
+        after = next(later, len(self._elapsed_ns) - 1)
+        time_ns, written = self._elapsed_ns[after - 1], self._written_bytes[after - 1]
+        span_ns = self._elapsed_ns[after] - time_ns
+        grown = (self._written_bytes[after] - written) * (elapsed_ns - time_ns) // span_ns
+        return min(written + grown, self.resident_bytes)
+
+
+class Played(NamedTuple):
+    """How a play ended. ``stun_ns`` of one that was given up is what its stun would have taken."""
+
+    decision: Decision
+    reason: DecisionReason
+    rounds: tuple[Round, ...]
+    final_bytes: int
+    stun_ns: int
+    total_ns: int
+
+    @property
+    def sent_bytes(self) -> int:
+        """All rounds and the stun."""
+        return sum(done.sent_bytes for done in self.rounds) + self.final_bytes
+
+
+def play(curve: Curve, link: LinkSample, limits: MoveLimits) -> Played:
+    """Play one migration. Ends after at most ``ROUNDS_PLAYED_MAX`` rounds."""
+    rounds_max = min(limits.rounds_max, ROUNDS_PLAYED_MAX)
+    rounds = [_round(curve, link, curve.resident_bytes)]
+    while (
+        verdict := decide(
+            rounds,
+            stun_limit_ns=limits.stun_limit_ns,
+            rounds_max=rounds_max,
+            stalled_rounds_max=limits.stalled_rounds_max,
+        )
+    ).decision is Decision.ANOTHER_ROUND:
+        rounds.append(_round(curve, link, rounds[-1].remaining_bytes))
+    final_bytes = curve.written_bytes(rounds[-1].duration_ns + link.intent_ns)
+    stun_ns = link.switchover_ns + _sending_ns(final_bytes, link)
+    taken_ns = sum(done.duration_ns for done in rounds) + link.intent_ns + stun_ns
+    return Played(
+        decision=verdict.decision,
+        reason=verdict.reason,
+        rounds=tuple(rounds),
+        final_bytes=final_bytes,
+        stun_ns=min(stun_ns, PREDICTED_STUN_NS_MAX),
+        total_ns=min(taken_ns + link.around_ns, PREDICTED_STUN_NS_MAX),
+    )
+
+
+def _round(curve: Curve, link: LinkSample, sent_bytes: int) -> Round:
+    duration_ns = link.round_overhead_ns + _sending_ns(sent_bytes, link)
+    return Round(sent_bytes, duration_ns, curve.written_bytes(duration_ns))
+
+
+def _sending_ns(sent_bytes: int, link: LinkSample) -> int:
+    return int(min(sent_bytes / link.bytes_per_second * 1e9, PREDICTED_STUN_NS_MAX))

@@ -100,12 +100,17 @@ class TimeSliced(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class GpuModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One GPU model, memory variants apart."""
+    """One GPU model, memory variants apart.
+
+    ``boards``: what NVML calls it. ``nvlink``: its boards come joined by NVLink, all of a host.
+    """
 
     model: _Name
     memory_gib: _Gib
     sms: Annotated[int, msgspec.Meta(ge=1)]
     source: _Source
+    boards: tuple[_Name, ...] = ()
+    nvlink: bool = False
     mig: Mig | None = None
     mig_backed: MigBacked | None = None
     time_sliced: TimeSliced | None = None
@@ -148,6 +153,10 @@ class Catalogue(msgspec.Struct, frozen=True, eq=False):
     def model(self, name: str) -> GpuModel:
         """Return the GPU model. Raises ``InvalidInputError`` listing what there is."""
         return _found("GPU model", name, self.models)
+
+    def model_of_board(self, board: str) -> GpuModel | None:
+        """Return the model that NVML calls ``board``, if there is one."""
+        return next((model for model in self.models.values() if board in model.boards), None)
 
     def profile(self, name: str) -> Profile:
         """Return the profile. Raises ``InvalidInputError`` listing what there is."""

@@ -90,6 +90,29 @@ class GpuFacts(msgspec.Struct, frozen=True, kw_only=True):
     unanswered: dict[str, str] = {}
 
 
+class DeclaredFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts by an operator's word. Unknown or empty: not declared.
+
+    NVML cannot tell whether a vGPU may use unified memory, debuggers and profilers: they are
+    parameters of whoever created it. What NVML does tell, nobody can declare otherwise.
+    """
+
+    unified_memory: Setting = Setting.UNKNOWN
+    debugger: Setting = Setting.UNKNOWN
+    profiler: Setting = Setting.UNKNOWN
+    ecc: Setting = Setting.UNKNOWN
+    driver: str = ""
+
+    def beside(self, facts: GpuFacts) -> GpuFacts:
+        """What NVML told, with the operator's word for what it cannot tell."""
+        return msgspec.structs.replace(
+            facts,
+            unified_memory=self.unified_memory,
+            debugger=self.debugger,
+            profiler=self.profiler,
+        )
+
+
 class Compatibility(IntFlag):
     """In which states NVML says that a vGPU can move: ``nvmlVgpuVmCompatibility_t``."""
 

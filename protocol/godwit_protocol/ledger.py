@@ -172,6 +172,14 @@ def wanted(
     return tuple(found)
 
 
+def narrowed(picture: HostPicture, gpus: tuple[int, ...] | None) -> HostPicture:
+    """The host as if it had only these GPUs; all of them for None."""
+    if gpus is None:
+        return picture
+    kept = tuple(gpu for gpu in picture.gpus if gpu.index in gpus)
+    return msgspec.structs.replace(picture, gpus=kept)
+
+
 def decide(
     picture: HostPicture | None,
     host: str,

@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import msgspec
+
 from godwit_protocol.errors import InvalidInputError
+from godwit_protocol.facts import DeclaredFacts, Setting
 from godwit_protocol.subjects import checked_name
 
 PORT_MAX: Final = 65535
@@ -34,6 +37,14 @@ class Service(StrEnum):
     MONITOR = "monitor"
     PROVISION = "provision"
     COMMAND = "godwit"
+
+
+class GpuOrigin(StrEnum):
+    """Where a host's GPUs come from. ``AUTO``: from NVML where a driver is, else simulated."""
+
+    AUTO = "auto"
+    NVML = "nvml"
+    SIMULATED = "simulated"
 
 
 class LogFormat(StrEnum):
@@ -171,6 +182,17 @@ def _log_level(text: str) -> int:
     return logging.getLevelNamesMapping()[text.upper()]
 
 
+def _gpu_facts(text: str) -> DeclaredFacts:
+    """``NAME=VALUE,…`` as facts."""
+    values: dict[str, str] = {}
+    for item in filter(None, text.split(",")):
+        name, equals, value = item.strip().partition("=")
+        if name not in DeclaredFacts.__struct_fields__ or not equals or not value:
+            raise ValueError
+        values[name] = value if name == "driver" else Setting(value)
+    return msgspec.convert(values, DeclaredFacts)
+
+
 def _default_directory(environ: Mapping[str, str]) -> str:
     if runtime := environ.get("XDG_RUNTIME_DIR"):
         return f"{runtime}/godwit"
@@ -247,9 +269,34 @@ class Config:
             _gpus,
             f"MODEL:COUNT,… of models in the catalogue (docs/gpus.md), at most {GPUS_MAX} GPUs",
             "",
-            "The host's simulated GPUs, such as H100-80GB:2. Empty: none.",
+            "The host's simulated GPUs, such as H100-80GB:2; they count where there is no driver."
+            " Empty: none.",
             default_shown="(none)",
             read_by=_HOST_SERVICES,
+        )
+    )
+    gpu_origin: GpuOrigin = field(
+        metadata=_variable(
+            "GODWIT_GPU_ORIGIN",
+            GpuOrigin,
+            "auto, nvml or simulated",
+            "auto",
+            "Where the host's GPUs come from: auto is NVML where a driver is there, else simulated"
+            " as GODWIT_GPUS says.",
+            read_by=frozenset({Service.SOURCE_HOST}),
+        )
+    )
+    gpu_facts: DeclaredFacts = field(
+        metadata=_variable(
+            "GODWIT_GPU_FACTS",
+            _gpu_facts,
+            "NAME=on or NAME=off of unified_memory, debugger, profiler, ecc, and driver=VERSION,"
+            " with commas between",
+            "",
+            "What NVML cannot tell of the vGPUs here (the first three), and what simulated GPUs"
+            " tell instead of the usual (all of them).",
+            default_shown="(none)",
+            read_by=frozenset({Service.SOURCE_HOST}),
         )
     )
     catalogue_file: Path | None = field(
@@ -260,7 +307,14 @@ class Config:
             "",
             "A site's own GPU models, beside those that come with Godwit (docs/gpus.md).",
             default_shown="(none)",
-            read_by=frozenset({Service.SOURCE_HOST, Service.GPU_STATE_TRACKER, Service.COMMAND}),
+            read_by=frozenset(
+                {
+                    Service.COORDINATOR,
+                    Service.SOURCE_HOST,
+                    Service.GPU_STATE_TRACKER,
+                    Service.COMMAND,
+                }
+            ),
         )
     )
     link_host: str = field(
@@ -270,7 +324,7 @@ class Config:
             "an address or a name that other hosts reach",
             "127.0.0.1",
             "Where the destination listens for the direct link, and what it announces.",
-            read_by=frozenset({Service.DESTINATION_HOST}),
+            read_by=_HOST_SERVICES,
         )
     )
     link_port: int = field(

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -62,6 +62,7 @@ class Cluster:
         gpus: str,
         report: Report,
         launch_through: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory.absolute()
         self.hosts = tuple(hosts)
@@ -69,6 +70,7 @@ class Cluster:
         self._gpus = gpus
         self._report = report
         self._launch_through = tuple(launch_through)
+        self._environ = dict(environ or {})
         self._lock = -1
         self._nats: NatsServer | None = None
         self._nats_watcher: asyncio.Task[None] | None = None
@@ -84,20 +86,21 @@ class Cluster:
         nats_url: str | None = None,
         report: Report = lambda _: None,
         launch_through: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
     ) -> Self:
         """Start all of it in ``directory`` and return when every service is ready.
 
         ``gpus`` as GODWIT_GPUS, the same for each host; ``nats_url`` uses a server that runs
         already. ``report`` is told when a service dies later, and is restarted. With
         ``launch_through``, a module with arguments, each service is run by that module (a profiler,
-        a test's launcher), which is given the service's as its last argument. Raises
-        ``ConflictError`` if a cluster runs in ``directory``, ``InvalidInputError``,
+        a test's launcher), which is given the service's as its last argument. ``environ`` is added
+        to the environment of every process. Raises ``ConflictError`` if a cluster runs in ``directory``, ``InvalidInputError``,
         ``UnreachableError`` or ``DeadlineError`` naming the service that did not come up.
         """
         if not 1 <= hosts <= HOSTS_MAX:
             raise InvalidInputError(f"{hosts} hosts", hint=f"give 1 to {HOSTS_MAX}")
         names = (f"host-{number}" for number in range(1, hosts + 1))
-        cluster = cls(directory, names, gpus, report, launch_through)
+        cluster = cls(directory, names, gpus, report, launch_through, environ)
         try:
             await cluster._start(nats_url)
         except BaseException:
@@ -142,7 +145,7 @@ class Cluster:
             ours["GODWIT_HOST"] = host
             ours["GODWIT_HOST_DIR"] = str(self.directory / "hosts" / host)
             ours["GODWIT_GPUS"] = self._gpus
-        return {**os.environ, **ours}
+        return {**os.environ, **self._environ, **ours}
 
     async def kill(self, service: str, number: int = signal.SIGKILL) -> None:
         """Send a signal; after SIGKILL and SIGTERM the service is down until ``restart``."""

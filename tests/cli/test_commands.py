@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from contextlib import aclosing
 
 import pytest
@@ -226,3 +227,9 @@ async def test_machine_names_are_completed(
     monkeypatch.setenv("COMP_WORDS", f"godwit machine show {unique_name[:6]}")
     monkeypatch.setenv("COMP_CWORD", "3")
     assert unique_name in (await godwit()).out.split()
+
+
+def test_the_version_is_told(here: Here) -> None:
+    ended = here("--version")
+    assert ended.status == 0
+    assert re.fullmatch(r"godwit \d+\.\d+\.\d+\n", ended.out)

@@ -43,26 +43,33 @@ class Shell:
             "GODWIT_DIR": str(cluster),
         }
 
-    async def start(self, *words: str) -> asyncio.subprocess.Process:
+    async def start(self, *words: str, **environ: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             GODWIT,
             *words,
             cwd=self.directory,
-            env=self.environ,
+            env={**self.environ, **environ},
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
 
-    async def run(self, *words: str, status: int = 0) -> str:
+    async def run(self, *words: str, status: int = 0, given: str = "", **environ: str) -> str:
         """Standard output, or standard error if ``status`` says that it must fail."""
-        process = await self.start(*words)
+        process = await self.start(*words, **environ)
         async with asyncio.timeout(COMMAND_S_MAX):
-            out, err = await process.communicate()
+            out, err = await process.communicate(given.encode())
         assert process.returncode == status, (words, out.decode(), err.decode())
         return (err if status else out).decode()
 
     async def json(self, *words: str) -> Any:
         return json.loads(await self.run(*words, "--json"))
+
+    async def complete(self, *words: str) -> list[str]:
+        """What a shell offers when the user asks it to complete the last word."""
+        line, at = " ".join(("godwit", *words)), str(len(words))
+        asked = {"COMP_WORDS": line, "COMP_CWORD": at, "_GODWIT_COMPLETE": "complete_bash"}
+        return (await self.run(**asked)).split()
 
 
 @asynccontextmanager
@@ -94,11 +101,12 @@ async def test_a_user_s_own_guest_from_a_file(tmp_path: Path) -> None:
         start = ("machine", "start", "notes", "--host", "host-1", "--ram", "16MiB")
         await shell.run(*start, "--guest", "notebook.py:Notebook")
         assert (await shell.run("machine", "ask", "notes", "a bird")).strip() == "line 1"
+        assert (await shell.run("machine", "ask", "notes", "-", given="a bee")).strip() == "line 2"
         moved = await shell.json("migrate", "notes", "--to", "host-2")
         assert moved.keys() >= MIGRATION_KEYS
         assert moved["outcome"] == "completed"
         assert sum(moved["stun_components_ms"].values()) == pytest.approx(moved["stun_ms"], abs=0.1)
-        assert (await shell.run("machine", "ask", "notes", "read")).strip() == "a bird"
+        assert (await shell.run("machine", "ask", "notes", "read")).strip() == "a bird\na bee"
         await the_rest_of_the_commands(shell, moved["id"])
     for host in ("host-1", "host-2"):
         folders = MachineFolder.all(tmp_path / "cluster" / "hosts" / host)
@@ -113,6 +121,8 @@ async def the_rest_of_the_commands(shell: Shell, migration: str) -> None:
     shown = await shell.json("migration", "show", migration)
     assert (shown["id"], shown["rounds"] > 0) == (migration, True)
     assert [each["id"] for each in await shell.json("migration", "list")] == [migration]
+    assert await shell.complete("migration", "show", migration[:6]) == [migration]
+    assert await shell.complete("machine", "show", "no") == ["notes"]
     story = await shell.run("events", "--migration", migration)
     for told in ("asked to move", "stunned the machine", "owns the machine", "completed"):
         assert told in story

@@ -30,6 +30,7 @@ from .connection import CLUSTER_FILE
 from .supervised import (
     RESTART_WAIT_S_MIN,
     RESTARTS_IN_A_ROW_MAX,
+    STEADY_S,
     Program,
     Report,
     Supervised,
@@ -215,8 +216,11 @@ class Cluster:
 
     async def _watch_nats(self, server: NatsServer) -> None:
         """Restart the event log's server when it dies: on the same port, with all that it holds."""
-        for _ in range(RESTARTS_IN_A_ROW_MAX):
+        loop = asyncio.get_running_loop()
+        restarts, started = 0, loop.time()
+        while restarts < RESTARTS_IN_A_ROW_MAX:
             status = await server.wait()
+            restarts = 1 if loop.time() - started > STEADY_S else restarts + 1
             self._report(f"the event log ended with status {status}; restarting it")
             await asyncio.sleep(RESTART_WAIT_S_MIN)
             try:
@@ -224,6 +228,7 @@ class Cluster:
             except GodwitError as error:
                 self._report(f"the event log cannot be restarted: {error.message}")
                 return
+            started = loop.time()
         self._report("the event log ended too often and is left down")
 
     async def _provision(self) -> None:

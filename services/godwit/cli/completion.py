@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from godwit_protocol import subjects
 from godwit_protocol.errors import GodwitError
+from godwit_protocol.events import Lane
+from godwit_protocol.events.migration import MigrationRequested
 
 from . import reading
 from .connection import open_log
@@ -28,6 +30,17 @@ def machines(incomplete: str) -> list[str]:
 def hosts(incomplete: str) -> list[str]:
     """Names of hosts that begin with ``incomplete``."""
     return _beginning(incomplete, reading.host_names)
+
+
+def migrations(incomplete: str) -> list[str]:
+    """Ids of migrations that begin with ``incomplete``."""
+    return _beginning(incomplete, _migration_ids)
+
+
+async def _migration_ids(log: EventLog) -> list[str]:
+    asked = subjects.migration("*", Lane.OPERATOR, MigrationRequested.TYPE)
+    requests = await reading.last_of_each(log, (asked,))
+    return [subject.split(".")[3] for subject in requests]
 
 
 async def _machine_names(log: EventLog) -> list[str]:

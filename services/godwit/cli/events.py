@@ -28,7 +28,12 @@ WHO_CHARACTERS = 30
 
 def events(
     migration: Annotated[
-        str, typer.Option(metavar="ID", help="Only this migration (part of its id will do).")
+        str,
+        typer.Option(
+            metavar="ID",
+            help="Only this migration (part of its id will do).",
+            autocompletion=completion.migrations,
+        ),
     ] = "",
     machine: Annotated[
         str,

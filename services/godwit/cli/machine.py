@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Final
@@ -173,7 +174,10 @@ def show(
 @app.command()
 def ask(
     name: NameArgument,
-    payload: Annotated[str, typer.Argument(metavar="PAYLOAD", help="The request, as text.")],
+    payload: Annotated[
+        str,
+        typer.Argument(metavar="PAYLOAD", help="The request, as text; '-' reads standard input."),
+    ],
     deadline: Annotated[
         str, typer.Option(metavar="TIME", help="How long to wait for the reply.")
     ] = "30s",
@@ -182,10 +186,11 @@ def ask(
 ) -> None:
     """Send one request to the machine's guest and print its reply."""
     timeout_s = parse_duration_ns(deadline) / 1e9
+    request = sys.stdin.buffer.read() if payload == "-" else payload.encode()
 
     async def work() -> tuple[bytes, int]:
         async with open_log(directory) as log:
-            return await ask_machine(log, name, payload.encode(), timeout_s)
+            return await ask_machine(log, name, request, timeout_s)
 
     reply, latency_ns = run(work())
     text = reply.decode("utf-8", "backslashreplace")

@@ -35,21 +35,27 @@ app.command("gpus")(gpus.gpus)
 app.command("simulate")(simulate.simulate)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"godwit {version('godwit')}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def _godwit(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
     ] = False,
 ) -> None:
     """Move running AI machines between hosts, every step an event.
 
     Begin with 'godwit demo', or with 'godwit up' in one terminal and the rest in another.
     """
-    if version:
-        from importlib.metadata import version as version_of
-
-        sys.stdout.write(f"godwit {version_of('godwit')}\n")
-        raise typer.Exit
 
 
 def main() -> None:

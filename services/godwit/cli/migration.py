@@ -49,7 +49,9 @@ app = typer.Typer(no_args_is_help=True, help="List, show and cancel migrations."
 IdArgument = Annotated[
     str,
     typer.Argument(
-        metavar="ID", help="The migration's id, or as much of its beginning or end as says which."
+        metavar="ID",
+        help="The migration's id, or as much of its beginning or end as says which.",
+        autocompletion=completion.migrations,
     ),
 ]
 

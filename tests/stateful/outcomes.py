@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from parts import MIGRATION, PAGE_BYTES, PAGES, SOURCE, Pending, Role
+from parts import MIGRATION, PAGE_BYTES, PAGES, SOURCE, Pending, Role, peer
 
 from godwit_protocol.events import migration as ev
 from godwit_protocol.roles import effects as fx
@@ -48,6 +48,8 @@ def succeed(world: World, role: Role, effect: fx.Effect) -> None:
             world.tell(role, world.write_register(effect))
         case fx.ReadRegister():
             world.tell(role, inp.RegisterRead(standing=world.register_view()))
+        case fx.FencePeer() if peer(role) in world.dead:
+            world.tell(role, inp.PeerFenced())
         case fx.TakeClaim():
             world.tell(role, inp.ClaimSettled(won=True, holder=MIGRATION))
         case fx.ReleaseClaim():

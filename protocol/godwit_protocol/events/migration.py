@@ -366,6 +366,43 @@ class DoubtRaised(Event, frozen=True, kw_only=True):
     message: str
 
 
+class RunOrdered(Event, frozen=True, kw_only=True):
+    """An operator, called by an alarm, ordered that the machine run on ``target``.
+
+    ``may_be_lost`` is what the operator was told and accepted. ``other_is_off``: the operator
+    vouches that the other host is powered off; where a fencing program is configured, only its word
+    counts.
+    """
+
+    TYPE: ClassVar[str] = "run_ordered"
+    target: str
+    may_be_lost: tuple[str, ...] = ()
+    other_is_off: bool = False
+    requested_by: str = ""
+
+
+class RunOrderRefused(Event, frozen=True, kw_only=True):
+    """A host has not done what an operator ordered; nothing has changed. ``order``: its id."""
+
+    TYPE: ClassVar[str] = "run_order_refused"
+    order: str
+    message: str
+
+
+class HostFenced(Event, frozen=True, kw_only=True):
+    """Proof that host ``target`` is powered off, and with it all that ran there.
+
+    ``program`` is the fencing program that said so, and ``answer`` its line; without a program it
+    is the word of the operator ``vouched_by``.
+    """
+
+    TYPE: ClassVar[str] = "host_fenced"
+    target: str
+    program: str = ""
+    answer: str = ""
+    vouched_by: str = ""
+
+
 class MigrationEnded(Event, frozen=True, kw_only=True):
     """The last word of the coordinator: exactly one a migration."""
 

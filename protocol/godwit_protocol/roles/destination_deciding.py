@@ -26,7 +26,7 @@ def go(state: DestinationState, given: Input, _now_ns: int) -> Result:
 
 def _activate(state: DestinationState, *, go_heard_ns: int = 0) -> Result:
     told = journaled(ev.ActivationStarted(go_heard_ns=go_heard_ns))
-    return _replace(state, phase=Phase.ACTIVATING), (told, _claim(state))
+    return _replace(state, phase=Phase.ACTIVATING, alarmed=False), (told, _claim(state))
 
 
 def _claim(state: DestinationState) -> Effect:
@@ -62,9 +62,13 @@ def _is_abort_intended(record: reg.RegisterRecord | None) -> bool:
 
 def run_on_order(state: DestinationState, _given: Input, _now_ns: int) -> Result:
     """The operator's word on whose image is current; that the peer runs nothing must be proven."""
+    message = ""
     if not state.fenced:
-        message = "ordered to run, but nothing proves that the source does not"
-        return state, (lagging(ev.DoubtRaised(message=message)),)
+        message = "nothing proves that the source does not"
+    elif state.register.record is None:
+        message = "the register says nothing"
+    if message:
+        return state, (lagging(ev.DoubtRaised(message=f"ordered to run, but {message}")),)
     return open_gate(state) if is_ours(state) else _activate(state)
 
 
@@ -162,10 +166,16 @@ def open_failed(state: DestinationState, given: Input, _now_ns: int) -> Result:
 
 
 def look_again(state: DestinationState, given: Input, now_ns: int) -> Result:
-    """No GO yet. Wait, and look in the register what became of the machine."""
+    """No GO yet. Wait, and look in the register what became of the machine. If GO stays away, call
+    for an operator, and for proof that the source's host is dead.
+    """
     if isinstance(given, inp.Tick) and now_ns < state.deadline_ns:
         return state, ()
-    return _replace(state, deadline_ns=now_ns + LOOK_NS), (fx.ReadRegister(),)
+    after = _replace(state, deadline_ns=now_ns + LOOK_NS)
+    if state.alarmed or now_ns < state.alarm_ns:
+        return after, (fx.ReadRegister(),)
+    told = lagging(ev.DoubtRaised(message="the image is whole, and no GO comes"))
+    return _replace(after, alarmed=True), (told, fx.ReadRegister(), fx.FencePeer())
 
 
 def read_fate(state: DestinationState, given: Input, now_ns: int) -> Result:
@@ -191,7 +201,11 @@ def quarantine(state: DestinationState, reason: AbortReason, now_ns: int) -> Res
     """Keep the image, and promise the source not to run it."""
     told = to_source(state, ev.ImageQuarantined(reason=reason))
     after = _replace(
-        state, phase=Phase.QUARANTINED, abort_reason=reason, deadline_ns=now_ns + GRACE_NS
+        state,
+        phase=Phase.QUARANTINED,
+        abort_reason=reason,
+        deadline_ns=now_ns + GRACE_NS,
+        alarmed=False,
     )
     return after, (told, fx.Say(message=link.Quarantined()))
 
@@ -201,7 +215,7 @@ def alarm(state: DestinationState, _given: Input, now_ns: int) -> Result:
     if state.alarmed or now_ns < state.deadline_ns:
         return state, ()
     told = lagging(ev.DoubtRaised(message="the image is quarantined, and the source is silent"))
-    return _replace(state, alarmed=True), (told,)
+    return _replace(state, alarmed=True), (told, fx.FencePeer())
 
 
 def answer_again(state: DestinationState, _given: Input, _now_ns: int) -> Result:

@@ -10,7 +10,7 @@ from ..events.migration import AbortReason
 from . import effects as fx
 from . import inputs as inp
 from .destination_endings import Result, discard, journaled, lagging, why
-from .destination_state import LOOK_NS, DestinationState, Phase
+from .destination_state import GRACE_NS, LOOK_NS, DestinationState, Phase
 from .inputs import Input
 
 _replace = msgspec.structs.replace
@@ -71,7 +71,9 @@ def loaded(state: DestinationState, given: Input, now_ns: int) -> Result:
         verified=state.verify,
         digests=given.digests,
     )
-    after = _replace(state, phase=Phase.STAGED, deadline_ns=now_ns + LOOK_NS)
+    after = _replace(
+        state, phase=Phase.STAGED, deadline_ns=now_ns + LOOK_NS, alarm_ns=now_ns + GRACE_NS
+    )
     return after, (journaled(staged), fx.Say(message=link.Staged()))
 
 

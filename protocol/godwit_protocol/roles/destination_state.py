@@ -38,6 +38,10 @@ class Phase(StrEnum):
 
 
 TERMINAL: Final = frozenset({Phase.ACTIVE, Phase.DISCARDED, Phase.FAILED})
+MAY_BE_ORDERED: Final = frozenset(
+    {Phase.STAGED, Phase.ACTIVATING, Phase.QUARANTINED, Phase.DOUBTING}
+)
+"""Where an operator's order to run, or the proof that it needs, can move the destination on."""
 INCOMPLETE: Final = (
     Phase.PREPARING,
     Phase.PREPARED,
@@ -63,6 +67,8 @@ class DestinationState(msgspec.Struct, frozen=True, kw_only=True):
     unclear: int = 0
     fenced: bool = False
     """The source's host cannot run anything any more."""
+    alarm_ns: int = 0
+    """When a GO that has not come is worth an alarm."""
     alarmed: bool = False
 
 

@@ -71,6 +71,10 @@ class ReadRegister(Effect, frozen=True, kw_only=True):
     """Read the register and tell by ``RegisterRead``."""
 
 
+class FencePeer(Effect, frozen=True, kw_only=True):
+    """Have it proven that the peer's host is powered off: ``PeerFenced`` comes back, or nothing."""
+
+
 # Source
 
 

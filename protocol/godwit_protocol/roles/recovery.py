@@ -116,7 +116,10 @@ def recover_destination(
         return _at(state, phase.ACTIVATING), (_cas(state, moved),)
     if ev.ActivationStarted.TYPE in facts and deciding.is_wanted_back(state, record):
         return deciding.quarantine(state, AbortReason.SERVICE_RESTARTED, now_ns)
-    return _at(state, phase.STAGED), (fx.ReadRegister(),)
+    alarm_ns = now_ns + destination_state.GRACE_NS
+    return _at(msgspec.structs.replace(state, alarm_ns=alarm_ns), phase.STAGED), (
+        fx.ReadRegister(),
+    )
 
 
 def _owned_by(record: reg.RegisterRecord | None, host: str, migration: str) -> bool:

@@ -94,8 +94,14 @@ def reclaim(state: SourceState, given: Input, _now_ns: int) -> Result:
 
 def run_on_order(state: SourceState, _given: Input, _now_ns: int) -> Result:
     """The operator's word on whose image is current; that the peer runs nothing must be proven."""
-    if state.gave_up or not state.peer_runs_nothing:
-        why_not = "the VMM is dead" if state.gave_up else "the destination may run it"
+    why_not = ""
+    if state.gave_up:
+        why_not = "the VMM is dead"
+    elif not state.peer_runs_nothing:
+        why_not = "the destination may run it"
+    elif state.register.record is None:
+        why_not = "the register says nothing"
+    if why_not:
         told = ev.DoubtRaised(message=f"ordered to run the machine, but {why_not}")
         return state, (lagging(told),)
     if is_taken_back(state):
@@ -197,7 +203,10 @@ def alarm(state: SourceState, _given: Input, now_ns: int) -> Result:
     if state.alarmed or now_ns < state.deadline_ns:
         return state, ()
     told = lagging(ev.DoubtRaised(message=f"no answer in phase {state.phase}"))
-    return _replace(state, alarmed=True), (told, fx.ReadRegister())
+    after = _replace(state, alarmed=True)
+    if state.phase is Phase.YIELDED:
+        return after, (told, fx.ReadRegister())
+    return after, (told, fx.ReadRegister(), fx.FencePeer())
 
 
 def look(state: SourceState, given: Input, now_ns: int) -> Result:

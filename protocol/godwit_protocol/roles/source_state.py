@@ -44,6 +44,10 @@ class Phase(StrEnum):
 
 
 TERMINAL: Final = frozenset({Phase.RELEASED, Phase.ABANDONED})
+MAY_BE_ORDERED: Final = frozenset(
+    {Phase.ABORTING, Phase.AWAITING_QUARANTINE, Phase.YIELDED, Phase.DOUBTING}
+)
+"""Where an operator's order to run, or the proof that it needs, can move the source on."""
 NEVER_STOPPED: Final = (Phase.CONNECTING, Phase.PRECOPYING, Phase.INTENDING)
 
 

@@ -203,6 +203,19 @@ def _ended(event: ev.MigrationEnded) -> str:
     return f"{told}, {event.message}" if event.message else told
 
 
+def _run_ordered(event: ev.RunOrdered) -> str:
+    vouched = ", vouching that the other host is powered off" if event.other_is_off else ""
+    return f"{_by(event.requested_by)} to run the machine on {event.target}{vouched}"
+
+
+def _fenced(event: ev.HostFenced) -> str:
+    if event.program:
+        said = f"{event.program} said {event.answer!r}"
+    else:
+        said = f"{event.vouched_by} vouches for it"
+    return f"has proof that {event.target} is powered off: {said}"
+
+
 def _abandoned(event: ev.MigrationAbandoned) -> str:
     stood = f" after {duration(event.stun_ns)} of stun" if event.stun_ns else " and never stopped"
     return (
@@ -293,6 +306,9 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
         f"freed what it had received, because: {_because(e.reason, e.message)}"
     ),
     ev.DoubtRaised: lambda e: f"ALARM: cannot prove who may run the machine: {e.message}",
+    ev.RunOrdered: _run_ordered,
+    ev.RunOrderRefused: lambda e: f"did not do what was ordered: {e.message}",
+    ev.HostFenced: _fenced,
     ev.MigrationEnded: _ended,
     eev.EstimateMade: _estimated,
     eev.EstimateCompared: _compared,

@@ -13,6 +13,7 @@ import structlog
 
 from godwit.host.context import HostContext
 from godwit.host.facts import FactWriter
+from godwit.host.peer_fence import PeerFence
 from godwit.host.role import RoleRunner
 from godwit.hypervisor.port import Incoming, Vmm, VmmState
 from godwit.transfer.control import ControlLink
@@ -27,6 +28,7 @@ from godwit_protocol.errors import (
     RemoteProtocolError,
     UnreachableError,
 )
+from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason, Verify
 from godwit_protocol.framing import TOKEN_BYTES, session_of
 from godwit_protocol.machine import MachineSpec
@@ -34,7 +36,8 @@ from godwit_protocol.roles import destination
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.destination import DestinationState
-from godwit_protocol.roles.effects import Effect
+from godwit_protocol.roles.destination_state import MAY_BE_ORDERED
+from godwit_protocol.roles.effects import Address, Durability, Effect, Service
 
 STAGE_S_MAX: Final = 30.0
 """How long the last round may still be on its way once the source said that all is sent."""
@@ -55,6 +58,7 @@ class Arrival:
         spec: MachineSpec,
         facts: FactWriter,
         listener: Acceptor,
+        source: str,
     ) -> None:
         self.migration = migration
         self.machine = spec.name
@@ -65,6 +69,13 @@ class Arrival:
         self._link_session = session_of(migration)
         self._runner: RoleRunner[DestinationState] = RoleRunner(
             destination, self._perform, host.clock.monotonic_ns
+        )
+        self._fence = PeerFence(
+            host.fencing,
+            facts,
+            Address(host.name, Service.DESTINATION_HOST),
+            source,
+            self._runner.tell,
         )
         self._preparing: asyncio.Task[None] | None = None
         self._vmm: Vmm | None = None
@@ -81,11 +92,27 @@ class Arrival:
         """Hand the role an input that came by the log."""
         self._runner.tell(given)
 
+    def order(self, order: str, ordered: ev.RunOrdered, *, is_new: bool) -> None:
+        """Obey an operator's order, with the id ``order``, or say why not. One that is not new may
+        have been carried out before a restart: it needs no answer.
+        """
+
+        def refused(error: GodwitError) -> None:
+            self._refuse(order, error.message)
+
+        state = self._runner.state
+        assert state is not None
+        if state.phase in MAY_BE_ORDERED:
+            self._runner.start(self._obey(ordered), refused)
+        elif is_new:
+            self._refuse(order, f"the destination is {state.phase}: there is nothing to decide")
+
     async def run(self, state: DestinationState, effects: tuple[Effect, ...]) -> DestinationState:
         """Run the role to its end, and let go of everything but the VMM."""
         try:
             return await self._runner.run(state, effects)
         finally:
+            await self._fence.stop()
             self._listener.forget(self._link_session)
             await self._close_link()
 
@@ -106,6 +133,8 @@ class Arrival:
                 self._runner.start(self._compare_and_set(effect), _unclear)
             case fx.ReadRegister():
                 self._runner.start(self._read_register(), _nothing)
+            case fx.FencePeer():
+                self._fence.ask()
             case fx.OpenGate():
                 self._runner.start(self._open_gate(effect.epoch), _failed)
             case fx.FreeMemory():
@@ -121,6 +150,17 @@ class Arrival:
         self._facts.writer.epoch = record.epoch if record else 0
         self._facts.write(effect.event, effect.durability, effect.to)
         _log.info("fact", type=effect.event.TYPE)
+
+    async def _obey(self, ordered: ev.RunOrdered) -> inp.Input:
+        """Get the proof that the source is off, if it is not there, before the role is told."""
+        state = self._runner.state
+        assert state is not None
+        if not state.fenced:
+            await self._fence.prove(ordered.requested_by if ordered.other_is_off else "")
+        return inp.RunOrdered()
+
+    def _refuse(self, order: str, why: str) -> None:
+        self._facts.write(ev.RunOrderRefused(order=order, message=why), Durability.LAGGING)
 
     # Before the source comes.
 

@@ -13,6 +13,7 @@ import structlog
 from godwit.host.context import HostContext
 from godwit.host.inbox import Inbox
 from godwit.host.journals import Journals, OpenMigration
+from godwit.host.orders import refuse_order
 from godwit.hypervisor.port import VmmState
 from godwit.runtime.health import Health
 from godwit.runtime.lane import Scope, position_in_log
@@ -60,7 +61,7 @@ class DestinationHost:
                 await self._take(decision)
             self._inbox.finish(decision)
 
-    async def _take(self, decision: Recorded) -> None:
+    async def _take(self, decision: Recorded, *, is_new: bool = True) -> None:
         migration = decision.envelope.migration
         match decision.event:
             case ev.PreparationOrdered():
@@ -71,8 +72,12 @@ class DestinationHost:
                 self._tell(migration, inp.PeerAbort(reason=reason))
             case ev.MigrationAbandoned():
                 self._tell(migration, inp.PeerRuns())
-            case mev.MachineFailed():
+            case mev.MachineFailed() | ev.HostFenced():
                 self._tell(migration, inp.PeerFenced())
+            case ev.RunOrdered() as ordered if arrival := self._arrivals.get(migration):
+                arrival.order(decision.envelope.id, ordered, is_new=is_new)
+            case ev.RunOrdered() if is_new:
+                await refuse_order(self._host, Lane.DESTINATION, decision)
             case _:
                 _log.debug("decision_without_effect", type=decision.envelope.type)
 
@@ -144,7 +149,8 @@ class DestinationHost:
         scope = Scope.of_migration(migration)
         async for stored in self._host.log.read(scope.filters()):
             if f".{self._host.name}.{SERVICE}." in stored.subject:
-                await self._take(codec.decode(stored.data, stored.sequence))
+                decision = codec.decode(stored.data, stored.sequence)
+                await self._take(decision, is_new=False)
 
     def _run(
         self,
@@ -153,7 +159,14 @@ class DestinationHost:
         state: DestinationState,
         effects: tuple[Effect, ...],
     ) -> None:
-        arrival = Arrival(self._host, opened.migration, ordered.spec, opened.facts, self._listener)
+        arrival = Arrival(
+            self._host,
+            opened.migration,
+            ordered.spec,
+            opened.facts,
+            self._listener,
+            ordered.source,
+        )
         self._arrivals[opened.migration] = arrival
 
         async def run() -> None:

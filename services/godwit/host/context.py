@@ -21,6 +21,7 @@ from godwit.transfer.port import Dial
 from godwit_protocol.errors import DeadlineError
 
 from .disk import Disk, HostDirectory
+from .fencing import Fencing, fencing_of
 from .registers import Registers
 
 FLUSH_S_MAX: Final = 3.0
@@ -42,6 +43,7 @@ class HostContext:
     hypervisor: Hypervisor
     disk: Disk
     dial: Dial
+    fencing: Fencing
 
 
 @contextlib.asynccontextmanager
@@ -59,6 +61,7 @@ async def open_host(context: ServiceContext) -> AsyncIterator[HostContext]:
         hypervisor=NativeHypervisor(config.host_directory, config.nats_url),
         disk=HostDirectory(config.host_directory),
         dial=open_control,
+        fencing=fencing_of(config.fence_command),
     )
     context.health.add_check("outbox", lambda: _lag(outbox))
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -178,6 +179,14 @@ def _gpus(text: str) -> tuple[str, ...]:
     return tuple(models)
 
 
+def _command(text: str) -> tuple[str, ...]:
+    """A program and its arguments, quoted as for a shell."""
+    words = tuple(shlex.split(text))
+    if words and not Path(words[0]).is_absolute():
+        raise ValueError
+    return words
+
+
 def _log_level(text: str) -> int:
     return logging.getLevelNamesMapping()[text.upper()]
 
@@ -344,6 +353,18 @@ class Config:
             f"1 to {BULK_CONNECTIONS_MAX}",
             "2",
             "How many connections carry a migration's pages.",
+            read_by=_HOST_SERVICES,
+        )
+    )
+    fence_command: tuple[str, ...] = field(
+        metadata=_variable(
+            "GODWIT_FENCE_COMMAND",
+            _command,
+            "a program by its absolute path, and arguments",
+            "",
+            "Confirms that another host is powered off (docs/in-doubt.md). Empty: the operator is"
+            " asked.",
+            default_shown="(none)",
             read_by=_HOST_SERVICES,
         )
     )

@@ -14,6 +14,7 @@ import structlog
 
 from godwit.host.context import HostContext
 from godwit.host.facts import FactWriter, acknowledged
+from godwit.host.peer_fence import PeerFence
 from godwit.host.role import RoleRunner
 from godwit.hypervisor.port import Checkpoint, LinkTarget, Outgoing, Vmm, VmmState
 from godwit.transfer.control import ControlLink
@@ -25,8 +26,8 @@ from godwit_protocol.machine import PAGE_BYTES, MachineSpec
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles import source
-from godwit_protocol.roles.effects import Durability, Effect
-from godwit_protocol.roles.source_state import SourceState, next_deadline_ns
+from godwit_protocol.roles.effects import Address, Durability, Effect, Service
+from godwit_protocol.roles.source_state import MAY_BE_ORDERED, SourceState, next_deadline_ns
 
 INTENT_S_MAX: Final = 3.0
 WELCOME_S_MAX: Final = 120.0
@@ -57,6 +58,7 @@ class Departure:
         machine: str,
         epoch: int,
         facts: FactWriter,
+        destination: str,
     ) -> None:
         """``epoch``: the one under which the machine ran here when it was to leave."""
         self.migration = migration
@@ -67,6 +69,13 @@ class Departure:
         self._found: Vmm | None = None
         self._runner: RoleRunner[SourceState] = RoleRunner(
             _Core(), self._perform, host.clock.monotonic_ns
+        )
+        self._fence = PeerFence(
+            host.fencing,
+            facts,
+            Address(host.name, Service.SOURCE_HOST),
+            destination,
+            self._runner.tell,
         )
         self._control: ControlLink | None = None
         self._outgoing: Outgoing | None = None
@@ -81,11 +90,27 @@ class Departure:
         """Hand the role an input that came by the log."""
         self._runner.tell(given)
 
+    def order(self, order: str, ordered: ev.RunOrdered, *, is_new: bool) -> None:
+        """Obey an operator's order, with the id ``order``, or say why not. One that is not new may
+        have been carried out before a restart: it needs no answer.
+        """
+
+        def refused(error: GodwitError) -> None:
+            self._refuse(order, error.message)
+
+        state = self._runner.state
+        assert state is not None
+        if state.phase in MAY_BE_ORDERED:
+            self._runner.start(self._obey(ordered), refused)
+        elif is_new:
+            self._refuse(order, f"the source is {state.phase}: there is nothing to decide")
+
     async def run(self, state: SourceState, effects: tuple[Effect, ...]) -> SourceState:
         """Run the role to its end, and let go of everything but the VMM."""
         try:
             return await self._runner.run(state, effects)
         finally:
+            await self._fence.stop()
             await self._close_link()
 
     def _perform(self, effect: Effect) -> None:
@@ -114,6 +139,8 @@ class Departure:
                 self._runner.start(self._compare_and_set(effect), _unclear)
             case fx.ReadRegister():
                 self._runner.start(self._read_register(), _nothing)
+            case fx.FencePeer():
+                self._fence.ask()
             case _:
                 pass  # Finish is the runner's
 
@@ -132,6 +159,19 @@ class Departure:
     async def _await_log(self, stored: asyncio.Future[bool], event_type: str) -> inp.Input:
         await acknowledged(stored, INTENT_S_MAX)
         return inp.Appended(type=event_type)
+
+    async def _obey(self, ordered: ev.RunOrdered) -> inp.Input:
+        """Get the proof that the destination runs nothing, if it is not there, before the role is
+        told.
+        """
+        state = self._runner.state
+        assert state is not None
+        if not state.peer_runs_nothing:
+            await self._fence.prove(ordered.requested_by if ordered.other_is_off else "")
+        return inp.RunOrdered()
+
+    def _refuse(self, order: str, why: str) -> None:
+        self._facts.write(ev.RunOrderRefused(order=order, message=why), Durability.LAGGING)
 
     # The direct link.
 

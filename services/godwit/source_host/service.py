@@ -18,6 +18,7 @@ from godwit.catalogue.loading import load as load_catalogue
 from godwit.host.context import HostContext
 from godwit.host.inbox import Inbox
 from godwit.host.journals import Journals, OpenMigration
+from godwit.host.orders import refuse_order
 from godwit.runtime.health import Health
 from godwit.runtime.lane import LaneWriter, Scope, position_in_log
 from godwit_protocol import codec
@@ -71,7 +72,7 @@ class SourceHost:
                 await self._take(decision)
 
     async def _take(self, decision: Recorded) -> None:
-        event = decision.event
+        event, migration = decision.event, decision.envelope.migration
         match event:
             case mev.MachineStartRequested():
                 self._carry_out(decision, self._machines.start(event))
@@ -80,6 +81,11 @@ class SourceHost:
             case ev.MigrationStarted():
                 await self._depart(decision, event)
                 self._inbox.finish(decision)
+            case ev.RunOrdered() if departure := self._departures.get(migration):
+                departure.order(decision.envelope.id, event, is_new=True)
+                self._inbox.finish(decision)
+            case ev.RunOrdered():
+                self._carry_out(decision, refuse_order(self._host, Lane.SOURCE, decision))
             case _:
                 self._tell(decision)
                 self._inbox.finish(decision)
@@ -87,6 +93,10 @@ class SourceHost:
     def _tell(self, decision: Recorded) -> None:
         event, migration = decision.event, decision.envelope.migration
         match event:
+            case ev.RunOrdered() if departure := self._departures.get(migration):
+                departure.order(decision.envelope.id, event, is_new=False)
+            case ev.HostFenced():
+                self._tell_departure(migration, inp.PeerFenced())
             case ev.ReservationGranted() | ev.ReservationRefused():
                 self._machines.answer_reservation(event)
             case ev.AbortOrdered():
@@ -173,7 +183,9 @@ class SourceHost:
         started = opened.decision.event
         assert isinstance(started, ev.MigrationStarted)
         epoch = started.register_epoch
-        departure = Departure(self._host, opened.migration, state.machine, epoch, opened.facts)
+        departure = Departure(
+            self._host, opened.migration, state.machine, epoch, opened.facts, started.destination
+        )
         self._departures[opened.migration] = departure
 
         async def run() -> None:

@@ -327,6 +327,8 @@ class Roles:
                     yield Deed(DeedKind.CLOSE)
                 case fx.Finish():
                     yield Deed(DeedKind.FINISH)
+                case fx.FencePeer():
+                    pass  # proof of a host's death comes by itself, whoever asked for it
                 case fx.CompareAndSet():
                     number = self._records.number(effect.record)
                     operation = Operation(Work.WRITE_REGISTER, number, effect.expected_sequence)
@@ -345,6 +347,7 @@ def _fact_of(effect: fx.Append) -> int:
 _TIMELESS: Final[dict[str, Any]] = {
     "deadline_ns": DUE_NS,
     "migration_deadline_ns": DUE_NS,
+    "alarm_ns": DUE_NS,
     "history": (),
     "rounds_sent": 0,
     "stopped_ns": 0,

@@ -13,6 +13,7 @@ from godwit.coordinator import service as coordinator
 from godwit.destination_host.service import DestinationHost
 from godwit.gpu_state_tracker import service as tracker
 from godwit.host.context import HostContext
+from godwit.host.fencing import NoFencing
 from godwit.host.registers import Registers
 from godwit.runtime import config as configuration
 from godwit.runtime.config import Config, Service
@@ -169,6 +170,7 @@ class Cluster:
             hypervisor=ProcessHypervisor(place.host, process, self.network),
             disk=place.disk.seen_by(process),
             dial=self.network.dialer(process),
+            fencing=NoFencing(),
         )
 
 

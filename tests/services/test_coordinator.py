@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from godwit.runtime.lane import Scope
 from godwit_protocol import register, subjects
+from godwit_protocol.compatibility.verdict import Check, Status
 from godwit_protocol.events import CHAIN_START, Lane, stored_hash
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason, Outcome
+from godwit_protocol.facts import DeclaredFacts, Setting
 from godwit_protocol.ledger import EntryKind
 
 from .world import Watch, World, destination_inbox, source_inbox
@@ -249,3 +252,55 @@ async def test_bytes_that_are_no_event_harm_nobody(world: World) -> None:
     migration = await world.request(machine, destination)
     async with world.watch(migration) as watch:
         await watch.until(ev.PreparationOrdered)
+
+
+async def test_hosts_that_do_not_go_together_are_refused_before_anything_moves(
+    world: World,
+) -> None:
+    off = DeclaredFacts(ecc=Setting.OFF, driver="535.0")
+    source, destination = await world.host(H100), await world.host(H100, declared=off)
+    machine = await world.machine(source, WHOLE)
+    migration = await world.request(machine, destination)
+    async with world.watch(migration) as watch:
+        ended = await aborted(watch, AbortReason.INCOMPATIBLE)
+    (decided,) = watch.all_of(ev.StartDecided)
+    refusing = {verdict.check: verdict.status for verdict in decided.refusals}
+    assert refusing == {Check.ECC_MODE: Status.REFUSED, Check.DRIVER: Status.REFUSED}
+    assert f"ECC is on on GPU 0 of {source} (SIMULATED), off on GPU 0 of" in ended.message
+    assert not watch.all_of(ev.ReservationRequested)
+    assert await world.claimed_by(machine) == ""
+
+
+async def test_a_gpu_that_does_not_go_with_the_source_s_is_passed_over(world: World) -> None:
+    source, destination = await world.host(H100), await world.host(H100, H100)
+    announced = await world.announced(destination)
+    other, alike = announced.gpus
+    assert other.facts is not None
+    changed = msgspec.structs.replace(
+        other, facts=msgspec.structs.replace(other.facts, ecc=Setting.OFF)
+    )
+    await world.announce(destination, msgspec.structs.replace(announced, gpus=(changed, alike)))
+    migration = await world.request(await world.machine(source, WHOLE), destination)
+    async with world.watch(migration) as watch:
+        assert (await watch.until(ev.ReservationRequested)).gpus == (1,)
+        assert [seat.gpu for seat in (await watch.until(ev.ReservationGranted)).placements] == [1]
+        await world.cancel(migration)
+        await watch.until(ev.MigrationEnded)
+
+
+@pytest.mark.parametrize("profiles", [(), (WHOLE,)])
+async def test_a_host_that_tells_no_facts_takes_only_machines_without_a_vgpu(
+    world: World, profiles: tuple[str, ...]
+) -> None:
+    source, destination = await world.host(H100), await world.host(H100)
+    announced = await world.announced(destination)
+    gpus = tuple(msgspec.structs.replace(gpu, facts=None) for gpu in announced.gpus)
+    await world.announce(destination, msgspec.structs.replace(announced, gpus=gpus, facts=None))
+    migration = await world.request(await world.machine(source, *profiles), destination)
+    async with world.watch(migration) as watch:
+        decided = await watch.until(ev.StartDecided if profiles else ev.PreparationOrdered)
+        await world.cancel(migration)
+        await watch.until(ev.MigrationEnded)
+    if isinstance(decided, ev.StartDecided):
+        assert decided.reason is AbortReason.INCOMPATIBLE
+        assert all(item.status is Status.UNKNOWN for item in decided.refusals)

@@ -9,18 +9,22 @@ from dataclasses import dataclass
 from typing import TypeVar
 from uuid import uuid4
 
+import msgspec
 from msgspec.structs import replace
 
 from godwit.catalogue.loading import load as load_catalogue
+from godwit.gpus.simulated import SimulatedGpus
 from godwit.runtime.clock import SystemClock
 from godwit.runtime.event_log import Stored
 from godwit.runtime.lane import LaneWriter, Scope
 from godwit.runtime.nats_log import NatsLog
 from godwit_protocol import codec, ledger, register, subjects
+from godwit_protocol.compatibility.host_checks import NEEDED_FEATURES
 from godwit_protocol.events import Event, Lane, Recorded
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason, Limits
+from godwit_protocol.facts import DeclaredFacts, HostFacts, Setting
 from godwit_protocol.machine import HypervisorKind, MachineSpec, VGpuSpec
 from godwit_protocol.placement.policy import DeviceGroup, Policy
 from godwit_protocol.roles.effects import Address, Service
@@ -95,28 +99,43 @@ class World:
         await self.log.append(sealed.subject, sealed.data, message_id=sealed.message_id)
         writer.advance(sealed)
 
-    async def host(self, *models: str, linked: bool = False) -> str:
-        """A host that has announced its GPUs, all NVLink peers or none. Returns its name."""
+    async def host(
+        self, *models: str, linked: bool = False, declared: DeclaredFacts | None = None
+    ) -> str:
+        """A host that has announced itself and its GPUs, all NVLink peers or none. Returns its
+        name.
+        """
         name = f"h-{uuid4().hex[:12]}"
-        gpus = tuple(
-            mev.GpuInventory(
-                index=index,
-                model=model,
-                memory_bytes=CATALOGUE.model(model).memory_bytes,
-                simulated=True,
-                nvlink_peers=tuple(set(range(len(models))) - {index}) if linked else (),
-            )
-            for index, model in enumerate(models)
-        )
+        seen = await SimulatedGpus(name, models, CATALOGUE, declared or DeclaredFacts()).look()
         announced = mev.HostAnnounced(
             hypervisors=(HypervisorKind.NATIVE,),
             missing=(),
             memory_bytes=2**34,
             kernel="6.8",
-            gpus=gpus,
+            gpus=seen.gpus if linked else tuple(map(_unlinked, seen.gpus)),
+            facts=HostFacts(
+                free_memory_bytes=2**33,
+                kernel_features=NEEDED_FEATURES[HypervisorKind.NATIVE],
+                hypervisor_versions={HypervisorKind.NATIVE: "0.1.0"},
+                link_address="127.0.0.1",
+                link_version=1,
+                driver=seen.driver,
+            ),
         )
-        await self.write(Lane.SOURCE, name, Scope.of_host(name), announced)
+        await self.announce(name, announced)
         return name
+
+    async def announced(self, host: str) -> mev.HostAnnounced:
+        """What a host said last."""
+        stored = await self.log.last(subjects.inventory(host))
+        assert stored is not None
+        event = codec.decode(stored.data).event
+        assert isinstance(event, mev.HostAnnounced)
+        return event
+
+    async def announce(self, host: str, announced: mev.HostAnnounced) -> None:
+        """What a host says of itself."""
+        await self.write(Lane.SOURCE, host, Scope.of_host(host), announced)
 
     async def ask_capacity(
         self,
@@ -235,6 +254,12 @@ class World:
                     break
             await arrivals.aclose()
         return picture
+
+
+def _unlinked(gpu: mev.GpuInventory) -> mev.GpuInventory:
+    assert gpu.facts is not None
+    facts = msgspec.structs.replace(gpu.facts, nvlink=Setting.OFF)
+    return msgspec.structs.replace(gpu, nvlink_peers=(), facts=facts)
 
 
 def source_inbox(host: str, scope: Scope, lane: Lane, kind: type[Event]) -> str:

@@ -39,8 +39,16 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def refusals(self) -> tuple[Verdict, ...]:
-        """What is in the way."""
+        """All that is in the way."""
         return tuple(verdict for verdict in self.verdicts if verdict.refuses)
+
+    @property
+    def objections(self) -> tuple[Verdict, ...]:
+        """What is in the way already before the tracker is asked for a place, which is its own to
+        refuse: nothing if all but that is well.
+        """
+        found = self.refusals
+        return () if all(item.check is Check.PROFILE_AVAILABLE for item in found) else found
 
 
 def judge(case: Case) -> Judgement:

@@ -27,6 +27,7 @@ from typing import Final
 import msgspec
 
 from .. import register as reg
+from ..compatibility.verdict import Verdict
 from ..errors import LocalProtocolError
 from ..estimation.admission import Admission
 from ..events import Event
@@ -74,6 +75,7 @@ class CoordinatorState(msgspec.Struct, frozen=True, kw_only=True):
     limits: ev.Limits = ev.Limits()
     verify: ev.Verify = ev.Verify.OFF
     spec: MachineSpec | None = None
+    gpus: tuple[int, ...] | None = None
     preparation_ordered: bool = False
     ready: inp.DestinationReady | None = None
     deadline_ns: int = 0
@@ -113,11 +115,16 @@ def _considered(state: CoordinatorState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.Considered)
     record = given.record
     after = _replace(
-        state, machine=given.machine, destination=given.destination, limits=given.limits
+        state,
+        machine=given.machine,
+        destination=given.destination,
+        limits=given.limits,
+        verify=given.verify,
     )
     refusal = _CANCELLED if state.cancelled else _objection(given)
     if refusal is not None:
-        return _give_up(after, *refusal)
+        because = given.refusals if refusal[0] is AbortReason.INCOMPATIBLE else ()
+        return _give_up(after, *refusal, because)
     told = () if given.estimated is None else (_logged(given.estimated),)
     if (refusal := _not_admitted(given)) is not None:
         ending, effects = _give_up(after, *refusal)
@@ -128,8 +135,8 @@ def _considered(state: CoordinatorState, given: Input, now_ns: int) -> Result:
         phase=Phase.CLAIMING,
         source=record.owner,
         epoch=record.epoch,
-        verify=given.verify,
         spec=given.spec,
+        gpus=given.gpus,
         migration_deadline_ns=now_ns + given.limits.deadline_ns,
     )
     return after, (*told, fx.TakeClaim(machine=given.machine))
@@ -143,7 +150,15 @@ def _objection(given: inp.Considered) -> tuple[AbortReason, str] | None:
     if given.record.owner == given.destination:
         message = f"machine {given.machine!r} runs on {given.destination} already"
         return AbortReason.ALREADY_THERE, message
+    if given.refusals:
+        return AbortReason.INCOMPATIBLE, _told(given.refusals)
     return None
+
+
+def _told(refusals: tuple[Verdict, ...]) -> str:
+    first = refusals[0]
+    others = f"; {len(refusals) - 1} more" if len(refusals) > 1 else ""
+    return f"{first.check}: {first.reason}{others}"
 
 
 def _not_admitted(given: inp.Considered) -> tuple[AbortReason, str] | None:
@@ -169,6 +184,7 @@ def _claimed(state: CoordinatorState, given: Input, now_ns: int) -> Result:
         framebuffer_bytes=tuple(vgpu.framebuffer_bytes for vgpu in state.spec.vgpus),
         placement_policy=state.spec.placement_policy,
         device_group=state.spec.device_group,
+        gpus=state.gpus,
     )
     deadline_ns = min(now_ns + RESERVATION_DEADLINE_NS, state.migration_deadline_ns)
     after = _replace(state, phase=Phase.RESERVING, deadline_ns=deadline_ns)
@@ -255,9 +271,14 @@ def _trouble(state: CoordinatorState, given: Input, now_ns: int) -> Result:
     return _give_up(state, *_why(state, given))
 
 
-def _give_up(state: CoordinatorState, reason: AbortReason, message: str) -> Result:
+def _give_up(
+    state: CoordinatorState,
+    reason: AbortReason,
+    message: str,
+    refusals: tuple[Verdict, ...] = (),
+) -> Result:
     """Want to end it without a start. ``StartKnown`` says whether another replica wanted one."""
-    decided = ev.StartDecided(start=False, reason=reason, message=message)
+    decided = ev.StartDecided(start=False, reason=reason, message=message, refusals=refusals)
     return _replace(state, phase=Phase.DECIDING), (_logged(decided),)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..compatibility.verdict import Verdict
 from ..events.estimate import EstimateMade
 from ..events.migration import AbortReason, Limits, Placement, RoundFigures, Verify
 from ..machine import MachineSpec
@@ -241,7 +242,9 @@ class PeerRuns(PeerInput, frozen=True, kw_only=True):
 class Considered(Input, frozen=True, kw_only=True):
     """A request, with what the log knows of its machine and its hosts.
 
-    ``estimated``: what it is expected to take; None if nobody keeps histories here.
+    ``estimated``: what it is expected to take; None if nobody keeps histories here. ``refusals``:
+    why the hosts do not go together. ``gpus``: those of the destination's that may be used; None:
+    any.
     """
 
     machine: str
@@ -252,6 +255,8 @@ class Considered(Input, frozen=True, kw_only=True):
     record: RegisterRecord | None
     destination_known: bool
     estimated: EstimateMade | None = None
+    refusals: tuple[Verdict, ...] = ()
+    gpus: tuple[int, ...] | None = None
 
 
 class ClaimSettled(Input, frozen=True, kw_only=True):

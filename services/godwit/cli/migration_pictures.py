@@ -18,7 +18,7 @@ from godwit_protocol.events.migration import AbortReason, Outcome
 from godwit_protocol.ids import UUID7_PATTERN
 from godwit_protocol.projections import MigrationSummary, fold
 
-from . import reading
+from . import doubt, reading
 from .figures import milliseconds
 from .narrative import reason
 
@@ -31,6 +31,7 @@ REFUSALS = frozenset(
         AbortReason.ALREADY_THERE,
         AbortReason.ALREADY_MIGRATING,
         AbortReason.HOST_UNKNOWN,
+        AbortReason.INCOMPATIBLE,
         AbortReason.RESERVATION_REFUSED,
         AbortReason.DESTINATION_REFUSED,
         AbortReason.STUN_BOUND_OVER_LIMIT,
@@ -90,6 +91,7 @@ def as_json(summary: MigrationSummary) -> dict[str, Any]:
         "outcome": summary.outcome.value,
         "reason": summary.reason.value,
         "message": summary.message,
+        "resolve": doubt.command(summary) if summary.outcome is Outcome.IN_DOUBT else None,
         "rounds": len(summary.rounds),
         "stun_ms": None if stun_ns is None else milliseconds(stun_ns),
         "stun_components_ms": stun_components_ms(summary),
@@ -119,7 +121,7 @@ def error_of(summary: MigrationSummary) -> GodwitError | None:
     if summary.outcome is Outcome.IN_DOUBT:
         return InDoubtError(
             f"{where} is in doubt: {summary.message or because}",
-            hint=f"the machine is held still; see 'godwit events --migration {summary.id}'",
+            hint=f"the machine is held still until '{doubt.command(summary)}' (docs/in-doubt.md)",
         )
     if summary.outcome is not Outcome.ABORTED:
         return None

@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import structlog
 
 from godwit.coordinator.claims import Claims
@@ -22,6 +23,7 @@ from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
 from godwit.runtime.lane import ChainPosition, LaneWriter, Scope, Sealed
 from godwit.runtime.patience import patiently
 from godwit_protocol import codec
+from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.events import Event, Lane, Recorded, stored_hash
 from godwit_protocol.events.migration import MigrationRequested
 from godwit_protocol.roles import coordinator as core
@@ -45,13 +47,20 @@ class Conductor:
     """Runs one migration. ``learn`` what is in the log, then ``run``, and go on to ``learn``."""
 
     def __init__(
-        self, migration: str, requested: MigrationRequested, log: EventLog, clock: Clock, name: str
+        self,
+        migration: str,
+        requested: MigrationRequested,
+        log: EventLog,
+        clock: Clock,
+        name: str,
+        catalogue: Catalogue,
     ) -> None:
         self.migration = migration
         self._machine = requested.machine
         self._event_log = log
         self._clock = clock
         self._name = name
+        self._catalogue = catalogue
         self._claims = Claims(log, clock)
         self._state = core.begin(migration)
         self._facts: deque[_Fact] = deque()
@@ -112,10 +121,17 @@ class Conductor:
     async def _input_of(self, fact: _Fact) -> Input:
         event = fact.recorded.event
         if isinstance(event, MigrationRequested):
-            return await patiently(lambda: consider(self._event_log, event))
+            return await self._consider(event)
         given = input_of(event)
         assert given is not None
         return given
+
+    async def _consider(self, requested: MigrationRequested) -> inp.Considered:
+        """What is decided already was found compatible then. It stays so: the hosts have changed
+        since, if only because the migration takes memory.
+        """
+        considered = await patiently(lambda: consider(self._event_log, self._catalogue, requested))
+        return msgspec.structs.replace(considered, refusals=()) if self._decided else considered
 
     async def _step(self, given: Input, now_ns: int, lane: LaneWriter, cause: str = "") -> None:
         """Tell the core, do what it wants, and tell it what came of that."""

@@ -6,8 +6,13 @@ nothing.
 
 from __future__ import annotations
 
+import msgspec
+
+from godwit.coordinator.compatibility import gather
 from godwit.runtime.event_log import EventLog
 from godwit_protocol import codec, register, subjects
+from godwit_protocol.catalogue import Catalogue
+from godwit_protocol.compatibility.judging import judge
 from godwit_protocol.events import Event
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
@@ -52,11 +57,23 @@ def input_of(event: Event) -> Input | None:
             return None
 
 
-async def consider(log: EventLog, requested: ev.MigrationRequested) -> inp.Considered:
-    """Return the request with what the log knows of its machine and its destination.
+async def consider(
+    log: EventLog, catalogue: Catalogue, requested: ev.MigrationRequested
+) -> inp.Considered:
+    """Return the request with what the log knows of its machine and its hosts.
 
-    Raises ``UnreachableError``, and ``CorruptError`` if the machine's records cannot be read.
+    Raises ``UnreachableError``, and ``CorruptError`` if their records cannot be read.
     """
+    found = await _known(log, requested)
+    spec, record = found.spec, found.record
+    if spec is None or record is None or not found.destination_known:
+        return found
+    case = await gather(log, catalogue, spec, record.owner, requested.destination)
+    judged = judge(case)
+    return msgspec.structs.replace(found, refusals=judged.objections, gpus=judged.gpus)
+
+
+async def _known(log: EventLog, requested: ev.MigrationRequested) -> inp.Considered:
     machine_known = _is_name(requested.machine)
     return inp.Considered(
         machine=requested.machine,

@@ -7,16 +7,19 @@ keeps nothing that the log does not hold; one that dies is replaced by starting 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Final
 
 import structlog
 
+from godwit.catalogue.loading import load as load_catalogue
 from godwit.coordinator.conductor import Conductor
 from godwit.runtime.clock import Clock, SystemClock
 from godwit.runtime.event_log import EventLog, Stored
 from godwit.runtime.health import Health
 from godwit.runtime.service import ServiceContext
 from godwit_protocol import codec, subjects
+from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.errors import CorruptError, GodwitError, UnreachableError
 from godwit_protocol.events import Recorded
 from godwit_protocol.events.migration import MigrationEnded, MigrationRequested
@@ -30,14 +33,24 @@ _log: Final = structlog.get_logger(__name__)
 async def main(context: ServiceContext) -> None:
     """The service's process."""
     name = context.config.coordinator_id
-    await run(context.log, SystemClock(), name, context.tasks, context.health)
+    site = context.config.catalogue_file
+    await run(context.log, SystemClock(), name, context.tasks, context.health, site_catalogue=site)
 
 
 async def run(
-    log: EventLog, clock: Clock, name: str, tasks: asyncio.TaskGroup, health: Health
+    log: EventLog,
+    clock: Clock,
+    name: str,
+    tasks: asyncio.TaskGroup,
+    health: Health,
+    *,
+    site_catalogue: Path | None = None,
 ) -> None:
-    """Fold the history, then follow the log until cancelled."""
-    desk = Desk(log, clock, name, tasks)
+    """Fold the history, then follow the log until cancelled.
+
+    Raises ``CatalogueFileError`` if ``site_catalogue`` cannot be used.
+    """
+    desk = Desk(log, clock, name, tasks, load_catalogue(site_catalogue))
     filters = subjects.whole_migration("*")
     last_sequence = 0
     async for stored in log.read(filters):
@@ -53,11 +66,19 @@ async def run(
 class Desk:
     """The open migrations. Until ``begin``, what is learned is history and nothing is done."""
 
-    def __init__(self, log: EventLog, clock: Clock, name: str, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        name: str,
+        tasks: asyncio.TaskGroup,
+        catalogue: Catalogue,
+    ) -> None:
         self._event_log = log
         self._clock = clock
         self._name = name
         self._tasks = tasks
+        self._catalogue = catalogue
         self._conductors: dict[str, Conductor] = {}
         self._begun = False
 
@@ -100,7 +121,9 @@ class Desk:
         if len(self._conductors) >= OPEN_MAX:
             _log.error("too many open migrations", migration=migration, open=self.open)
             return
-        conductor = Conductor(migration, requested, self._event_log, self._clock, self._name)
+        conductor = Conductor(
+            migration, requested, self._event_log, self._clock, self._name, self._catalogue
+        )
         self._conductors[migration] = conductor
         if self._begun:
             self._tasks.create_task(self._conduct(conductor))

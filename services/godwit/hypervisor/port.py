@@ -88,8 +88,18 @@ class Vmm(Protocol):
 class Hypervisor(Protocol):
     """A host's driver. One a host and kind."""
 
+    @property
+    def version(self) -> str:
+        """Of the driver and of what it writes for another host to read."""
+
     def missing(self) -> Sequence[str]:
         """What this host lacks to run the driver, each in a sentence; empty if nothing."""
+
+    def features(self) -> Sequence[str]:
+        """What this host's kernel has of all that drivers need, by name."""
+
+    def free_memory_bytes(self) -> int:
+        """How much memory new machines could have. What was promised and not touched is free."""
 
     async def create(self, spec: MachineSpec) -> Vmm:
         """Create a VMM in GATED. Raises ``ConflictError`` if the machine exists here,

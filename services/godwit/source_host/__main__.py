@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from godwit.catalogue.loading import load as load_catalogue
+from godwit.gpus.choosing import open_gpus
 from godwit.host.context import open_host
 from godwit.runtime.config import Service
 from godwit.runtime.service import ServiceContext, run_service
@@ -12,8 +14,9 @@ from .service import SourceHost
 
 
 async def _main(context: ServiceContext) -> None:
+    gpus = open_gpus(context.config, load_catalogue(context.config.catalogue_file))
     async with open_host(context) as host:
-        await SourceHost(host, context.tasks, context.health).run()
+        await SourceHost(host, context.tasks, context.health, gpus).run()
 
 
 if __name__ == "__main__":

@@ -7,27 +7,24 @@ and goes on with every migration that a former life of it left in a journal.
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
 from collections.abc import Coroutine
 from typing import Any, Final
 
 import structlog
 
-from godwit.catalogue.loading import load as load_catalogue
+from godwit.gpus.port import GpuSource
 from godwit.host.context import HostContext
 from godwit.host.inbox import Inbox
 from godwit.host.journals import Journals, OpenMigration
 from godwit.host.orders import refuse_order
 from godwit.runtime.health import Health
-from godwit.runtime.lane import LaneWriter, Scope, position_in_log
+from godwit.runtime.lane import Scope, position_in_log
 from godwit_protocol import codec
 from godwit_protocol import register as reg
 from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import Lane, Recorded
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
-from godwit_protocol.machine import HypervisorKind
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles import source, succession
 from godwit_protocol.roles.effects import Effect
@@ -35,6 +32,7 @@ from godwit_protocol.roles.recovery import recover_source
 from godwit_protocol.roles.source_state import SourceState
 
 from .departure import Departure
+from .inventory import Inventory
 from .machines import Machines, is_failed
 
 SERVICE: Final = "source_host"
@@ -46,7 +44,9 @@ _log = structlog.get_logger(__name__)
 class SourceHost:
     """The service of one host that runs its machines and sends them away."""
 
-    def __init__(self, host: HostContext, tasks: asyncio.TaskGroup, health: Health) -> None:
+    def __init__(
+        self, host: HostContext, tasks: asyncio.TaskGroup, health: Health, gpus: GpuSource
+    ) -> None:
         self._host = host
         self._tasks = tasks
         self._health = health
@@ -54,15 +54,17 @@ class SourceHost:
         self._journals = Journals(host, SERVICE, Lane.SOURCE)
         self._departures: dict[str, Departure] = {}
         self._machines = Machines(host, self._is_moving)
+        self._inventory = Inventory(host, gpus)
         self._reported: set[str] = set()
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        await self._announce()
+        await self._inventory.announce()
         for vmm in await self._host.hypervisor.find_all():
             _log.info("machine_found", machine=vmm.name)
         for migration in self._journals.leftovers():
             await self._recover(migration)
+        self._tasks.create_task(self._inventory.follow())
         self._tasks.create_task(self._watch_machines())
         self._health.ready = True
         async for decision in self._inbox.decisions():
@@ -204,36 +206,7 @@ class SourceHost:
     def _is_moving(self, machine: str) -> bool:
         return any(departure.machine == machine for departure in self._departures.values())
 
-    # The host and its machines.
-
-    async def _announce(self) -> None:
-        scope = Scope.of_host(self._host.name)
-        position = await position_in_log(self._host.log, Lane.SOURCE, self._host.name, scope)
-        writer = LaneWriter(self._host.clock, Lane.SOURCE, self._host.name, scope, position)
-        sealed = writer.seal(self._inventory())
-        await self._host.log.append(sealed.subject, sealed.data, message_id=sealed.message_id)
-
-    def _inventory(self) -> mev.HostAnnounced:
-        missing = tuple(self._host.hypervisor.missing())
-        for lack in missing:
-            _log.error("host_lacks", what=lack)
-        models = self._host.config.gpus
-        catalogue = load_catalogue(self._host.config.catalogue_file)
-        return mev.HostAnnounced(
-            hypervisors=() if missing else (HypervisorKind.NATIVE,),
-            missing=missing,
-            memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-            kernel=platform.release(),
-            gpus=tuple(
-                mev.GpuInventory(
-                    index=index,
-                    model=model,
-                    memory_bytes=catalogue.model(model).memory_bytes,
-                    simulated=True,
-                )
-                for index, model in enumerate(models)
-            ),
-        )
+    # The machines.
 
     async def _watch_machines(self) -> None:
         """Report a machine that fails, or whose VMM is proven to be dead: also one that died while

@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -161,9 +162,22 @@ class NativeHypervisor:
         self._host_dir = host_dir
         self._nats_url = nats_url
 
+    @property
+    def version(self) -> str:
+        """See ``port.Hypervisor``: it comes with Godwit."""
+        return metadata.version("godwit")
+
     def missing(self) -> Sequence[str]:
         """What the kernel lacks, found by trying."""
         return kernel.missing()
+
+    def features(self) -> Sequence[str]:
+        """What the kernel has, found by trying."""
+        return [feature for feature, lacks in kernel.probe().items() if not lacks]
+
+    def free_memory_bytes(self) -> int:
+        """See ``port.Hypervisor``."""
+        return available_bytes()
 
     async def create(self, spec: MachineSpec) -> NativeVmm:
         """See ``port.Hypervisor``. Raises ``UnreachableError`` if the host has no launcher."""

@@ -178,10 +178,23 @@ class PagemapScanner:
             self._fd = -1
 
 
+MEMFD_HOLES: Final = "memfd_holes"
+POPULATE: Final = "populate"
+DIRTY_TRACKING: Final = "dirty_tracking"
+
+
 def missing() -> list[str]:
-    """Try on two pages all that the native hypervisor needs; return what fails, each a sentence."""
+    """What the native hypervisor needs and this kernel lacks, each a sentence."""
+    return [lack for lacks in probe().values() for lack in lacks]
+
+
+def probe() -> dict[str, list[str]]:
+    """Try on two pages all that the native hypervisor needs; return by feature what fails, each a
+    sentence.
+    """
     if not hasattr(os, "memfd_create"):
-        return ["The system has no memfd_create: the native hypervisor needs Linux 6.7 or newer."]
+        lack = "The system has no memfd_create: the native hypervisor needs Linux 6.7 or newer."
+        return {MEMFD_HOLES: [lack], POPULATE: [lack], DIRTY_TRACKING: [lack]}
     fd = os.memfd_create("godwit-probe", os.MFD_CLOEXEC)
     try:
         os.ftruncate(fd, 2 * PAGE_BYTES)
@@ -191,15 +204,15 @@ def missing() -> list[str]:
         os.close(fd)
 
 
-def _probe(fd: int, memory: mmap.mmap) -> list[str]:
+def _probe(fd: int, memory: mmap.mmap) -> dict[str, list[str]]:
     anchor = ctypes.c_char.from_buffer(memory)
     address = ctypes.addressof(anchor)
     try:
-        return [
-            *_probe_holes(fd, memory),
-            *_probe_populate(address),
-            *_probe_tracking(address, memory),
-        ]
+        return {
+            MEMFD_HOLES: _probe_holes(fd, memory),
+            POPULATE: _probe_populate(address),
+            DIRTY_TRACKING: _probe_tracking(address, memory),
+        }
     finally:
         del anchor  # an export would keep the mapping from closing
 

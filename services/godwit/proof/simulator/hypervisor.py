@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from godwit.hypervisor.port import Checkpoint, LinkTarget, SentPages, VmmState, VmmStatus
 from godwit_protocol.bulk import FIRST_ROUND, BulkLink, RoundTotals
+from godwit_protocol.compatibility.host_checks import NEEDED_FEATURES
 from godwit_protocol.errors import (
     AbortedError,
     ConflictError,
@@ -18,7 +19,7 @@ from godwit_protocol.errors import (
     UnreachableError,
 )
 from godwit_protocol.framing import Preamble
-from godwit_protocol.machine import PAGE_BYTES, MachineSpec
+from godwit_protocol.machine import PAGE_BYTES, HypervisorKind, MachineSpec
 
 from .clock import HostClock
 from .faults import Fault
@@ -29,6 +30,7 @@ from .process import Process
 
 CALL_S: Final = 0.0003
 CREATE_S: Final = 0.02
+FREE_BYTES: Final = 1 << 40
 EXTENT: Final = struct.Struct("<qq")
 
 T = TypeVar("T")
@@ -66,9 +68,22 @@ class ProcessHypervisor:
         self._process = process
         self._network = network
 
+    @property
+    def version(self) -> str:
+        """As ``Hypervisor.version``."""
+        return "1.0"
+
     def missing(self) -> Sequence[str]:
         """As ``Hypervisor.missing``."""
         return ()
+
+    def features(self) -> Sequence[str]:
+        """As ``Hypervisor.features``."""
+        return NEEDED_FEATURES[HypervisorKind.NATIVE]
+
+    def free_memory_bytes(self) -> int:
+        """As ``Hypervisor.free_memory_bytes``: a machine that finds none is a fault of its own."""
+        return FREE_BYTES
 
     async def create(self, spec: MachineSpec) -> ProcessVmm:
         """As ``Hypervisor.create``."""

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from godwit.catalogue.loading import load as load_catalogue
 from godwit.coordinator import service as coordinator
 from godwit.destination_host.service import DestinationHost
 from godwit.gpu_state_tracker import service as tracker
+from godwit.gpus.simulated import SimulatedGpus
 from godwit.host.context import HostContext
 from godwit.host.fencing import NoFencing
 from godwit.host.registers import Registers
@@ -142,7 +144,8 @@ class Cluster:
 
         async def life(running: Running) -> None:
             host = self._context(place, running, config)
-            await SourceHost(host, running.tasks, Health("source_host")).run()
+            gpus = SimulatedGpus(host.name, config.gpus, load_catalogue(), config.gpu_facts)
+            await SourceHost(host, running.tasks, Health("source_host"), gpus).run()
 
         return life
 

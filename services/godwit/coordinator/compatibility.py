@@ -1,0 +1,59 @@
+"""What the log knows that a move's compatibility is judged by. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from godwit.runtime.event_log import EventLog
+from godwit_protocol import codec, ledger, subjects
+from godwit_protocol.catalogue import Catalogue
+from godwit_protocol.compatibility.case import Case, Side
+from godwit_protocol.events.machine import HostAnnounced
+from godwit_protocol.events.migration import Placement
+from godwit_protocol.ledger import Holding, HostPicture
+from godwit_protocol.machine import MachineSpec
+
+
+async def gather(
+    log: EventLog, catalogue: Catalogue, spec: MachineSpec, source: str, destination: str
+) -> Case:
+    """Return the case of moving a machine that runs on ``source``, as the log shows it now.
+
+    Raises ``UnreachableError``, and ``CorruptError`` if a record of either cannot be read.
+    """
+    here, there = await _side(log, source), await _side(log, destination)
+    pictures = [HostPicture(host=source), HostPicture(host=destination)]
+    if spec.vgpus:
+        pictures = [await _picture(log, side) for side in (here, there)]
+    return Case(
+        spec=spec,
+        source=here,
+        destination=there,
+        seats=_seats(pictures[0].holdings.values(), spec),
+        there=pictures[1],
+        catalogue=catalogue,
+    )
+
+
+async def _side(log: EventLog, host: str) -> Side:
+    stored = await log.last(subjects.inventory(host))
+    if stored is None:
+        return Side(host=host)
+    recorded = codec.decode(stored.data, stored.sequence)
+    event = recorded.event
+    announced = event if isinstance(event, HostAnnounced) else None
+    return Side(host=host, announced=announced, boot=recorded.envelope.boot)
+
+
+async def _picture(log: EventLog, side: Side) -> HostPicture:
+    gpus = () if side.announced is None else side.announced.gpus
+    picture = HostPicture(host=side.host, announced=side.announced is not None, gpus=gpus)
+    async for stored in log.read([subjects.ledger(side.host)]):
+        picture = ledger.apply(picture, ledger.decode_entry(stored.data), stored.sequence)
+    return picture
+
+
+def _seats(holdings: Iterable[Holding], spec: MachineSpec) -> tuple[Placement, ...] | None:
+    """Where the machine's vGPUs sit, by the newest reservation that it uses."""
+    used = [held for held in holdings if held.machine == spec.name and held.confirmed]
+    return used[-1].placements if used else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from godwit.transfer.port import BulkSession
 from godwit_protocol.machine import MachineSpec
@@ -83,6 +83,43 @@ class Vmm(Protocol):
 
     async def incoming(self) -> Incoming:
         """GATED: the machine's memory, to be received. The caller closes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a watch saw."""
+
+    at_ns: int
+    """CLOCK_MONOTONIC, in the middle of the sweep."""
+    bytes_by_region: dict[str, int]
+    cost_ns: int
+    """Processor time that the sweep took, outside the machine."""
+
+
+class WriteWatch(Protocol):
+    """Counts what a machine writes, undisturbed by and undisturbing a migration of it. Used by one
+    task.
+
+    ``begin`` and ``look`` raise ``ConflictError`` once a migration tracks the memory: the watch is
+    over then; and ``UnreachableError`` when the VMM is gone.
+    """
+
+    async def begin(self) -> Look:
+        """Count from now on. Returns the bytes that the regions hold."""
+
+    async def look(self) -> Look:
+        """The bytes of the pages that were written since ``begin``, each page once."""
+
+    async def close(self) -> None:
+        """Let go of the memory. Idempotent."""
+
+
+@runtime_checkable
+class Watchable(Protocol):
+    """A ``Vmm`` whose hypervisor can tell what is written, at nearly no cost to the machine."""
+
+    async def watch(self) -> WriteWatch:
+        """RUNNING: a watch, not begun yet. The caller closes it."""
 
 
 class Hypervisor(Protocol):

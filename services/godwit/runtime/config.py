@@ -19,7 +19,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from godwit_protocol.errors import InvalidInputError
+from godwit_protocol.estimation.admission import AdmissionPolicy
 from godwit_protocol.facts import DeclaredFacts, Setting
+from godwit_protocol.quantities import parse_duration_ns
 from godwit_protocol.subjects import checked_name
 
 PORT_MAX: Final = 65535
@@ -366,6 +368,27 @@ class Config:
             " asked.",
             default_shown="(none)",
             read_by=_HOST_SERVICES,
+        )
+    )
+    sampling_period_ns: int = field(
+        metadata=_variable(
+            "GODWIT_SAMPLING_PERIOD",
+            parse_duration_ns,
+            "a time such as 10s; 0s: never",
+            "10s",
+            "How often the host looks at what each machine writes, for estimates; less often where"
+            " that would cost the machine more than 1 % of its time.",
+            read_by=frozenset({Service.SOURCE_HOST}),
+        )
+    )
+    admission: AdmissionPolicy = field(
+        metadata=_variable(
+            "GODWIT_ADMISSION",
+            AdmissionPolicy,
+            "refuse or warn",
+            "refuse",
+            "What becomes of a migration whose estimated stun may be over its limit.",
+            read_by=frozenset({Service.COORDINATOR}),
         )
     )
     coordinator_id: str = field(

@@ -10,12 +10,15 @@ from godwit.host.context import open_host
 from godwit.runtime.config import Service
 from godwit.runtime.service import ServiceContext, run_service
 
+from .sampler import Sampler
 from .service import SourceHost
 
 
 async def _main(context: ServiceContext) -> None:
     gpus = open_gpus(context.config, load_catalogue(context.config.catalogue_file))
     async with open_host(context) as host:
+        if period_ns := context.config.sampling_period_ns:
+            context.tasks.create_task(Sampler(host, period_ns).run())
         await SourceHost(host, context.tasks, context.health, gpus).run()
 
 

@@ -27,10 +27,13 @@ from godwit_protocol.machine import MachineSpec
 from ..port import Checkpoint, VmmState, VmmStatus
 from . import kernel, wire
 from .channel import Channel, readable
+from .dirty import WriteProtectTracker
 from .incoming import IncomingMemory
 from .memory import MachineMemory, Runs, available_bytes
 from .outgoing import OutgoingMemory
 from .paths import LAUNCHER_SOCKET, MachineFolder
+from .tracking_lease import TrackingLease
+from .write_watch import NativeWriteWatch
 
 ANSWER_S_MAX: Final = 5.0
 """For what a VMM answers at once, which is at the end of the guest's current step."""
@@ -100,12 +103,17 @@ class NativeVmm:
 
     async def outgoing(self) -> OutgoingMemory:
         """RUNNING; see ``port.Vmm``."""
-        memory = await self.memory()
+        lease = await TrackingLease.take(self._folder)
         try:
-            return OutgoingMemory.of((await self.status()).pid, memory)
+            memory, tracker = await self._tracked()
         except BaseException:
-            memory.close()
+            lease.release()
             raise
+        return OutgoingMemory(memory, tracker, lease)
+
+    async def watch(self) -> NativeWriteWatch:
+        """RUNNING; see ``port.Watchable``."""
+        return NativeWriteWatch(self._folder, *await self._tracked())
 
     async def incoming(self) -> IncomingMemory:
         """GATED; see ``port.Vmm``."""
@@ -141,6 +149,15 @@ class NativeVmm:
             ) from error
         if status.state is VmmState.FAILED:
             raise GuestError(status.failure, hint=f"see {self._folder.log}")
+
+    async def _tracked(self) -> tuple[MachineMemory, WriteProtectTracker]:
+        """The machine's memory, and what finds its dirty pages. The caller closes both."""
+        memory = await self.memory()
+        try:
+            return memory, WriteProtectTracker((await self.status()).pid, memory)
+        except BaseException:
+            memory.close()
+            raise
 
     async def _status(self, deadline_s: float) -> VmmStatus:
         answer = await self._channel.ask(wire.GetStatus(), wire.Status, deadline_s)

@@ -15,30 +15,27 @@ from godwit_protocol.errors import AbortedError, LocalProtocolError
 from godwit_protocol.machine import PAGE_BYTES
 
 from ..port import LinkTarget, SentPages
-from .dirty import DirtyTracker, WriteProtectTracker
+from .dirty import DirtyTracker
 from .memory import MachineMemory, Runs
+from .tracking_lease import TrackingLease
 
 EXTENT_GRAIN_PAGES: Final = 512
 """Extents are told in whole blocks of 2 MiB: a machine of any size has a bounded number of them."""
 
 
 class OutgoingMemory:
-    """See ``port.Outgoing``. Owns ``memory``."""
+    """See ``port.Outgoing``. Owns all that it is given; the lease is held until ``close``."""
 
-    def __init__(self, memory: MachineMemory, tracker: DirtyTracker) -> None:
+    def __init__(self, memory: MachineMemory, tracker: DirtyTracker, lease: TrackingLease) -> None:
         self._memory = memory
         self._tracker = tracker
+        self._lease = lease
         self._sender: BulkSender | None = None
         self._aborted = False
         self._armed = False
         self._round_bytes = 0
         self._in_use = asyncio.Lock()
         """Held while a thread works with the memory or the connections; ``close`` waits for it."""
-
-    @classmethod
-    def of(cls, pid: int, memory: MachineMemory) -> OutgoingMemory:
-        """The memory of the VMM with process id ``pid``. Raises ``UnreachableError``."""
-        return cls(memory, WriteProtectTracker(pid, memory))
 
     async def held(self) -> tuple[bytes, ...]:
         """See ``port.Outgoing``."""
@@ -93,6 +90,7 @@ class OutgoingMemory:
                 await asyncio.to_thread(self._sender.close)
             self._tracker.close()
             self._memory.close()
+            self._lease.release()
 
     def _check_not_aborted(self) -> None:
         if self._aborted:

@@ -53,6 +53,11 @@ class MachineFolder:
         return False
 
     @property
+    def tracking(self) -> Path:
+        """The file of the machine's ``TrackingLease``."""
+        return self.path / "tracking.lock"
+
+    @property
     def log(self) -> Path:
         """What the VMM and its guest print."""
         return self.path / "log"

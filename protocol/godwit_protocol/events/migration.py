@@ -8,6 +8,7 @@ from typing import ClassVar
 import msgspec
 
 from ..catalogue import GpuMode
+from ..compatibility.verdict import Verdict
 from ..convergence import Decision, DecisionReason
 from ..estimation.admission import AdmissionPolicy
 from ..machine import MachineSpec
@@ -32,6 +33,7 @@ class AbortReason(StrEnum):
     ALREADY_THERE = "already_there"
     ALREADY_MIGRATING = "already_migrating"
     HOST_UNKNOWN = "host_unknown"
+    INCOMPATIBLE = "incompatible"
     RESERVATION_REFUSED = "reservation_refused"
     DESTINATION_REFUSED = "destination_refused"
     DESTINATION_LOST = "destination_lost"
@@ -116,7 +118,10 @@ class CancelRequested(Event, frozen=True, kw_only=True):
 
 
 class ReservationRequested(Event, frozen=True, kw_only=True):
-    """Capacity on a host is asked for. ``reservation`` is the migration's or the start's id."""
+    """Capacity on a host is asked for. ``reservation`` is the migration's or the start's id.
+
+    ``gpus``: only on one of these; None: on any.
+    """
 
     TYPE: ClassVar[str] = "reservation_requested"
     reservation: str
@@ -199,13 +204,15 @@ class StartDecided(Event, frozen=True, kw_only=True):
     """Whether the source will be told to start, and if not, why. At most one a migration.
 
     Replicas of the coordinator may see a deadline or a refusal differently; what this one event
-    says goes for all of them.
+    says goes for all of them. ``refusals``: the checks that refused, if the reason is that the
+    hosts do not go together.
     """
 
     TYPE: ClassVar[str] = "start_decided"
     start: bool
     reason: AbortReason = AbortReason.NONE
     message: str = ""
+    refusals: tuple[Verdict, ...] = ()
 
 
 class MigrationStarted(Event, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ from ..ledger import (
     RefusalCode,
     apply,
     decide,
+    narrowed,
 )
 from ..placement.policy import DeviceGroup, Policy
 from . import effects as fx
@@ -69,6 +70,7 @@ class ReservationWanted(Input, frozen=True, kw_only=True):
     vgpus: tuple[ProfileWanted, ...]
     policy: Policy = Policy.CONSOLIDATE
     group: DeviceGroup = DeviceGroup.NONE
+    gpus: tuple[int, ...] | None = None
 
 
 class ReservationUsed(Input, frozen=True, kw_only=True):
@@ -260,7 +262,12 @@ def _decide(state: TrackerState, host: str, item: Waiting) -> LedgerEntry | tupl
         refusal = picture.settled[item.reservation]
         return () if refusal is None else (_refusal(item.reservation, host, refusal),)
     decided = decide(
-        picture, host, item.vgpus, state.catalogue, policy=item.policy, group=item.group
+        narrowed(picture, item.gpus),
+        host,
+        item.vgpus,
+        state.catalogue,
+        policy=item.policy,
+        group=item.group,
     )
     return _line(item, decided)
 

@@ -32,6 +32,7 @@ REFUSALS = frozenset(
         AbortReason.ALREADY_MIGRATING,
         AbortReason.HOST_UNKNOWN,
         AbortReason.INCOMPATIBLE,
+        AbortReason.INCOMPATIBLE,
         AbortReason.RESERVATION_REFUSED,
         AbortReason.DESTINATION_REFUSED,
         AbortReason.STUN_BOUND_OVER_LIMIT,

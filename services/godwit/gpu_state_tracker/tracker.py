@@ -145,6 +145,7 @@ class Tracker:
                 vgpus=wanted,
                 policy=request.placement_policy,
                 group=request.device_group,
+                gpus=request.gpus,
             )
         )
 

@@ -7,7 +7,9 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 from native_host import MIB, machine_spec
 
 from godwit.hypervisor.native.memory import NO_RUNS, runs_of
+from godwit.hypervisor.native.paths import MachineFolder
 from godwit.hypervisor.port import VmmState
 from godwit_protocol.errors import (
     ConflictError,
@@ -226,6 +229,62 @@ async def test_a_machine_that_died_is_gone_and_can_be_created_again(host):
     assert await host.hypervisor.find("m") is None
     again = await host.hypervisor.create(machine_spec())
     assert (await again.status()).state is VmmState.GATED
+
+
+async def test_a_stopped_machine_leaves_no_file(host, client):
+    vmm = await host.hypervisor.create(machine_spec())
+    folder = host.directory / "machines" / "m"
+    assert (folder / "vmm.sock").is_socket()
+    await host.hypervisor.forget("m")
+    assert (await vmm.status()).state is VmmState.GATED
+    await vmm.stop()
+    assert not folder.exists()
+
+
+async def test_a_killed_machine_leaves_its_files_until_it_is_forgotten(host, client):
+    vmm = await host.hypervisor.create(machine_spec())
+    os.kill((await vmm.status()).pid, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        while await host.hypervisor.find_dead() != ["m"]:
+            pass
+    await host.hypervisor.forget("m")
+    assert not (host.directory / "machines" / "m").exists()
+    assert await host.hypervisor.find_dead() == []
+
+
+async def test_a_guest_that_cannot_be_constructed_leaves_its_log(host):
+    with pytest.raises(GuestError):
+        await host.hypervisor.create(machine_spec(guest="json:JSONDecoder"))
+    assert [path.name for path in (host.directory / "machines" / "m").iterdir()] == ["log"]
+
+
+async def test_a_machine_is_created_while_another_removes_its_files(host):
+    """Whoever removes has found the former VMM dead; the new one must not lose its files to it."""
+    over = threading.Event()
+    folder = MachineFolder.of(host.directory, "m")
+
+    def remove_all_the_time():
+        while not over.is_set():
+            folder.remove()
+
+    removing = threading.Thread(target=remove_all_the_time)
+    removing.start()
+    try:
+        for _ in range(5):
+            vmm = await _created(host, machine_spec())
+            assert (await vmm.status()).state is VmmState.GATED
+            await vmm.stop()
+    finally:
+        over.set()
+        removing.join()
+
+
+async def _created(host, spec):
+    """A lock that is held for a moment is a conflict, and no more."""
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(ConflictError):
+                return await host.hypervisor.create(spec)
 
 
 async def test_a_hung_machine_is_stopped(host, client, monkeypatch):

@@ -149,6 +149,9 @@ class Hypervisor(Protocol):
     async def find_all(self) -> Sequence[Vmm]:
         """All live VMMs on this host, also those that outlived the services."""
 
+    async def forget(self, name: str) -> None:
+        """Remove the files that a dead VMM left. Does nothing to one that lives. Idempotent."""
+
     async def find_dead(self) -> Sequence[str]:
         """Machines that had a VMM on this host whose process is proven dead, however it ended.
 

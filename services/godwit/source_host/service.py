@@ -25,6 +25,7 @@ from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import Lane, Recorded
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.register import RegisterValue
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles import source, succession
 from godwit_protocol.roles.effects import Effect
@@ -214,13 +215,29 @@ class SourceHost:
         """
         while True:
             await asyncio.sleep(WATCH_S)
-            failed = dict.fromkeys(await self._host.hypervisor.find_dead(), "the VMM died")
+            dead = await self._host.hypervisor.find_dead()
+            failed = dict.fromkeys(dead, "the VMM died")
             for vmm in await self._host.hypervisor.find_all():
                 if why := await is_failed(vmm):
                     failed[vmm.name] = why
             self._reported &= failed.keys()
             for name, why in failed.items():
                 await self._report_if_owned(name, why)
+            for name in dead:
+                await self._forget_if_not_owned(name)
+
+    async def _forget_if_not_owned(self, name: str) -> None:
+        """Remove what a dead VMM left here of a machine that is another host's, or was stopped."""
+        if self._is_moving(name) or self._machines.is_changing(name):
+            return
+        try:
+            record = (await self._host.registers.read(name)).record
+            if record is None:
+                return
+            if record.owner != self._host.name or record.value is RegisterValue.STOPPED:
+                await self._host.hypervisor.forget(name)
+        except GodwitError as error:
+            _log.warning("dead_vmm_not_forgotten", machine=name, error=error.message)
 
     async def _report_if_owned(self, name: str, why: str) -> None:
         if name in self._reported or self._is_moving(name) or self._machines.is_changing(name):

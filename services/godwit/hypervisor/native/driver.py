@@ -121,6 +121,15 @@ class NativeVmm:
 
     async def stop(self) -> None:
         """Any state; see ``port.Vmm``. A VMM that does not answer is killed."""
+        await self._end()
+        self._folder.remove()
+
+    async def stop_for_its_log(self) -> None:
+        """As ``stop``; but the log stays until the machine is created here again."""
+        await self._end()
+        self._folder.remove(keep_log=True)
+
+    async def _end(self) -> None:
         process = _process_of(self._folder)
         if process is None:
             return
@@ -208,7 +217,7 @@ class NativeHypervisor:
         try:
             await vmm.constructed()
         except BaseException:
-            await vmm.stop()
+            await vmm.stop_for_its_log()
             raise
         return vmm
 
@@ -226,6 +235,10 @@ class NativeHypervisor:
         return [
             folder.path.name for folder in MachineFolder.all(self._host_dir) if _is_dead(folder)
         ]
+
+    async def forget(self, name: str) -> None:
+        """See ``port.Hypervisor``."""
+        MachineFolder.of(self._host_dir, name).remove()
 
 
 def _is_dead(folder: MachineFolder) -> bool:

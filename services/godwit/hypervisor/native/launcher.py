@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,7 @@ from .paths import LAUNCHER_LOCK, LAUNCHER_SOCKET, MachineFolder
 from .server import ControlServer
 
 HOST_DIR_VARIABLE: Final = "GODWIT_HOST_DIR"
+FOLDER_TRIES_MAX: Final = 10
 VMM_MODULE: Final = "godwit.hypervisor.native.vmm"
 
 _log = logging.getLogger("godwit.launcher")
@@ -88,8 +90,7 @@ class Launcher:
     def _spawn(self, order: wire.Spawn) -> None:
         spec = order.spec.checked()
         folder = MachineFolder.of(self._host_dir, checked_name(spec.name, "machine"))
-        folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = _lock(folder.pid, f"machine {spec.name} exists on this host")
+        lock = _lock_folder(folder, f"machine {spec.name} exists on this host")
         try:
             folder.socket.unlink(missing_ok=True)
             folder.order.write_bytes(msgspec.msgpack.encode(order))
@@ -122,6 +123,18 @@ def _lock(path: Path, conflict: str) -> int:
         os.close(lock)
         raise ConflictError(conflict) from error
     return lock
+
+
+def _lock_folder(folder: MachineFolder, conflict: str) -> int:
+    """Make the folder, and return as ``_lock``. One that is just being removed is made anew."""
+    for _ in range(FOLDER_TRIES_MAX):
+        folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with suppress(FileNotFoundError):
+            lock = _lock(folder.pid, conflict)
+            if os.fstat(lock).st_nlink:
+                return lock
+            os.close(lock)
+    raise ConflictError(conflict, hint="somebody removes its files again and again")
 
 
 def _start_vmm(

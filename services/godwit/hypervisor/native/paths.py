@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -51,6 +53,31 @@ class MachineFolder:
             except BlockingIOError:
                 return True
         return False
+
+    def remove(self, *, keep_log: bool = False) -> None:
+        """Remove it with all that it holds, unless its VMM lives. Idempotent.
+
+        The lock is held until the pid file, the last but the log, is gone: who makes the folder
+        anew meanwhile must see, once it has locked that file, whether it still is one.
+        """
+        try:
+            lock = os.open(self.pid, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            logs = () if keep_log else (self.log,)
+            for path in (self.socket, self.order, self.tracking, *logs, self.pid):
+                path.unlink(missing_ok=True)
+            if not keep_log:
+                self.path.rmdir()
+        except BlockingIOError:
+            pass
+        except OSError as error:  # something of another's is in it: that is not ours to remove
+            if error.errno not in {errno.ENOTEMPTY, errno.ENOENT}:
+                raise
+        finally:
+            os.close(lock)
 
     @property
     def tracking(self) -> Path:

@@ -111,6 +111,10 @@ class ProcessHypervisor:
         self._process.check()
         return [self._handle(vmm) for _, vmm in sorted(self._host.vmms.items())]
 
+    async def forget(self, _name: str) -> None:
+        """As ``Hypervisor.forget``: a simulated VMM leaves no files."""
+        self._process.check()
+
     async def find_dead(self) -> Sequence[str]:
         """As ``Hypervisor.find_dead``: a simulated VMM dies with its host, and leaves no proof."""
         return ()

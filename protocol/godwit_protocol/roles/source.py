@@ -84,7 +84,9 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
         (p.COPYING, inp.FinalSent): row(copying.final_sent, p.STAGING),
         (p.STAGING, inp.PeerStaged): row(deciding.staged, p.COMMITTED),
         (p.STAGING, inp.PeerRefused): row(deciding.refused_to_stage, p.RESUMING),
+        (p.STAGING, inp.PeerActive): row(deciding.active, p.RELEASING),
         (p.COMMITTED, inp.PeerActive): row(deciding.active, p.RELEASING, p.DOUBTING),
+        (p.TAKING_BACK, inp.PeerActive): row(deciding.active, p.RELEASING),
         (p.TAKING_BACK, inp.CasSettled): row(
             deciding.taken_back, p.RESUMING, p.YIELDED, p.DOUBTING
         ),

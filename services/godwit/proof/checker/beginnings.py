@@ -24,6 +24,7 @@ def preparation(moves: Moves, budget: Budget) -> World:
         is_linked=False,
         register=(first,),
         strays=(),
+        echoes=(),
         is_overruled=False,
         left=budget,
     )

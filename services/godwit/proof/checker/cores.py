@@ -316,7 +316,8 @@ class Roles:
                     is_synced = effect.durability is Durability.JOURNALED
                     assert is_synced or effect.to is None, "what others act on must be durable"
                     fact = _fact_of(effect)
-                    yield Deed(DeedKind.APPEND, fact=fact, is_synced=is_synced)
+                    if fact or is_synced:
+                        yield Deed(DeedKind.APPEND, fact=fact, is_synced=is_synced)
                     if effect.durability is Durability.LOGGED:
                         yield Deed(DeedKind.BEGIN, operation=Operation(Work.AWAIT_LOG))
                 case fx.Say():

@@ -41,6 +41,10 @@ class What(IntEnum):
     LINK_BREAKS = 18
     WRITE_LOST = 19
     STRAY_LANDS = 20
+    LOSES = 21
+    DOUBLES = 22
+    HEARS_AGAIN = 23
+    HOST_RETURNS = 24
 
 
 class Label(NamedTuple):

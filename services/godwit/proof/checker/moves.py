@@ -24,6 +24,7 @@ from .world import (
     SOURCE,
     UNBORN,
     Draft,
+    Echo,
     Image,
     Side,
     Violation,
@@ -45,6 +46,7 @@ ADDRESSED: Final[tuple[Facts, Facts]] = (
     ),
 )
 """Facts that reach the source, and those that reach the destination, through the log too."""
+WRITING: Final = frozenset({Work.WRITE_REGISTER, Work.WRITTEN, Work.UNHEARD})
 _POSTED: Final = tuple(sum(fact for fact, _ in ADDRESSED[1 - who]) for who in (SOURCE, DESTINATION))
 """The facts that each side addresses to the other, as bits."""
 
@@ -74,6 +76,7 @@ class Moves:
         for who in (SOURCE, DESTINATION):
             side = world.side(who)
             if side.role == GONE:
+                yield from self._return(world, who, side)
                 continue
             yield from self._of_service(world, who, side)
             if side.pending:
@@ -99,32 +102,74 @@ class Moves:
         other = world.side(1 - who)
         if side.heard:
             yield from self._hear(world, who, side)
+        yield from self._hear_again(world, who)
+        in_the_log = other.posted if other.role == GONE else other.journal
         for fact, given in ADDRESSED[who]:
-            if (other.journal | other.posted) & fact:
+            if in_the_log & fact:
                 yield from self._tell(world, Label(What.LEARNS, who, fact), given, Kind.DUE)
         if known.waits:
             label = Label(What.DEADLINE, who)
             yield from self._tell(world, label, script.TICK, Kind.DUE, is_late=True)
-        if other.role == GONE:
-            yield from self._tell(world, Label(What.FENCED, who), script.PEER_FENCED, Kind.DUE)
         yield from self._tell(world, Label(What.CANCEL, who), script.ABORT_WANTED, Kind.FAULT)
-        if known.is_alarmed:
-            order = Label(What.OVERRULE, who)
-            yield from self._tell(world, order, script.RUN_ORDERED, Kind.OPERATOR)
+        yield from self._of_operator(world, who, known)
         if world.left.local_failures:
             yield from self._break(world, who, side)
 
+    def _of_operator(self, world: World, who: int, known: Known) -> Iterator[Move]:
+        """Proof that the peer's host is dead, and orders to run the machine. A proof may come when
+        the host is on again, and holds all the same: what ran there is gone. An operator who was
+        called lets the peer finish its writing; one who was not waits for nothing.
+        """
+        other = world.side(1 - who)
+        if other.vmm is Vmm.LOST:
+            called = Kind.OPERATOR if known.is_alarmed else Kind.FAULT
+            kind = Kind.DUE if other.role == GONE else called
+            yield from self._tell(world, Label(What.FENCED, who), script.PEER_FENCED, kind)
+        order = Label(What.OVERRULE, who)
+        if known.is_alarmed and not _writes_register(other):
+            yield from self._tell(world, order, script.RUN_ORDERED, Kind.OPERATOR)
+        elif world.left.orders:
+            spent = world._replace(left=world.left._replace(orders=world.left.orders - 1))
+            yield from self._tell(spent, order, script.RUN_ORDERED, Kind.FAULT)
+
     def _hear(self, world: World, who: int, side: Side) -> Iterator[Move]:
-        message = side.heard[0]
+        """The next message is heard; or it is lost; or it will come a second time."""
+        message, left = side.heard[0], world.left
         draft = Draft(world)
         draft.sides[who] = side.with_heard(side.heard[1:])
-        label = Label(What.HEARS, who, message)
+        if message is not Message.END and left.lost_messages:
+            lost = draft.copy()
+            lost.left = left._replace(lost_messages=left.lost_messages - 1)
+            yield moved(Label(What.LOSES, who, message), Kind.FAULT, lost)
+        if message is not Message.END and message in script.HEARD and left.doubled_messages:
+            doubled = draft.copy()
+            doubled.left = left._replace(doubled_messages=left.doubled_messages - 1)
+            doubled.echo(Echo(who, message))
+            yield from self._take(doubled, Label(What.DOUBLES, who, message), Kind.FAULT)
+        yield from self._take(draft, Label(What.HEARS, who, message), Kind.DUE)
+
+    def _take(self, draft: Draft, label: Label, kind: Kind) -> Iterator[Move]:
+        message = Message(label.detail)
         opening = Operation(Work.OPEN_LINK)
         if message is not Message.WELCOME:
-            yield from self._feed(draft, label, script.HEARD[message], Kind.DUE)
-        elif opening in side.pending:
-            draft.end(who, opening)
-            yield from self._feed(draft, label, script.LINK_UP, Kind.DUE)
+            yield from self._feed(draft, label, script.HEARD[message], kind)
+        elif opening in draft.sides[label.who].pending:
+            draft.end(label.who, opening)
+            yield from self._feed(draft, label, script.LINK_UP, kind)
+
+    def _hear_again(self, world: World, who: int) -> Iterator[Move]:
+        """What came twice may make no sense any more: a service then takes the link for lost."""
+        for echo in world.echoes:
+            if echo.who != who:
+                continue
+            draft = Draft(world)
+            draft.echoes = tuple(item for item in world.echoes if item != echo)
+            roles, role = self.roles[who], world.side(who).role
+            outcome = roles.step(role, script.HEARD[echo.message])
+            if outcome.refusal:
+                outcome = roles.step(role, script.LINK_LOST)
+            label = Label(What.HEARS_AGAIN, who, echo.message)
+            yield from self._carry_out(draft, label, Kind.FAULT, outcome)
 
     def _break(self, world: World, who: int, side: Side) -> Iterator[Move]:
         """Something fails that is none of the VMM's: a failure of the VMM says that it is dead."""
@@ -195,11 +240,19 @@ class Moves:
             label = Label(What.RESTART, who, detail=1)
             yield from self._carry_out(Draft(world), label, Kind.FAULT, outcome)
 
+    def _return(self, world: World, who: int, side: Side) -> Iterator[Move]:
+        """The services of a host that was dead are about to be started; nothing runs there."""
+        if world.left.host_returns:
+            draft = Draft(world)
+            draft.left = draft.left._replace(host_returns=draft.left.host_returns - 1)
+            draft.sides[who] = side._replace(role=DOWN, posted=0)
+            yield moved(Label(What.HOST_RETURNS, who), Kind.FAULT, draft)
+
     def _of_death(self, world: World, who: int, side: Side) -> Iterator[Move]:
         if world.left.host_deaths:
             for dead in wreckage.host_deaths(Draft(world), who, _POSTED[who]):
                 yield moved(Label(What.HOST_DIES, who), Kind.FAULT, dead)
-        if world.left.vmm_deaths and side.vmm not in (Vmm.NONE, Vmm.DEAD):
+        if world.left.vmm_deaths and Vmm.NONE < side.vmm < Vmm.DEAD:
             draft = Draft(world)
             draft.left = draft.left._replace(vmm_deaths=draft.left.vmm_deaths - 1)
             draft.sides[who] = side._replace(vmm=Vmm.DEAD, image=Image.NONE)
@@ -249,3 +302,7 @@ def _open_link(draft: Draft, who: int) -> None:
 
 def _is_prepared(side: Side) -> bool:
     return bool((side.journal | side.unsynced) & Fact.PREPARED)
+
+
+def _writes_register(side: Side) -> bool:
+    return any(operation.work in WRITING for operation in side.pending)

@@ -77,7 +77,7 @@ class Results:
     def _of_vmm(self, world: World, who: int, work: Work) -> Iterator[Result]:
         draft = Draft(world)
         bad = script.BAD_IMAGE if work is Work.LOAD else script.FAILED
-        if draft.sides[who].vmm is Vmm.DEAD and work is not Work.FREE:
+        if draft.sides[who].vmm >= Vmm.DEAD and work is not Work.FREE:
             yield Result(What.FAILS, Kind.DUE, draft, bad)
             return
         apply(draft, who, work)
@@ -97,7 +97,7 @@ class Results:
 
     def _of_write(self, world: World, who: int, operation: Operation) -> Iterator[Result]:
         """It arrives; or nobody knows whether it did; a destination with a dead VMM never asks."""
-        if who == DESTINATION and world.destination.vmm is Vmm.DEAD:
+        if who == DESTINATION and world.destination.vmm >= Vmm.DEAD:
             yield Result(What.FAILS, Kind.DUE, Draft(world), script.FAILED)
         draft = Draft(world)
         if draft.write(operation):

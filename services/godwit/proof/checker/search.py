@@ -1,5 +1,9 @@
 """The search itself: breadth first, so that the first trace that breaks a rule is a shortest one.
 
+A state in which more faults may still come covers one that differs in nothing else: all that can
+happen in the latter can happen in the former, no later. Only the former is searched. What happens
+without a fault does not depend on the faults that are left.
+
 Two things are checked: rules that hold in every state and step (the world notes when one is
 broken), and, once all states are known, that from each of them a good end can be reached without
 any further fault. It must not know what a move means.
@@ -11,6 +15,7 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import ge
 from typing import Final, NamedTuple
 
 from .happenings import Kind, Label
@@ -55,7 +60,8 @@ class Search:
 
     def __init__(self, moves: Moves, start: World) -> None:
         self._moves = moves
-        self._numbers: dict[World, int] = {start: 0}
+        self._numbers: dict[tuple[object, ...], list[int]] = {start[:-1]: [0]}
+        """States by all that they hold but the faults that are left."""
         self._worlds: list[World] = [start]
         self._parents = array("l", [-1])
         self._labels: list[Label | None] = [None]
@@ -99,7 +105,7 @@ class Search:
             if violation is not None:
                 trace = (*self._trace(number), Step(label, world))
                 return Finding(violation, trace, refusal)
-            found = self._numbers.setdefault(world, len(self._worlds))
+            found = self._covering(world)
             if found == len(self._worlds):
                 self._worlds.append(world)
                 self._parents.append(number)
@@ -109,6 +115,15 @@ class Search:
                 self._edges.append(found)
         self._edges_end.append(len(self._edges))
         return None
+
+    def _covering(self, world: World) -> int:
+        """The state that has been seen instead of ``world``, or the number of a new one."""
+        numbers = self._numbers.setdefault(world[:-1], [])
+        for number in numbers:
+            if all(map(ge, self._worlds[number].left, world.left)):
+                return number
+        numbers.append(len(self._worlds))
+        return numbers[-1]
 
     def _trace(self, number: int) -> tuple[Step, ...]:
         steps: list[Step] = []

@@ -75,6 +75,7 @@ _VMMS: Final[dict[Vmm, str]] = {
     Vmm.RUNNING: "RUNS the machine",
     Vmm.PAUSED: "holds the machine paused",
     Vmm.DEAD: "holds nothing: the VMM is dead",
+    Vmm.LOST: "holds nothing: the VMM died with the host",
 }
 _IMAGES: Final[dict[Image, str]] = {
     Image.NONE: "no image",
@@ -165,6 +166,15 @@ def _happening(label: Label) -> str:
             return f"the {me}'s VMM dies"
         case What.LINK_BREAKS:
             return "the direct link breaks"
+        case What.LOSES:
+            return f"the {me} does not hear {_MESSAGES[Message(label.detail)]}: the message is lost"
+        case What.DOUBLES:
+            heard = _MESSAGES[Message(label.detail)]
+            return f"the {me} hears on the link, not for the last time, {heard}"
+        case What.HEARS_AGAIN:
+            return f"the {me} hears once more on the link {_MESSAGES[Message(label.detail)]}"
+        case What.HOST_RETURNS:
+            return f"the {me}'s host is switched on again, with its journal and without its VMM"
         case What.WRITE_LOST:
             return "the register loses its last acknowledged write"
         case What.STRAY_LANDS:

@@ -32,6 +32,8 @@ class Vmm(IntEnum):
     RUNNING = 3
     PAUSED = 4
     DEAD = 5
+    LOST = 6
+    """Dead, as all is that ran on the host when it died."""
 
 
 class Image(IntEnum):
@@ -96,13 +98,28 @@ class Budget(NamedTuple):
 
     crashes: int = 0
     link_losses: int = 0
+    lost_messages: int = 0
+    """One message of many does not arrive, which TCP would not do."""
+    doubled_messages: int = 0
+    """A message is heard a second time, at any time after the first."""
     host_deaths: int = 0
+    host_returns: int = 0
+    """A host that died is switched on again: its journal is there, its machine is not."""
     lost_writes: int = 0
     strays: int = 0
     """Register writes that are given up for lost, and may yet land at any time."""
     local_failures: int = 0
     """A service is told that something of its own failed."""
     vmm_deaths: int = 0
+    orders: int = 0
+    """An operator orders a host to run the machine, whom no alarm has called."""
+
+
+class Echo(NamedTuple):
+    """What ``who`` has heard on the link, and will hear once more."""
+
+    who: int
+    message: Message
 
 
 class World(NamedTuple):
@@ -113,6 +130,7 @@ class World(NamedTuple):
     is_linked: bool
     register: tuple[int, ...]
     strays: tuple[Operation, ...]
+    echoes: tuple[Echo, ...]
     is_overruled: bool
     """An operator has said where the machine is to run, and what may be lost."""
     left: Budget
@@ -125,13 +143,23 @@ class World(NamedTuple):
 class Draft:
     """A world being changed."""
 
-    __slots__ = ("is_linked", "is_overruled", "left", "register", "sides", "strays", "violation")
+    __slots__ = (
+        "echoes",
+        "is_linked",
+        "is_overruled",
+        "left",
+        "register",
+        "sides",
+        "strays",
+        "violation",
+    )
 
     def __init__(self, world: World) -> None:
         self.sides = [world.source, world.destination]
         self.is_linked = world.is_linked
         self.register = world.register
         self.strays = world.strays
+        self.echoes = world.echoes
         self.is_overruled = world.is_overruled
         self.left = world.left
         self.violation: Violation | None = None
@@ -143,6 +171,7 @@ class Draft:
         draft.is_linked = self.is_linked
         draft.register = self.register
         draft.strays = self.strays
+        draft.echoes = self.echoes
         draft.is_overruled = self.is_overruled
         draft.left = self.left
         draft.violation = self.violation
@@ -157,6 +186,7 @@ class Draft:
             self.is_linked,
             self.register,
             self.strays,
+            self.echoes,
             self.is_overruled,
             self.left,
         )
@@ -231,6 +261,10 @@ class Draft:
         other = self.sides[1 - who]
         if self.is_linked and other.heard[-1:] != (message,):
             self.sides[1 - who] = other.with_heard((*other.heard, message))
+
+    def echo(self, echo: Echo) -> None:
+        """Have a message heard once more, after all that is being heard."""
+        self.echoes = tuple(sorted({*self.echoes, echo}))
 
     def close_link(self, who: int) -> None:
         """``who`` closes its end: what it said arrives, then the other hears the end."""

@@ -34,7 +34,7 @@ def crashes(draft: Draft, who: int) -> Iterator[Draft]:
         crashed.left = crashed.left._replace(crashes=crashed.left.crashes - 1)
         side = crashed.sides[who]
         down = side._replace(role=DOWN, pending=(), unsynced=0)
-        for journal in {side.journal, side.journal | side.unsynced}:
+        for journal in _journals(side):
             survivor = crashed.copy()
             survivor.sides[who] = down._replace(journal=journal)
             yield survivor
@@ -44,10 +44,11 @@ def host_deaths(draft: Draft, who: int, addressed: int) -> Iterator[Draft]:
     """What may be left when a host dies: of its ``addressed`` facts, those that the log had got."""
     for dying in _cut_off(draft, who):
         dying.left = dying.left._replace(host_deaths=dying.left.host_deaths - 1)
-        for posted in _subsets(dying.sides[who].journal & addressed):
-            dead = dying.copy()
-            dead.sides[who] = Side(GONE, Vmm.DEAD, Image.NONE, posted=posted)
-            yield dead
+        for journal in _journals(dying.sides[who]) if dying.left.host_returns else {0}:
+            for posted in _subsets(dying.sides[who].journal & addressed):
+                dead = dying.copy()
+                dead.sides[who] = Side(GONE, Vmm.LOST, Image.NONE, journal, posted=posted)
+                yield dead
 
 
 def link_losses(draft: Draft) -> Iterator[Draft]:
@@ -115,7 +116,7 @@ def _fates(draft: Draft, who: int, operation: Operation) -> tuple[_Fate, ...]:
     if operation.work is Work.WRITE_REGISTER:
         late = (_Fate.ASTRAY,) if can_stray(draft, operation) else ()
         return (_Fate.NOT_DONE, _Fate.DONE, *late)
-    if operation.work in ON_VMM and draft.sides[who].vmm is not Vmm.DEAD:
+    if operation.work in ON_VMM and draft.sides[who].vmm < Vmm.DEAD:
         return (_Fate.NOT_DONE, _Fate.DONE)
     return (_Fate.NOT_DONE,)
 
@@ -127,6 +128,11 @@ def _meet(draft: Draft, who: int, operation: Operation, fate: _Fate) -> None:
         draft.write(operation)
     elif fate is _Fate.DONE:
         apply(draft, who, operation.work)
+
+
+def _journals(side: Side) -> set[int]:
+    """What may be on the disk after a crash."""
+    return {side.journal, side.journal | side.unsynced}
 
 
 def _prefixes(heard: tuple[Message, ...]) -> list[tuple[Message, ...]]:

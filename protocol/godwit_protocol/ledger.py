@@ -20,7 +20,13 @@ from .unpacking import unpack
 
 ENTRY_BYTES_MAX: Final = 64 * 1024
 SETTLED_MAX: Final = 10_000
-"""Refused and released reservations that a picture remembers, the newest."""
+"""Refused, released and expired reservations that a picture remembers, the newest."""
+RESERVATION_LIFE_NS: Final = 600_000_000_000
+"""So long after it was asked for, a reservation that nobody uses may be ended."""
+START_MARGIN_NS: Final = 300_000_000_000
+"""So long before its reservation expires, a start that is not done is given up. Clocks that differ
+by less harm nothing.
+"""
 
 
 class RefusalCode(StrEnum):
@@ -35,6 +41,7 @@ class RefusalCode(StrEnum):
     NO_DEVICE_GROUP = "no_device_group"
     INVALID_REQUEST = "invalid_request"
     TOO_MANY_WAITING = "too_many_waiting"
+    EXPIRED = "expired"
 
 
 class EntryKind(StrEnum):
@@ -44,6 +51,10 @@ class EntryKind(StrEnum):
     REFUSED = "refused"
     CONFIRMED = "confirmed"
     RELEASED = "released"
+    EXPIRED = "expired"
+
+
+_ENDS_WITH_REFUSAL: Final = frozenset({EntryKind.REFUSED, EntryKind.EXPIRED})
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +65,10 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a host's ledger. A refusal stands in it too: whoever reads it, says the same."""
+    """One line of a host's ledger. A refusal stands in it too: whoever reads it, says the same.
+
+    ``expires_wall_ns``: when a holding that is not confirmed ends; 0: never.
+    """
 
     kind: EntryKind
     reservation: str
@@ -63,15 +77,21 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
     placements: tuple[Placement, ...] = ()
     refusal: Refusal | None = None
     why: str = ""
+    expires_wall_ns: int = 0
 
 
 class Holding(msgspec.Struct, frozen=True, kw_only=True):
-    """A reservation that stands."""
+    """A reservation that stands. ``expires_wall_ns`` as in its line."""
 
     reservation: str
     machine: str
     placements: tuple[Placement, ...]
     confirmed: bool
+    expires_wall_ns: int = 0
+
+    def has_lapsed(self, now_wall_ns: int) -> bool:
+        """Whether its deadline has passed before anybody used it."""
+        return not self.confirmed and 0 < self.expires_wall_ns <= now_wall_ns
 
 
 class HostPicture(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +102,7 @@ class HostPicture(msgspec.Struct, frozen=True, kw_only=True):
     gpus: tuple[GpuInventory, ...] = ()
     holdings: dict[str, Holding] = {}
     settled: dict[str, Refusal | None] = {}
-    """Reservations that are over: refused, or released (None). They are not decided again."""
+    """Reservations that are over: refused, expired, or released (None). None is decided again."""
     sequence: int = 0
 
     def free_bytes(self, gpu: int) -> int:
@@ -105,6 +125,13 @@ class ProfileWanted(msgspec.Struct, frozen=True, kw_only=True):
     framebuffer_bytes: int
 
 
+def may_start(expires_wall_ns: int, now_wall_ns: int) -> bool:
+    """Whether a machine may take its reservation into use: long enough before that expires (0:
+    never) for all to hear of it.
+    """
+    return not expires_wall_ns or now_wall_ns + START_MARGIN_NS <= expires_wall_ns
+
+
 def encode_entry(entry: LedgerEntry) -> bytes:
     """Return the entry as MessagePack."""
     return msgspec.msgpack.encode(entry)
@@ -113,7 +140,7 @@ def encode_entry(entry: LedgerEntry) -> bytes:
 def decode_entry(data: bytes) -> LedgerEntry:
     """Return the entry. Raises ``CorruptError`` for anything that is not one."""
     entry = unpack(_entry_decoder, data, "a ledger entry", bytes_max=ENTRY_BYTES_MAX)
-    if (entry.kind is EntryKind.REFUSED) != (entry.refusal is not None):
+    if (entry.kind in _ENDS_WITH_REFUSAL) != (entry.refusal is not None):
         raise CorruptError(f"the ledger entry of {entry.reservation} has a refusal or lacks one")
     return entry
 
@@ -122,23 +149,25 @@ _entry_decoder: Final = msgspec.msgpack.Decoder(LedgerEntry)
 
 
 def apply(picture: HostPicture, entry: LedgerEntry, sequence: int) -> HostPicture:
-    """Fold one ledger entry, stored at ``sequence``. Releasing what is not held changes nothing."""
+    """Fold one ledger entry, stored at ``sequence``. Ending what is not held changes nothing, and
+    what is confirmed does not expire.
+    """
     holdings, settled = dict(picture.holdings), picture.settled
+    held = holdings.get(entry.reservation)
     if entry.kind is EntryKind.HELD:
         holdings[entry.reservation] = Holding(
             reservation=entry.reservation,
             machine=entry.machine,
             placements=entry.placements,
             confirmed=False,
+            expires_wall_ns=entry.expires_wall_ns,
         )
-    elif entry.kind is EntryKind.RELEASED:
+    elif entry.kind is EntryKind.CONFIRMED:
+        if held is not None:
+            holdings[entry.reservation] = msgspec.structs.replace(held, confirmed=True)
+    elif not (entry.kind is EntryKind.EXPIRED and held is not None and held.confirmed):
         holdings.pop(entry.reservation, None)
         settled = _remember(settled, entry)
-    elif entry.kind is EntryKind.REFUSED:
-        settled = _remember(settled, entry)
-    elif entry.reservation in holdings:
-        held = holdings[entry.reservation]
-        holdings[entry.reservation] = msgspec.structs.replace(held, confirmed=True)
     return msgspec.structs.replace(picture, holdings=holdings, settled=settled, sequence=sequence)
 
 

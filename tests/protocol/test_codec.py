@@ -179,7 +179,8 @@ def test_an_oversized_event_is_not_written() -> None:
 
 @given(structs(ledger.LedgerEntry))
 def test_a_refusal_in_the_ledger_says_why_and_nothing_else_does(entry: ledger.LedgerEntry) -> None:
-    whole = (entry.kind is ledger.EntryKind.REFUSED) == (entry.refusal is not None)
+    says_why = entry.kind in (ledger.EntryKind.REFUSED, ledger.EntryKind.EXPIRED)
+    whole = says_why == (entry.refusal is not None)
     assert reads_or_refuses("ledger", ledger.encode_entry(entry)) == whole
 
 

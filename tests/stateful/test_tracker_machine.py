@@ -39,6 +39,7 @@ GPUS = tuple(
 HOSTS = {"host-1": GPUS, "host-2": GPUS[:1], "host-3": ()}
 RESERVATIONS = [f"r{number}" for number in range(8)]
 CHOICE = st.integers(0, 63)
+TIME = st.integers(0, 10)
 WHICH = st.integers(0, TRACKERS_MAX - 1)
 
 
@@ -81,7 +82,9 @@ class TrackerMachine(RuleBasedStateMachine):
             else:
                 assert isinstance(effect, tracker.Answer)
                 event = effect.append.event
-                if isinstance(event, ReservationGranted | ReservationRefused):
+                if isinstance(event, ReservationGranted) or (
+                    isinstance(event, ReservationRefused) and event.code != RefusalCode.EXPIRED
+                ):
                     self.answers[which].setdefault(effect.reservation, []).append(event)
 
     def tell(self, which: int, given: Input) -> None:
@@ -94,6 +97,9 @@ class TrackerMachine(RuleBasedStateMachine):
         """Exact compare-and-set on the host's subject."""
         if self.last_sequence(write.entry.host) != write.expected_sequence:
             return False
+        if write.entry.kind is EntryKind.EXPIRED:
+            held = self.picture(write.entry.host).holdings[write.entry.reservation]
+            assert held.has_lapsed(max(held.expires_wall_ns, 1))
         self.ledger.append(Line(write.entry, len(self.ledger) + 1))
         return True
 
@@ -110,8 +116,9 @@ class TrackerMachine(RuleBasedStateMachine):
         reservation=st.sampled_from(RESERVATIONS),
         host=st.sampled_from(sorted(HOSTS)),
         profiles=st.lists(st.sampled_from([*PROFILES, OTHER]), max_size=2),
+        expires=TIME,
     )
-    def want(self, reservation: str, host: str, profiles: list[str]) -> None:
+    def want(self, reservation: str, host: str, profiles: list[str], expires: int) -> None:
         offered = [CATALOGUE.profile(name) for name in profiles]
         vgpus = tuple(
             ProfileWanted(
@@ -120,7 +127,11 @@ class TrackerMachine(RuleBasedStateMachine):
             for item in offered
         )
         wanted = tracker.ReservationWanted(
-            reservation=reservation, machine="m1", host=host, vgpus=vgpus
+            reservation=reservation,
+            machine="m1",
+            host=host,
+            vgpus=vgpus,
+            expires_wall_ns=expires,
         )
         self.events.append(self.wanted.setdefault(reservation, wanted))
 
@@ -130,6 +141,14 @@ class TrackerMachine(RuleBasedStateMachine):
             reservation = sorted(self.wanted)[choice % len(self.wanted)]
             over = tracker.ReservationOver(reservation=reservation, why="over")
             self.events.append(over if ends else tracker.ReservationUsed(reservation=reservation))
+
+    @rule(which=WHICH, choice=CHOICE, now=TIME)
+    def lapse(self, which: int, choice: int, now: int) -> None:
+        """A replica's clock, which may be wrong, says so, and it has found nobody in the log."""
+        if self.wanted:
+            reservation = sorted(self.wanted)[choice % len(self.wanted)]
+            given = tracker.ReservationLapsed(reservation=reservation, now_wall_ns=now)
+            self.tell(which % len(self.states), given)
 
     @rule(which=WHICH)
     def hear(self, which: int) -> None:

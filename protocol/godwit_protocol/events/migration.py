@@ -135,12 +135,13 @@ class ReservationRequested(Event, frozen=True, kw_only=True):
 
 
 class ReservationGranted(Event, frozen=True, kw_only=True):
-    """The tracker holds the capacity."""
+    """The tracker holds the capacity, until ``expires_wall_ns`` if nobody uses it (0: for good)."""
 
     TYPE: ClassVar[str] = "reservation_granted"
     reservation: str
     target: str
     placements: tuple[Placement, ...]
+    expires_wall_ns: int = 0
 
 
 class ReservationRefused(Event, frozen=True, kw_only=True):
@@ -168,6 +169,14 @@ class ReservationReleased(Event, frozen=True, kw_only=True):
     reservation: str
     target: str
     why: str
+
+
+class ReservationExpired(Event, frozen=True, kw_only=True):
+    """Nobody has used the capacity by its deadline: it is free again."""
+
+    TYPE: ClassVar[str] = "reservation_expired"
+    reservation: str
+    target: str
 
 
 class PreparationOrdered(Event, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from ..events import migration as ev
 from ..events.machine import GpuInventory
 from ..ledger import (
     EntryKind,
+    Holding,
     HostPicture,
     LedgerEntry,
     ProfileWanted,
@@ -39,6 +40,9 @@ from .inputs import Input
 
 WAITING_MAX: Final = 10_000
 """Requests that may wait for one host's ledger; more are refused, without a line in the ledger."""
+_EXPIRED: Final = Refusal(
+    code=RefusalCode.EXPIRED, message="the reservation was not used by its deadline; ask anew"
+)
 
 
 class HostSeen(Input, frozen=True, kw_only=True):
@@ -70,6 +74,8 @@ class ReservationWanted(Input, frozen=True, kw_only=True):
     vgpus: tuple[ProfileWanted, ...]
     policy: Policy = Policy.CONSOLIDATE
     group: DeviceGroup = DeviceGroup.NONE
+    expires_wall_ns: int = 0
+    """When it ends if it is not used by then; 0: never."""
     gpus: tuple[int, ...] | None = None
 
 
@@ -86,6 +92,13 @@ class ReservationOver(Input, frozen=True, kw_only=True):
     why: str
 
 
+class ReservationLapsed(Input, frozen=True, kw_only=True):
+    """The deadline of a reservation has passed, and the log knows nobody who uses it or might."""
+
+    reservation: str
+    now_wall_ns: int
+
+
 class WriteLedger(Effect, frozen=True, kw_only=True):
     """Append to a host's ledger if its last sequence is still ``expected_sequence``."""
 
@@ -100,7 +113,7 @@ class Answer(Effect, frozen=True, kw_only=True):
     append: fx.Append
 
 
-Waiting = ReservationWanted | ReservationUsed | ReservationOver
+Waiting = ReservationWanted | ReservationUsed | ReservationOver | ReservationLapsed
 
 
 class TrackerState(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +144,7 @@ def step(state: TrackerState, given: Input) -> Result:
             return _refused(state, given.host)
         case ReservationWanted():
             return _enqueue(state, given.host, given)
-        case ReservationUsed() | ReservationOver():
+        case ReservationUsed() | ReservationOver() | ReservationLapsed():
             host = _host_of(state, given.reservation)
             return (state, ()) if host is None else _enqueue(state, host, given)
         case _:
@@ -189,6 +202,8 @@ def _kind_of(item: Waiting) -> EntryKind:
             return EntryKind.CONFIRMED
         case ReservationOver():
             return EntryKind.RELEASED
+        case ReservationLapsed():
+            return EntryKind.EXPIRED
 
 
 def _refused(state: TrackerState, host: str) -> Result:
@@ -245,19 +260,19 @@ def _decide(state: TrackerState, host: str, item: Waiting) -> LedgerEntry | tupl
     picture = _picture(state, host)
     held = picture.holdings.get(item.reservation)
     if not isinstance(item, ReservationWanted):
-        if held is None or (isinstance(item, ReservationUsed) and held.confirmed):
+        if held is None or not _matters(state, host, item, held):
             return ()
-        why = item.why if isinstance(item, ReservationOver) else ""
         return LedgerEntry(
             kind=_kind_of(item),
             reservation=item.reservation,
             machine=held.machine,
             host=host,
             placements=held.placements,
-            why=why,
+            why=item.why if isinstance(item, ReservationOver) else "",
+            refusal=_EXPIRED if isinstance(item, ReservationLapsed) else None,
         )
     if held is not None:
-        return (_granted(item.reservation, host, held.placements),)
+        return (_granted(item.reservation, host, held.placements, held.expires_wall_ns),)
     if item.reservation in picture.settled:
         refusal = picture.settled[item.reservation]
         return () if refusal is None else (_refusal(item.reservation, host, refusal),)
@@ -272,6 +287,19 @@ def _decide(state: TrackerState, host: str, item: Waiting) -> LedgerEntry | tupl
     return _line(item, decided)
 
 
+def _matters(state: TrackerState, host: str, item: Waiting, held: Holding) -> bool:
+    """Whether there is anything to write of a reservation that stands."""
+    match item:
+        case ReservationUsed():
+            return not held.confirmed
+        case ReservationLapsed():
+            others = (other for other in state.waiting[host] if other is not item)
+            known = any(other.reservation == item.reservation for other in others)
+            return held.has_lapsed(item.now_wall_ns) and not known
+        case _:
+            return True
+
+
 def _line(item: ReservationWanted, decided: tuple[ev.Placement, ...] | Refusal) -> LedgerEntry:
     refused = isinstance(decided, Refusal)
     return LedgerEntry(
@@ -281,13 +309,16 @@ def _line(item: ReservationWanted, decided: tuple[ev.Placement, ...] | Refusal) 
         host=item.host,
         placements=() if isinstance(decided, Refusal) else decided,
         refusal=decided if isinstance(decided, Refusal) else None,
+        expires_wall_ns=0 if refused else item.expires_wall_ns,
     )
 
 
 def _told(entry: LedgerEntry) -> tuple[Effect, ...]:
     match entry.kind:
         case EntryKind.HELD:
-            return (_granted(entry.reservation, entry.host, entry.placements),)
+            return (
+                _granted(entry.reservation, entry.host, entry.placements, entry.expires_wall_ns),
+            )
         case EntryKind.REFUSED:
             assert entry.refusal is not None
             return (_refusal(entry.reservation, entry.host, entry.refusal),)
@@ -299,10 +330,20 @@ def _told(entry: LedgerEntry) -> tuple[Effect, ...]:
                 reservation=entry.reservation, target=entry.host, why=entry.why
             )
             return (_answer(entry.reservation, released),)
+        case EntryKind.EXPIRED:
+            expired = ev.ReservationExpired(reservation=entry.reservation, target=entry.host)
+            return (_answer(entry.reservation, expired),)
 
 
-def _granted(reservation: str, host: str, placements: tuple[ev.Placement, ...]) -> Effect:
-    granted = ev.ReservationGranted(reservation=reservation, target=host, placements=placements)
+def _granted(
+    reservation: str, host: str, placements: tuple[ev.Placement, ...], expires_wall_ns: int
+) -> Effect:
+    granted = ev.ReservationGranted(
+        reservation=reservation,
+        target=host,
+        placements=placements,
+        expires_wall_ns=expires_wall_ns,
+    )
     return _answer(reservation, granted)
 
 

@@ -60,6 +60,7 @@ LANES: Final[dict[type[Event], tuple[Lane, ...]]] = {
     migration.ReservationRefused: (Lane.TRACKER,),
     migration.ReservationConfirmed: (Lane.TRACKER,),
     migration.ReservationReleased: (Lane.TRACKER,),
+    migration.ReservationExpired: (Lane.TRACKER,),
     migration.PreparationOrdered: (Lane.COORDINATOR,),
     migration.DestinationPrepared: (Lane.DESTINATION,),
     migration.PreparationRefused: (Lane.DESTINATION,),

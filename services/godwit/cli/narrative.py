@@ -253,6 +253,9 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
         f"refused capacity on {e.target}, because: {reason(e.code)} ({e.message})"
     ),
     ev.ReservationConfirmed: lambda e: f"counts the capacity on {e.target} as used by the machine",
+    ev.ReservationExpired: lambda e: (
+        f"freed the capacity on {e.target}: nobody had used it by its deadline"
+    ),
     ev.ReservationReleased: lambda e: (
         f"freed the capacity on {e.target}, because: {reason(e.why) or 'no longer needed'}"
     ),

@@ -22,6 +22,7 @@ from godwit_protocol.errors import ConflictError, CorruptError
 from godwit_protocol.events import Envelope, Event, Lane
 from godwit_protocol.events.migration import (
     ReservationConfirmed,
+    ReservationExpired,
     ReservationGranted,
     ReservationRefused,
     ReservationReleased,
@@ -30,7 +31,13 @@ from godwit_protocol.events.migration import (
 from godwit_protocol.roles.effects import Address, Service
 from godwit_protocol.subjects import NAME_PATTERN
 
-AnswerEvent = ReservationGranted | ReservationRefused | ReservationConfirmed | ReservationReleased
+AnswerEvent = (
+    ReservationGranted
+    | ReservationRefused
+    | ReservationConfirmed
+    | ReservationReleased
+    | ReservationExpired
+)
 
 ATTEMPTS_MAX: Final = 100
 """Each lost attempt means that another tracker has answered on the same subject."""
@@ -42,24 +49,28 @@ _log: Final = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request for capacity: who asks, in which scope, by which event, and where that stands."""
+    """A request for capacity: who asks, in which scope, by which event, where that stands in the
+    log, and since when (wall clock of the log, ns).
+    """
 
     request: ReservationRequested
     scope: Scope
     to: Address | None
     cause: str
     sequence: int
+    time_ns: int
 
     @classmethod
-    def by(cls, envelope: Envelope, request: ReservationRequested, sequence: int) -> Asked:
+    def by(cls, envelope: Envelope, request: ReservationRequested, stored: Stored) -> Asked:
         """What a stored request says of who asks. Raises ``CorruptError``."""
         if envelope.migration:
             scope = Scope.of_migration(envelope.migration, request.machine)
-            return cls(request, scope, None, envelope.id, sequence)
+            return cls(request, scope, None, envelope.id, stored.sequence, stored.time_ns)
         if not NAME_PATTERN.fullmatch(envelope.host):
             raise CorruptError(f"no host can be called {envelope.host!r}")
         to = Address(envelope.host, Service.SOURCE_HOST)
-        return cls(request, Scope.of_machine(envelope.machine), to, envelope.id, sequence)
+        scope = Scope.of_machine(envelope.machine)
+        return cls(request, scope, to, envelope.id, stored.sequence, stored.time_ns)
 
 
 class Answers:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from typing import Final
 
+from godwit.runtime.event_log import EventLog
+from godwit_protocol import codec, register, subjects
 from godwit_protocol.events import Recorded
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Outcome
+from godwit_protocol.ledger import Holding
 from godwit_protocol.roles.tracker import ReservationOver, ReservationUsed
 
 FATES_MAX: Final = 100_000
 """Reservations whose fate is remembered, the newest. It matters until the ledger says the same."""
+_SETTLED: Final = (Outcome.COMPLETED, Outcome.ABORTED)
 
 Fate = ReservationUsed | ReservationOver
 
@@ -27,14 +31,23 @@ class Occupancy:
         self._seats: dict[str, str] = {}
         """By machine: the reservation that it sits under."""
         self._fates: dict[str, Fate] = {}
+        self._open: set[str] = set()
 
     def fate_of(self, reservation: str) -> Fate | None:
         """What became of a reservation; None if nothing yet."""
         return self._fates.get(reservation)
 
+    def is_open(self, migration: str) -> bool:
+        """Whether a migration runs, as far as is known, or ended so that nobody knows where."""
+        return migration in self._open
+
     def learn(self, recorded: Recorded) -> tuple[Fate, ...]:
         """Take one event; return what it says of reservations."""
         envelope, event = recorded.envelope, recorded.event
+        if isinstance(event, ev.MigrationRequested):
+            self._open.add(envelope.migration)
+        elif isinstance(event, ev.MigrationEnded) and event.outcome in _SETTLED:
+            self._open.discard(envelope.migration)
         match event:
             case ev.MigrationEnded(outcome=Outcome.COMPLETED):
                 why = f"machine {envelope.machine} moved away"
@@ -72,3 +85,26 @@ class Occupancy:
         self._fates[fate.reservation] = fate
         if len(self._fates) > FATES_MAX:
             del self._fates[next(iter(self._fates))]
+
+
+async def is_unused(log: EventLog, host: str, held: Holding) -> bool:
+    """Whether nothing in the log, as it is now, says that a reservation on ``host`` is used, will
+    be, or is over: neither its migration's events nor its machine's, nor the machine's register.
+
+    Raises ``UnreachableError``, ``CorruptError``.
+    """
+    names = (held.reservation, held.machine)
+    if not all(subjects.NAME_PATTERN.fullmatch(name) for name in names):
+        return True  # no event can be about it
+    occupancy = Occupancy()
+    for filters in (
+        subjects.whole_migration(held.reservation),
+        subjects.whole_machine(held.machine),
+    ):
+        async for stored in log.read(filters):
+            occupancy.learn(codec.decode(stored.data, stored.sequence))
+    known = occupancy.fate_of(held.reservation) is not None
+    if known or occupancy.is_open(held.reservation):
+        return False
+    standing = await log.last(subjects.register(held.machine))
+    return standing is None or not register.may_run(register.decode(standing.data), host)

@@ -34,8 +34,14 @@ _ANSWERS: Final = (
     ev.ReservationRefused,
     ev.ReservationConfirmed,
     ev.ReservationReleased,
+    ev.ReservationExpired,
 )
-_OF_MIGRATIONS: Final = (ev.ReservationRequested, ev.MigrationEnded, *_ANSWERS)
+_OF_MIGRATIONS: Final = (
+    ev.MigrationRequested,
+    ev.ReservationRequested,
+    ev.MigrationEnded,
+    *_ANSWERS,
+)
 _OF_MACHINES: Final = (
     ev.ReservationRequested,
     mev.MachineStarted,
@@ -77,14 +83,18 @@ async def run(
 
     Raises ``CatalogueFileError`` if ``site_catalogue`` cannot be used.
     """
-    tracker = Tracker(log, clock, name, load(site_catalogue))
+    await serve(Tracker(log, clock, name, load(site_catalogue)), log, tasks, health)
+
+
+async def serve(tracker: Tracker, log: EventLog, tasks: asyncio.TaskGroup, health: Health) -> None:
+    """Let the tracker learn the history, then all that comes, until cancelled."""
     last = [await _fold_history(log, filters, tracker) for filters in (LEDGERS, EVENTS)]
     await tracker.begin()
     arrivals: asyncio.Queue[Stored] = asyncio.Queue(ARRIVALS_MAX)
     for filters, after in zip((LEDGERS, EVENTS), last, strict=True):
         tasks.create_task(_follow(log, filters, after, arrivals))
     health.ready = True
-    _log.info("ready", tracker=name)
+    _log.info("ready", tracker=tracker.name)
     await _work(tracker, arrivals)
 
 
@@ -110,6 +120,7 @@ async def _work(tracker: Tracker, arrivals: asyncio.Queue[Stored]) -> None:
     while True:
         if loop.time() >= retry_at_s:
             await tracker.retry()
+            await tracker.end_lapsed()
             retry_at_s = loop.time() + RETRY_S
         try:
             async with asyncio.timeout_at(retry_at_s):

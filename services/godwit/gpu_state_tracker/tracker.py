@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from godwit.gpu_state_tracker.answers import AnswerEvent, Answers, Asked
-from godwit.gpu_state_tracker.occupancy import Occupancy
+from godwit.gpu_state_tracker.occupancy import Occupancy, is_unused
 from godwit.runtime import telemetry
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
@@ -21,18 +21,19 @@ from godwit_protocol.errors import CorruptError, UnreachableError
 from godwit_protocol.events import Envelope, Recorded
 from godwit_protocol.events.machine import HostAnnounced
 from godwit_protocol.events.migration import (
+    ReservationExpired,
     ReservationRefused,
     ReservationReleased,
     ReservationRequested,
 )
-from godwit_protocol.ledger import EntryKind, Refusal, RefusalCode
+from godwit_protocol.ledger import EntryKind, Holding, HostPicture, Refusal, RefusalCode
 from godwit_protocol.roles import tracker as core
 from godwit_protocol.roles.effects import Effect
 from godwit_protocol.roles.inputs import Input
 
 ASKED_MAX: Final = 100_000
 """Requests that are remembered until their reservation is over, the newest."""
-_LAST_ANSWERS: Final = (ReservationRefused, ReservationReleased)
+_LAST_ANSWERS: Final = (ReservationRefused, ReservationReleased, ReservationExpired)
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -41,6 +42,7 @@ class Tracker:
     """One replica. Used by one task: what it writes is written in order."""
 
     def __init__(self, log: EventLog, clock: Clock, name: str, catalogue: Catalogue) -> None:
+        self.name = name
         self._event_log = log
         self._clock = clock
         self._answers = Answers(log, clock, name)
@@ -52,6 +54,11 @@ class Tracker:
         self._untold: dict[str, AnswerEvent] = {}
         """What the ledger's history says of each reservation, if the events do not say it too."""
         self._begun = False
+
+    @property
+    def pictures(self) -> dict[str, HostPicture]:
+        """Each host's GPUs and what is held on them, as this replica knows it."""
+        return self._state.hosts
 
     async def learn(self, stored: Stored) -> None:
         """Take the next line of a ledger, or the next event. What cannot be read is passed over.
@@ -84,6 +91,32 @@ class Tracker:
         self._state, effects = core.retry(self._state)
         await self._do(effects)
 
+    async def end_lapsed(self) -> None:
+        """End the reservations whose deadline has passed unused; to be called now and then.
+
+        What this replica has read may be old, so the log is asked again before anything is ended.
+        """
+        now_wall_ns = self._clock.wall_ns()
+        for picture in tuple(self._state.hosts.values()):
+            for held in tuple(picture.holdings.values()):
+                if held.has_lapsed(now_wall_ns) and await self._is_unused(picture.host, held):
+                    lapsed = core.ReservationLapsed(
+                        reservation=held.reservation, now_wall_ns=now_wall_ns
+                    )
+                    await self._step(lapsed)
+
+    async def _is_unused(self, host: str, held: Holding) -> bool:
+        """Whether the log shows that nobody uses a reservation or might. What cannot be read counts
+        as a use.
+        """
+        if self._occupancy.is_open(held.reservation):
+            return False
+        try:
+            return await is_unused(self._event_log, host, held)
+        except (CorruptError, UnreachableError) as error:
+            _log.warning("use unknown", reservation=held.reservation, error=error.message)
+            return False
+
     async def _learn_line(self, stored: Stored) -> None:
         entry = ledger.decode_entry(stored.data)
         if stored.subject != subjects.ledger(entry.host):
@@ -99,7 +132,7 @@ class Tracker:
         if isinstance(event, HostAnnounced):
             await self._step(core.HostSeen(host=envelope.host, gpus=event.gpus))
         elif isinstance(event, ReservationRequested):
-            await self._learn_request(Asked.by(envelope, event, stored.sequence))
+            await self._learn_request(Asked.by(envelope, event, stored))
         elif isinstance(event, AnswerEvent):
             self._learn_answer(event)
         else:
@@ -145,6 +178,7 @@ class Tracker:
                 vgpus=wanted,
                 policy=request.placement_policy,
                 group=request.device_group,
+                expires_wall_ns=asked.time_ns + ledger.RESERVATION_LIFE_NS,
                 gpus=request.gpus,
             )
         )

@@ -37,6 +37,7 @@ from godwit_protocol.events.migration import (
     ReservationRefused,
     ReservationRequested,
 )
+from godwit_protocol.ledger import may_start
 from godwit_protocol.machine import MachineSpec
 from godwit_protocol.projections import MachineSummary, fold_machine
 from godwit_protocol.roles.inputs import CasUnclear
@@ -56,7 +57,7 @@ class Machines:
         """``is_moving`` tells whether a machine is being migrated away."""
         self._host = host
         self._is_moving = is_moving
-        self._reservations: dict[str, asyncio.Future[Event]] = {}
+        self._reservations: dict[str, asyncio.Future[ReservationGranted | ReservationRefused]] = {}
         self._changing: Counter[str] = Counter()
 
     def is_changing(self, name: str) -> bool:
@@ -139,9 +140,10 @@ class Machines:
                 hint="choose another name, or stop that machine first",
             )
         await self._clear_unowned(spec.name)
-        await self._reserve(request, writer)
+        expires_wall_ns = await self._reserve(request, writer)
         vmm = await self._host.hypervisor.create(spec)
         try:
+            self._require_held(expires_wall_ns)
             record = reg.started(spec.name, self._host.name, view.record)
             await self._own(record, view.sequence)
             try:
@@ -163,11 +165,22 @@ class Machines:
             raise ConflictError(f"a VMM of machine {name} is on this host, but nobody owns it")
         await vmm.stop()
 
-    async def _reserve(self, request: mev.MachineStartRequested, writer: LaneWriter) -> None:
-        """Ask the tracker for the vGPUs. Raises ``RefusedError``, ``DeadlineError``."""
+    def _require_held(self, expires_wall_ns: int) -> None:
+        """Raise ``DeadlineError`` if the reservation may end before all know that it is used."""
+        if not may_start(expires_wall_ns, self._host.clock.wall_ns()):
+            raise DeadlineError(
+                "the start took so long that its GPU reservation is about to expire",
+                hint="start the machine again",
+            )
+
+    async def _reserve(self, request: mev.MachineStartRequested, writer: LaneWriter) -> int:
+        """Ask the tracker for the vGPUs; return when they are free again unless used (0: never).
+
+        Raises ``RefusedError``, ``DeadlineError``.
+        """
         spec = request.spec
         if not spec.vgpus:
-            return
+            return 0
         wanted = ReservationRequested(
             reservation=request.start,
             machine=spec.name,
@@ -177,7 +190,8 @@ class Machines:
             placement_policy=spec.placement_policy,
             device_group=spec.device_group,
         )
-        waiting: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[ReservationGranted | ReservationRefused]
+        waiting = asyncio.get_running_loop().create_future()
         self._reservations[request.start] = waiting
         try:
             await self._append(writer, wanted)
@@ -192,6 +206,7 @@ class Machines:
             del self._reservations[request.start]
         if isinstance(answer, ReservationRefused):
             raise RefusedError(f"no vGPU: {answer.message}", hint="see: godwit gpus")
+        return answer.expires_wall_ns
 
     async def _own(self, record: reg.RegisterRecord, expected_sequence: int) -> None:
         """Write the register. Raises ``ConflictError``, ``UnreachableError``."""

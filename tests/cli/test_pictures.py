@@ -25,7 +25,7 @@ from godwit_protocol.projections import MigrationSummary
 
 MIGRATION_KEYS = {
     *("id", "machine", "source", "destination", "outcome", "reason", "message", "rounds"),
-    *("stun_ms", "stun_components_ms", "bytes_sent", "duration_s", "round_details"),
+    *("resolve", "stun_ms", "stun_components_ms", "bytes_sent", "duration_s", "round_details"),
 }
 
 

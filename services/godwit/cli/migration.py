@@ -15,7 +15,7 @@ from godwit_protocol.events.migration import Outcome, Verify
 from godwit_protocol.projections import MigrationSummary
 from godwit_protocol.quantities import parse_duration_ns
 
-from . import completion, output, reading
+from . import completion, doubt, output, reading
 from .connection import (
     DirectoryOption,
     JsonOption,
@@ -36,6 +36,7 @@ from .migration_pictures import (
 )
 from .narrative import reason
 from .progress import SilentDisplay, display_for, follow
+from .resolve import resolve
 
 if TYPE_CHECKING:
     from godwit.runtime.event_log import EventLog
@@ -176,6 +177,9 @@ def cancel(
         )
 
 
+app.command()(resolve)
+
+
 async def request_migration(
     log: EventLog, name: str, to: str, limits: ev.Limits, verify: Verify
 ) -> str:
@@ -263,6 +267,8 @@ def _facts(summary: MigrationSummary) -> list[tuple[str, str]]:
     because = ": ".join(filter(None, (reason(summary.reason), summary.message)))
     if because:
         facts.append(("reason", because))
+    if summary.outcome is Outcome.IN_DOUBT:
+        facts.append(("resolve", doubt.command(summary)))
     if summary.ended_wall_ns:
         facts.append(("took", duration(summary.duration_ns)))
     if summary.rounds:

@@ -1,0 +1,204 @@
+"""``godwit migration resolve``: an operator ends a doubt, knowing what may be lost."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from godwit_protocol import subjects
+from godwit_protocol.errors import (
+    ConflictError,
+    DeadlineError,
+    InDoubtError,
+    InvalidInputError,
+    RefusedError,
+)
+from godwit_protocol.events import Recorded
+from godwit_protocol.events import migration as ev
+from godwit_protocol.events.migration import Outcome
+from godwit_protocol.projections import MigrationSummary
+from godwit_protocol.register import RegisterRecord
+
+from . import completion, doubt, output, reading
+from .connection import (
+    DirectoryOption,
+    JsonOption,
+    append_as_operator,
+    open_log,
+    requested_by,
+    run,
+)
+from .doubt import Doubt
+from .migration_pictures import as_json, find_id, find_migration
+
+if TYPE_CHECKING:
+    from godwit.runtime.event_log import EventLog
+    from godwit_protocol.roles.effects import Address
+
+RESOLVED_S_MAX: Final = 180.0
+"""A fencing program may take a minute, a source that does not answer half a minute more."""
+
+
+def resolve(
+    migration: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="The migration's id, or as much of its beginning or end as says which.",
+        ),
+    ],
+    run_on: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST",
+            help="Which of its two hosts is to run the machine.",
+            autocompletion=completion.hosts,
+        ),
+    ],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Accept what may be lost, without being asked.")
+    ] = False,
+    other_is_off: Annotated[
+        bool,
+        typer.Option(
+            "--other-is-off",
+            help="Vouch that the other host is powered off. Where a fencing program is configured,"
+            " it is asked instead.",
+        ),
+    ] = False,
+    directory: DirectoryOption = None,
+    as_json_: JsonOption = False,
+) -> None:
+    """End a migration in doubt: run the machine on one of its two hosts."""
+
+    async def work() -> MigrationSummary:
+        async with open_log(directory) as log:
+            found, record = await find_doubt(log, await find_id(log, migration), run_on)
+            may_be_lost = doubt.losses(found, record, run_on)
+            _tell(found, record, may_be_lost)
+            vouched = other_is_off
+            if not yes:
+                vouched = _confirm(found, run_on, vouched=other_is_off)
+            order = ev.RunOrdered(
+                target=run_on,
+                may_be_lost=may_be_lost,
+                other_is_off=vouched,
+                requested_by=requested_by(),
+            )
+            return await order_run(log, found, order)
+
+    summary = run(work())
+    if as_json_:
+        output.print_json(as_json(summary))
+    else:
+        output.print_line(
+            f"migration {summary.id} is resolved ({summary.outcome});"
+            f" machine {summary.machine} runs on {run_on}"
+        )
+
+
+async def find_doubt(
+    log: EventLog, migration: str, run_on: str
+) -> tuple[Doubt, RegisterRecord | None]:
+    """The migration and its machine's register, if the one is in doubt and ``run_on`` one of its
+    hosts.
+
+    Raises ``ConflictError`` if it has ended, or is not in doubt, and ``InvalidInputError``.
+    """
+    from godwit.host.registers import Registers
+
+    told = [recorded async for recorded in reading.events(log, subjects.whole_migration(migration))]
+    found = doubt.picture(migration, told)
+    summary = found.summary
+    if summary.outcome in {Outcome.COMPLETED, Outcome.ABORTED}:
+        raise ConflictError(
+            f"migration {migration} has ended: {summary.outcome}",
+            hint=f"see 'godwit machine show {summary.machine}'",
+        )
+    hosts = (summary.source, summary.destination)
+    if run_on not in hosts:
+        raise InvalidInputError(
+            f"host {run_on!r} is not one of the migration's two",
+            hint=f"it is from {summary.source} to {summary.destination}",
+        )
+    if summary.outcome is not Outcome.IN_DOUBT:
+        raise ConflictError(
+            f"migration {migration} is not in doubt: it goes on by itself",
+            hint=f"'godwit migration cancel {migration}' asks for its end",
+        )
+    return found, (await Registers(log).read(summary.machine)).record
+
+
+async def order_run(log: EventLog, found: Doubt, order: ev.RunOrdered) -> MigrationSummary:
+    """Give the order and wait until the migration has ended; return it then.
+
+    Raises ``InDoubtError`` if the host does not do it, ``DeadlineError``, ``UnreachableError``.
+    """
+    from godwit.runtime.lane import Scope
+
+    summary = found.summary
+    scope = Scope.of_migration(summary.id, summary.machine)
+    sequence = await append_as_operator(log, scope, order, to=_service(found, order.target))
+    ended = await _answer(log, summary.id, order.target, sequence)
+    if isinstance(ended.event, ev.MigrationEnded):
+        return await find_migration(log, summary.id)
+    event = ended.event
+    assert isinstance(event, ev.RunOrderRefused | ev.DoubtRaised)
+    other = found.other(order.target).host
+    raise InDoubtError(
+        f"{order.target} did not run the machine: {event.message}",
+        hint=f"nothing was lost; power {other} off and add --other-is-off, or bring it back",
+    )
+
+
+async def _answer(log: EventLog, migration: str, host: str, after: int) -> Recorded:
+    """The first event after the order that says what came of it: the end, or ``host``'s refusal."""
+    filters = subjects.whole_migration(migration)
+    source = reading.events(log, filters, after_sequence=after, follow=True)
+    try:
+        async with asyncio.timeout(RESOLVED_S_MAX), aclosing(source):
+            async for recorded in source:
+                refuses = isinstance(recorded.event, ev.RunOrderRefused | ev.DoubtRaised)
+                if refuses and recorded.envelope.host == host:
+                    return recorded
+                if isinstance(recorded.event, ev.MigrationEnded):
+                    return recorded
+    except TimeoutError:
+        pass
+    raise DeadlineError(
+        f"migration {migration} has not ended within {RESOLVED_S_MAX:g} s of the order",
+        hint="the order waits for its host, and is carried out when its services are up",
+    )
+
+
+def _service(found: Doubt, host: str) -> Address:
+    from godwit_protocol.roles.effects import Address, Service
+
+    is_source = host == found.source.host
+    return Address(host, Service.SOURCE_HOST if is_source else Service.DESTINATION_HOST)
+
+
+def _tell(found: Doubt, record: RegisterRecord | None, may_be_lost: tuple[str, ...]) -> None:
+    """Say how things stand, on standard error."""
+    facts = [("machine", found.summary.machine), *doubt.state_of_things(found, record)]
+    for name, value in (*facts, *(("by this", sentence) for sentence in may_be_lost)):
+        output.stderr().print(f"{name:12}{value}", markup=False, soft_wrap=True)
+
+
+def _confirm(found: Doubt, run_on: str, *, vouched: bool) -> bool:
+    """Ask whether to go on, and whether the other host is off. Raises ``RefusedError``."""
+    if not sys.stdin.isatty():
+        raise RefusedError(
+            "nobody can be asked whether to accept what may be lost: this is no terminal",
+            hint="add --yes",
+        )
+    machine, other = found.summary.machine, found.other(run_on)
+    if not typer.confirm(f"Run {machine} on {run_on}?", err=True):
+        raise RefusedError("nothing was ordered", hint="nothing has changed")
+    if vouched or found.is_proven_still(other):
+        return vouched
+    return typer.confirm(f"Do you know that {other.host} is powered off?", err=True)

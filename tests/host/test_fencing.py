@@ -1,0 +1,100 @@
+"""What a fencing program must say, and what is not proof."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from godwit.host.fencing import CommandFencing, NoFencing, NotFencedError, Proof, fencing_of
+
+
+def program(tmp_path: Path, body: str) -> Path:
+    path = tmp_path / "fence"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+async def test_exit_status_0_and_the_line_that_names_the_host_are_proof(tmp_path: Path) -> None:
+    path = program(tmp_path, 'echo asking the controller of "$2"; echo "powered-off $2"')
+    fencing = fencing_of([str(path), "--bmc"])
+    assert not fencing.needs_operator
+    proof = await fencing.prove_off("host-2")
+    assert proof == Proof(program=str(path), answer="powered-off host-2")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'echo "powered-off $1"; exit 1',
+        "echo powered-off host-1",
+        "echo powered-off",
+        'echo "not powered-off $1"',
+        'echo "powered-off $1" >&2',
+        'echo "powered-off $1"; head -c 100000 /dev/zero',
+        'echo "powered-off $1"; kill -KILL $$',
+        "true",
+    ],
+)
+async def test_nothing_else_is_proof(tmp_path: Path, body: str) -> None:
+    fencing = CommandFencing([str(program(tmp_path, body))])
+    with pytest.raises(NotFencedError) as refused:
+        await fencing.prove_off("host-2", vouched_by="somebody")
+    assert "powered-off host-2" in refused.value.hint
+
+
+async def test_a_program_that_cannot_be_run_proves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(NotFencedError, match="cannot be run"):
+        await CommandFencing([str(tmp_path / "none")]).prove_off("host-2")
+
+
+async def test_at_the_deadline_the_program_is_killed_with_all_that_it_started(
+    tmp_path: Path,
+) -> None:
+    noted = tmp_path / "pids"
+    path = program(tmp_path, f"sleep 100 & echo $! > {noted}; echo powered-off host-2; sleep 100")
+    began_s = time.monotonic()
+    with pytest.raises(NotFencedError, match="did not answer"):
+        await CommandFencing([str(path)], timeout_s=0.5).prove_off("host-2")
+    assert time.monotonic() - began_s < 10
+    await until_gone(int(noted.read_text()))
+
+
+async def test_who_waits_no_more_leaves_no_program_behind(tmp_path: Path) -> None:
+    noted = tmp_path / "pid"
+    path = program(tmp_path, f"echo $$ > {noted}.new; mv {noted}.new {noted}; sleep 100")
+    asking = asyncio.create_task(CommandFencing([str(path)]).prove_off("host-2"))
+    async with asyncio.timeout(10):
+        while not noted.exists():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait({asking})
+    assert asking.cancelled()
+    await until_gone(int(noted.read_text()))
+
+
+async def until_gone(pid: int) -> None:
+    """A child of a killed program is reaped by whoever adopts it."""
+    async with asyncio.timeout(10):
+        while _state(pid) != "Z":  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+def _state(pid: int) -> str:
+    """As the kernel says; a process that has been reaped is as good as a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
+
+
+async def test_without_a_program_only_an_operators_word_is_proof() -> None:
+    fencing = fencing_of([])
+    assert isinstance(fencing, NoFencing)
+    assert fencing.needs_operator
+    with pytest.raises(NotFencedError, match="nothing proves that host-2"):
+        await fencing.prove_off("host-2")
+    assert await fencing.prove_off("host-2", vouched_by="ada@desk") == Proof(vouched_by="ada@desk")

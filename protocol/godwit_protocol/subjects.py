@@ -11,6 +11,8 @@
 ``godwit.v1.claim.<machine>``                         which migration may move the machine: CAS only
 ``godwit.v1.ledger.<host>``                           reservations on a host's GPUs: CAS only
 ``godwit.v1.guest.<machine>.request`` / ``.reply``    guest I/O
+``godwit.v1.history.machine.<machine>``               what estimates are made from: the last windows
+``godwit.v1.history.link.<source>.<destination>``     of a machine's writes, samples of a link
 ``godwit.v1.telemetry.<scope>.<id>.<kind>``           live progress; nobody relies on it
 """
 
@@ -28,6 +30,7 @@ EVENTS: Final = "GODWIT_EVENTS"
 REGISTER: Final = "GODWIT_REGISTER"
 LEDGER: Final = "GODWIT_LEDGER"
 GUEST: Final = "GODWIT_GUEST"
+HISTORY: Final = "GODWIT_HISTORY"
 TELEMETRY: Final = "GODWIT_TELEMETRY"
 
 STREAM_SUBJECTS: Final[dict[str, tuple[str, ...]]] = {
@@ -40,6 +43,7 @@ STREAM_SUBJECTS: Final[dict[str, tuple[str, ...]]] = {
     REGISTER: (f"{ROOT}.register.*", f"{ROOT}.claim.*"),
     LEDGER: (f"{ROOT}.ledger.*",),
     GUEST: (f"{ROOT}.guest.*.request", f"{ROOT}.guest.*.reply"),
+    HISTORY: (f"{ROOT}.history.machine.*", f"{ROOT}.history.link.*.*"),
     TELEMETRY: (f"{ROOT}.telemetry.>",),
 }
 
@@ -138,6 +142,16 @@ def guest_request(machine_name: str) -> str:
 def guest_reply(machine_name: str) -> str:
     """Where a guest's replies are published."""
     return f"{ROOT}.guest.{machine_name}.reply"
+
+
+def machine_history(machine_name: str) -> str:
+    """The last windows of a machine's writes; the last message is all of it."""
+    return f"{ROOT}.history.machine.{machine_name}"
+
+
+def link_history(source: str, destination: str) -> str:
+    """The last samples of a link between two hosts; the last message is all of it."""
+    return f"{ROOT}.history.link.{source}.{destination}"
 
 
 def telemetry(scope: str, scope_id: str, kind: str) -> str:

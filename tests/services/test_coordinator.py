@@ -84,6 +84,7 @@ async def test_every_decision_names_its_cause_and_the_lane_is_a_chain(world: Wor
     lane = watch.of_lane(Lane.COORDINATOR)
     causes = {seen.recorded.envelope.type: ids[seen.recorded.envelope.causation] for seen in lane}
     assert causes == {
+        "estimate_made": "migration_requested",
         "reservation_requested": "migration_requested",
         "preparation_ordered": "reservation_granted",
         "start_decided": "destination_prepared",

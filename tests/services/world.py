@@ -79,6 +79,10 @@ class World:
         self._clock = SystemClock()
         self._lanes: dict[tuple[Lane, str, Scope], LaneWriter] = {}
 
+    def new_id(self) -> str:
+        """An id for a migration."""
+        return self._clock.new_id()
+
     @asynccontextmanager
     async def watch(self, scope: Scope) -> AsyncGenerator[Watch, None]:
         """Follow a scope from its beginning."""
@@ -205,7 +209,9 @@ class World:
         await self.activate(migration, source, destination)
         await self.write(Lane.SOURCE, source, migration, ev.MachineReleased())
 
-    async def activate(self, migration: Scope, source: str, destination: str) -> None:
+    async def activate(
+        self, migration: Scope, source: str, destination: str, *, first_step_ns: int = 2
+    ) -> None:
         """The destination takes the machine."""
         standing = await self.log.last(subjects.register(migration.machine))
         assert standing is not None
@@ -218,7 +224,9 @@ class World:
             message_id=moved.nonce,
             expected_last_sequence=standing.sequence,
         )
-        activated = ev.MachineActivated(register_sequence=sequence, owned_ns=1, first_step_ns=2)
+        activated = ev.MachineActivated(
+            register_sequence=sequence, owned_ns=first_step_ns - 1, first_step_ns=first_step_ns
+        )
         await self.write(Lane.DESTINATION, destination, migration, activated)
 
     async def abandon(self, migration: Scope, source: str, reason: AbortReason) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -34,6 +34,7 @@ from .connection import (
     requested_by,
     run,
 )
+from .estimate_pictures import estimates_of, forecast_json, forecast_text
 from .figures import day_and_clock, milliseconds
 from .guest_client import GuestClient
 from .machine_pictures import (
@@ -46,6 +47,7 @@ from .machine_pictures import (
 
 if TYPE_CHECKING:
     from godwit.runtime.event_log import EventLog
+    from godwit_protocol.estimation.forecast import Forecast
     from godwit_protocol.roles.effects import Address
 
 ANSWER_S_MAX: Final = 60.0
@@ -158,17 +160,20 @@ def list_machines(
 def show(
     name: NameArgument, directory: DirectoryOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show one machine: host, state, epoch, regions."""
+    """Show one machine: host, state, epoch, regions, and what moves of it would take."""
 
-    async def work() -> MachinePicture:
+    async def work() -> tuple[MachinePicture, Mapping[str, Forecast]]:
         async with open_log(directory) as log:
-            return await find_machine(log, name)
+            picture = await find_machine(log, name)
+            return picture, await estimates_of(log, picture)
 
-    picture = run(work())
+    picture, forecasts = run(work())
     if as_json:
-        output.print_json(picture.as_json())
+        told = [forecast_json(host, found) for host, found in forecasts.items()]
+        output.print_json(picture.as_json() | {"estimates": told})
     else:
-        output.print_facts(_facts(picture))
+        moves = [(f"move to {host}", forecast_text(found)) for host, found in forecasts.items()]
+        output.print_facts(_facts(picture) + moves)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from godwit_protocol.errors import ConflictError, DeadlineError
+from godwit_protocol.estimation.admission import AdmissionPolicy
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Outcome, Verify
 from godwit_protocol.projections import MigrationSummary
@@ -84,6 +85,13 @@ def migrate(
             " longer the larger the machine."
         ),
     ] = Verify.OFF,
+    admission: Annotated[
+        AdmissionPolicy | None,
+        typer.Option(
+            help="What to do if the stun is expected to be over its limit; not given: what"
+            " GODWIT_ADMISSION of the coordinator says."
+        ),
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait for the end, or only print the id.")
     ] = True,
@@ -97,7 +105,7 @@ def migrate(
 
     async def work() -> MigrationSummary:
         async with open_log(directory) as log:
-            migration = await request_migration(log, name, to, limits, verify)
+            migration = await request_migration(log, name, to, limits, verify, admission)
             if not wait:
                 return await find_migration(log, migration)
             return await _watch(log, migration, limits, silent=as_json_)
@@ -181,7 +189,12 @@ app.command()(resolve)
 
 
 async def request_migration(
-    log: EventLog, name: str, to: str, limits: ev.Limits, verify: Verify
+    log: EventLog,
+    name: str,
+    to: str,
+    limits: ev.Limits,
+    verify: Verify,
+    admission: AdmissionPolicy | None = None,
 ) -> str:
     """Ask for a migration; return its id. Raises ``NotFoundError``, ``UnreachableError``."""
     from godwit.runtime.clock import SystemClock
@@ -196,6 +209,7 @@ async def request_migration(
         limits=limits,
         verify=verify,
         requested_by=requested_by(),
+        admission=admission,
     )
     await append_as_operator(log, Scope.of_migration(migration, name), requested)
     return migration

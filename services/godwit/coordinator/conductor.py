@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from godwit.coordinator.claims import Claims
+from godwit.coordinator.estimates import Estimates
 from godwit.coordinator.facts import consider, input_of
 from godwit.runtime import telemetry
 from godwit.runtime.clock import Clock
@@ -25,7 +26,9 @@ from godwit.runtime.patience import patiently
 from godwit_protocol import codec
 from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.events import Event, Lane, Recorded, stored_hash
+from godwit_protocol.events.estimate import EstimateMade
 from godwit_protocol.events.migration import MigrationRequested
+from godwit_protocol.register import RegisterRecord
 from godwit_protocol.roles import coordinator as core
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
@@ -54,6 +57,7 @@ class Conductor:
         clock: Clock,
         name: str,
         catalogue: Catalogue,
+        estimates: Estimates | None,
     ) -> None:
         self.migration = migration
         self._machine = requested.machine
@@ -61,6 +65,7 @@ class Conductor:
         self._clock = clock
         self._name = name
         self._catalogue = catalogue
+        self._estimates = estimates
         self._claims = Claims(log, clock)
         self._state = core.begin(migration)
         self._facts: deque[_Fact] = deque()
@@ -131,7 +136,17 @@ class Conductor:
         since, if only because the migration takes memory.
         """
         considered = await patiently(lambda: consider(self._event_log, self._catalogue, requested))
-        return msgspec.structs.replace(considered, refusals=()) if self._decided else considered
+        refusals = () if self._decided else considered.refusals
+        estimated = await self._estimated(requested, considered.record)
+        return msgspec.structs.replace(considered, refusals=refusals, estimated=estimated)
+
+    async def _estimated(
+        self, requested: MigrationRequested, record: RegisterRecord | None
+    ) -> EstimateMade | None:
+        estimates = self._estimates
+        if estimates is None or record is None or record.owner == requested.destination:
+            return None
+        return await patiently(lambda: estimates.of(self.migration, requested, record.owner))
 
     async def _step(self, given: Input, now_ns: int, lane: LaneWriter, cause: str = "") -> None:
         """Tell the core, do what it wants, and tell it what came of that."""

@@ -14,6 +14,7 @@ import structlog
 
 from godwit.catalogue.loading import load as load_catalogue
 from godwit.coordinator.conductor import Conductor
+from godwit.coordinator.estimates import Estimates
 from godwit.runtime.clock import Clock, SystemClock
 from godwit.runtime.event_log import EventLog, Stored
 from godwit.runtime.health import Health
@@ -21,6 +22,7 @@ from godwit.runtime.service import ServiceContext
 from godwit_protocol import codec, subjects
 from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.errors import CorruptError, GodwitError, UnreachableError
+from godwit_protocol.estimation.admission import AdmissionPolicy
 from godwit_protocol.events import Recorded
 from godwit_protocol.events.migration import MigrationEnded, MigrationRequested
 
@@ -34,7 +36,15 @@ async def main(context: ServiceContext) -> None:
     """The service's process."""
     name = context.config.coordinator_id
     site = context.config.catalogue_file
-    await run(context.log, SystemClock(), name, context.tasks, context.health, site_catalogue=site)
+    await run(
+        context.log,
+        SystemClock(),
+        name,
+        context.tasks,
+        context.health,
+        site_catalogue=site,
+        admission=context.config.admission,
+    )
 
 
 async def run(
@@ -45,12 +55,14 @@ async def run(
     health: Health,
     *,
     site_catalogue: Path | None = None,
+    admission: AdmissionPolicy | None = None,
 ) -> None:
-    """Fold the history, then follow the log until cancelled.
+    """Fold the history, then follow the log until cancelled. ``admission`` None: no estimates.
 
     Raises ``CatalogueFileError`` if ``site_catalogue`` cannot be used.
     """
-    desk = Desk(log, clock, name, tasks, load_catalogue(site_catalogue))
+    estimates = None if admission is None else Estimates(log, admission)
+    desk = Desk(log, clock, name, tasks, load_catalogue(site_catalogue), estimates)
     filters = subjects.whole_migration("*")
     last_sequence = 0
     async for stored in log.read(filters):
@@ -73,12 +85,14 @@ class Desk:
         name: str,
         tasks: asyncio.TaskGroup,
         catalogue: Catalogue,
+        estimates: Estimates | None,
     ) -> None:
         self._event_log = log
         self._clock = clock
         self._name = name
         self._tasks = tasks
         self._catalogue = catalogue
+        self._estimates = estimates
         self._conductors: dict[str, Conductor] = {}
         self._begun = False
 
@@ -122,7 +136,13 @@ class Desk:
             _log.error("too many open migrations", migration=migration, open=self.open)
             return
         conductor = Conductor(
-            migration, requested, self._event_log, self._clock, self._name, self._catalogue
+            migration,
+            requested,
+            self._event_log,
+            self._clock,
+            self._name,
+            self._catalogue,
+            self._estimates,
         )
         self._conductors[migration] = conductor
         if self._begun:

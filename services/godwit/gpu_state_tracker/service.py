@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from godwit.catalogue.loading import load
+from godwit.gpu_state_tracker.histories import Histories
 from godwit.gpu_state_tracker.tracker import Tracker
 from godwit.runtime.clock import Clock, SystemClock
 from godwit.runtime.event_log import EventLog, Stored
@@ -67,7 +68,9 @@ async def main(context: ServiceContext) -> None:
     """The service's process."""
     name = context.config.tracker_id
     site = context.config.catalogue_file
-    await run(context.log, SystemClock(), name, context.tasks, context.health, site_catalogue=site)
+    clock = SystemClock()
+    context.tasks.create_task(Histories(context.log, clock, name).run())
+    await run(context.log, clock, name, context.tasks, context.health, site_catalogue=site)
 
 
 async def run(

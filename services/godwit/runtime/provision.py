@@ -21,6 +21,7 @@ from godwit_protocol.errors import ConflictError
 from godwit_protocol.subjects import (
     EVENTS,
     GUEST,
+    HISTORY,
     LEDGER,
     REGISTER,
     STREAM_SUBJECTS,
@@ -31,6 +32,7 @@ _KEPT_DUPLICATE_WINDOW_S: Final = 2 * 60
 _GUEST_DUPLICATE_WINDOW_S: Final = 10 * 60
 _GUEST_BYTES_MAX: Final = 1024**3
 _GUEST_AGE_S_MAX: Final = 24 * 3600
+_HISTORY_AGE_S_MAX: Final = 30 * 24 * 3600
 _TELEMETRY_AGE_S_MAX: Final = 10 * 60
 _TELEMETRY_MESSAGES_PER_SUBJECT_MAX: Final = 1000
 
@@ -84,7 +86,16 @@ def stream_rules(*, replicas: int = 1) -> tuple[StreamRules, ...]:
         keep_for_ever=False,
         replicas=replicas,
     )
-    return (*kept, guest, telemetry)
+    history = StreamRules(
+        name=HISTORY,
+        subjects=STREAM_SUBJECTS[HISTORY],
+        max_age_s=_HISTORY_AGE_S_MAX,
+        max_msgs_per_subject=1,
+        duplicate_window_s=_KEPT_DUPLICATE_WINDOW_S,
+        keep_for_ever=False,
+        replicas=replicas,
+    )
+    return (*kept, guest, history, telemetry)
 
 
 async def provision(log: NatsLog, *, replicas: int = 1) -> Sequence[str]:

@@ -1,10 +1,14 @@
 """The framing of a journal's records. Bytes in, payloads out.
 
 A record is ``<payload length> <CRC-32 of the payload> <CRC-32 of these two> <payload>``, numbers as
-u32 little-endian. A process or a host may die in the middle of a write, so the end of a journal may
-be torn: bytes are missing, or are still zeros from a sector boundary on. That tail was never
+u32 little-endian. The second checksum also says whether all before the record had been flushed to
+the disk when it was written. The file may be longer than its records: what follows them is zeros.
+
+A process or a host may die in the middle of a write, or before what was written was flushed: any
+sectors of that may have come to the disk, and the others are still zeros. Such a tail was never
 acknowledged to anybody, and is cut. Any other damage, also in the last record, is lost history and
-an error: a journal that forgot a decision silently would be worse than none.
+an error: a journal that forgot a decision silently would be worse than none. Damage is torn only if
+a sector of it is missing, and no later record says that the damaged one had been flushed.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ SECTOR_BYTES: Final = 512
 """A disk writes a sector wholly or not at all."""
 _SUMMED: Final = struct.Struct("<II")
 _HEADER: Final = struct.Struct("<III")
+_FOLLOWS_UNFLUSHED: Final = 0xFFFFFFFF
+"""The second checksum is inverted where not all before the record had been flushed."""
 
 
 class JournalCorruptError(CorruptError):
@@ -40,19 +46,31 @@ class Journaled:
 
     payloads: tuple[bytes, ...]
     whole_bytes: int
-    """Where the last whole record ends; what follows is torn and is to be cut."""
+    """Where the last whole record ends; what follows is zeros, or torn and is to be cut."""
 
 
-def encode_record(payload: bytes) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """A record as its header tells it."""
+
+    begin: int
+    end: int
+    payload_sum: int
+    follows_flush: bool
+
+
+def encode_record(payload: bytes, *, follows_flush: bool = True) -> bytes:
     """Return the record of ``payload``, at most ``RECORD_BYTES_MAX`` bytes.
 
-    Raises ``InvalidInputError``.
+    ``follows_flush``: all records before it have been flushed. Raises ``InvalidInputError``.
     """
     if len(payload) > RECORD_BYTES_MAX:
         raise InvalidInputError(
             f"a journal record of {len(payload)} bytes", hint=f"at most {RECORD_BYTES_MAX}"
         )
-    return _header(len(payload), crc32(payload)) + payload
+    length, payload_sum = len(payload), crc32(payload)
+    header_sum = _header_sum(length, payload_sum, follows_flush=follows_flush)
+    return _HEADER.pack(length, payload_sum, header_sum) + payload
 
 
 def decode_journal(data: bytes) -> Journaled:
@@ -62,41 +80,61 @@ def decode_journal(data: bytes) -> Journaled:
     """
     payloads: list[bytes] = []
     offset = 0
-    while (payload := _next_payload(data, offset)) is not None:
-        payloads.append(payload)
-        offset += _HEADER.size + len(payload)
+    while (record := _whole_record(data, offset)) is not None:
+        payloads.append(_payload(data, record))
+        offset = record.end
+    _check_torn(data, offset)
     return Journaled(tuple(payloads), offset)
 
 
-def _next_payload(data: bytes, offset: int) -> bytes | None:
-    """The payload of the record at ``offset``; None if only a torn tail, or nothing, is there."""
-    start = offset + _HEADER.size
-    if len(data) < start:
+def _whole_record(data: bytes, offset: int) -> _Record | None:
+    record = _told_record(data, offset)
+    if record is None or record.end > len(data):
         return None
-    length, payload_sum, _ = _HEADER.unpack_from(data, offset)
-    if data[offset:start] != _header(length, payload_sum):
-        _check_torn(data, offset, start, "its header does not match its checksum")
+    return record if crc32(_payload(data, record)) == record.payload_sum else None
+
+
+def _told_record(data: bytes, offset: int) -> _Record | None:
+    """The record at ``offset`` if there is a header; of its payload nothing is known."""
+    if offset + _HEADER.size > len(data):
         return None
-    end = start + length
-    if end > len(data):
-        return None
-    payload = data[start:end]
-    if crc32(payload) != payload_sum:
-        _check_torn(data, offset, end, "its payload does not match its checksum")
-        return None
-    return payload
+    length, payload_sum, header_sum = _HEADER.unpack_from(data, offset)
+    end = offset + _HEADER.size + length
+    for follows_flush in (True, False):
+        if header_sum == _header_sum(length, payload_sum, follows_flush=follows_flush):
+            return _Record(offset, end, payload_sum, follows_flush)
+    return None
 
 
-def _check_torn(data: bytes, offset: int, end: int, reason: str) -> None:
-    """Return if the record is torn: the file ends in zeros that begin before ``end``.
-
-    Raises ``JournalCorruptError`` otherwise.
-    """
-    written = max(len(data.rstrip(b"\0")), offset)
-    hole = written if written == offset else -(-written // SECTOR_BYTES) * SECTOR_BYTES
-    if hole >= min(end, len(data)):
-        raise JournalCorruptError(offset, reason)
+def _payload(data: bytes, record: _Record) -> bytes:
+    return data[record.begin + _HEADER.size : record.end]
 
 
-def _header(length: int, payload_sum: int) -> bytes:
-    return _HEADER.pack(length, payload_sum, crc32(_SUMMED.pack(length, payload_sum)))
+def _check_torn(data: bytes, offset: int) -> None:
+    """Return if what begins at ``offset`` is torn, or nothing. Raises ``JournalCorruptError``."""
+    written = len(data.rstrip(b"\0"))
+    if offset >= written:
+        return
+    told = _told_record(data, offset)
+    end = told.end if told is not None else offset + _HEADER.size
+    if end <= len(data) and not _misses_a_sector(data, offset, end):
+        what = "header" if told is None else "payload"
+        raise JournalCorruptError(offset, f"its {what} does not match its checksum")
+    for place in range(offset + 1, written):
+        later = _whole_record(data, place)
+        if later is not None and later.follows_flush:
+            raise JournalCorruptError(offset, f"it had been flushed, as byte {place} says")
+
+
+def _misses_a_sector(data: bytes, begin: int, end: int) -> bool:
+    """Whether all of the bytes that lie in one sector are zero."""
+    edges = [begin, *range(begin // SECTOR_BYTES * SECTOR_BYTES + SECTOR_BYTES, end, SECTOR_BYTES)]
+    return any(
+        not data[left:right].strip(b"\0")
+        for left, right in zip(edges, [*edges[1:], end], strict=True)
+    )
+
+
+def _header_sum(length: int, payload_sum: int, *, follows_flush: bool) -> int:
+    header_sum = crc32(_SUMMED.pack(length, payload_sum))
+    return header_sum if follows_flush else header_sum ^ _FOLLOWS_UNFLUSHED

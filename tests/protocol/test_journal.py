@@ -19,7 +19,7 @@ payload_lists = st.lists(st.binary(max_size=60), max_size=6)
 
 
 def journal_of(payloads: list[bytes]) -> bytes:
-    return b"".join(map(encode_record, payloads))
+    return b"".join(encode_record(payload) for payload in payloads)
 
 
 @given(payload_lists)
@@ -71,6 +71,34 @@ def test_a_record_whose_last_sectors_did_not_come_is_torn(
     torn = longer[:hole] + bytes(len(longer) - hole)
     if torn != longer:
         assert decode_journal(torn).payloads == tuple(payloads)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1500), st.booleans()), max_size=8), st.data())
+def test_a_loss_of_power_leaves_all_that_was_flushed_and_is_never_corruption(
+    records: list[tuple[int, bool]], draw: st.DataObject
+) -> None:
+    """Any sectors that were written since the last flush may be missing."""
+    data, payloads, flushed, flushed_records = b"", [], 0, 0
+    for number, (size, sync) in enumerate(records, 1):
+        payloads.append(bytes([number]) * size)
+        data += encode_record(payloads[-1], follows_flush=flushed == len(data))
+        if sync:
+            flushed, flushed_records = len(data), number
+    left = bytearray(data + bytes(4 * SECTOR_BYTES - len(data) % SECTOR_BYTES))
+    for sector in range(flushed // SECTOR_BYTES, len(left) // SECTOR_BYTES):
+        if draw.draw(st.booleans()):
+            begin = max(flushed, sector * SECTOR_BYTES)
+            end = (sector + 1) * SECTOR_BYTES
+            left[begin:end] = bytes(end - begin)
+    journaled = decode_journal(bytes(left))
+    assert journaled.payloads == tuple(payloads[: len(journaled.payloads)])
+    assert len(journaled.payloads) >= flushed_records
+
+
+def test_a_missing_sector_of_what_was_flushed_is_corruption() -> None:
+    damaged = encode_record(b"first") + bytes(12 + 6) + encode_record(b"third")
+    with pytest.raises(JournalCorruptError, match="it had been flushed"):
+        decode_journal(damaged)
 
 
 def test_the_error_says_where_the_damage_begins() -> None:

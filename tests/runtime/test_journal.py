@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from godwit.runtime.journal import Journal, JournalFailedError
+from godwit.runtime.journal import (
+    HEADROOM_BYTES,
+    RESERVED_BYTES,
+    Journal,
+    JournalFailedError,
+)
 from godwit_protocol.errors import ConflictError, CorruptError, InvalidInputError
-from godwit_protocol.journal import RECORD_BYTES_MAX, encode_record
+from godwit_protocol.journal import RECORD_BYTES_MAX, SECTOR_BYTES, encode_record
 
 
 @pytest.fixture
@@ -38,19 +43,50 @@ def test_a_torn_tail_is_cut_and_appending_goes_on_behind_the_last_whole_record(p
     journal = Journal.open(path)
     journal.append(b"whole", sync=True)
     journal.close()
-    with path.open("ab") as file:
-        file.write(encode_record(b"torn")[:-1])
+    with path.open("r+b") as file:
+        file.seek(len(encode_record(b"whole")) + SECTOR_BYTES)  # the sectors before did not come
+        file.write(b"torn")
     journal = Journal.open(path)
     assert journal.records == (b"whole",)
+    assert b"torn" not in path.read_bytes()
     journal.append(b"next", sync=True)
     assert reopened(journal) == (b"whole", b"next")
+
+
+def test_a_journal_that_only_ever_grew_is_read(path: Path) -> None:
+    """As a former version wrote it, cut in the middle of its last record."""
+    path.parent.mkdir()
+    path.write_bytes(encode_record(b"one") + encode_record(b"two") + encode_record(b"torn")[:-1])
+    journal = Journal.open(path)
+    assert journal.records == (b"one", b"two")
+    journal.append(b"three", sync=True)
+    assert reopened(journal) == (b"one", b"two", b"three")
+
+
+def test_a_flushed_record_changes_nothing_but_bytes_that_were_there(path: Path) -> None:
+    """Neither the file's size nor its place: that is what makes the flush quick."""
+    journal = Journal.open(path)
+    journal.append(b"decision", sync=True)
+    size = path.stat().st_size
+    for _ in range(3):
+        journal.append(bytes(100), sync=False)
+    journal.append(bytes(HEADROOM_BYTES - 400), sync=True)
+    assert path.stat().st_size == size
+
+
+def test_a_long_journal_is_read_whole(path: Path) -> None:
+    journal = Journal.open(path)
+    payloads = tuple(bytes([number]) * (3 * RESERVED_BYTES // 7) for number in range(1, 9))
+    for number, payload in enumerate(payloads):
+        journal.append(payload, sync=number % 2 == 0)
+    assert reopened(journal) == payloads
 
 
 def test_damage_is_an_error_and_the_file_is_left_as_it_is(path: Path) -> None:
     journal = Journal.open(path)
     journal.append(b"STAGED", sync=True)
     journal.close()
-    damaged = path.read_bytes()[:-1] + b"!"
+    damaged = path.read_bytes().replace(b"STAGED", b"STAGE!")
     path.write_bytes(damaged)
     for _ in range(2):
         with pytest.raises(CorruptError, match="damaged at byte 0"):

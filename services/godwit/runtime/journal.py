@@ -1,14 +1,21 @@
 """A service's journal: an append-only file of records that survives the service's death.
 
 The framing of records is pure and in ``godwit_protocol.journal``; this module owns the file. All
-calls block: an append takes some microseconds, a synchronous one what the disk's flush takes (0.1
-to some ms), which is meant to be waited for. It must not know what a record means.
+calls block: an append takes some microseconds, a flush what the disk takes (0.1 to some ms), which
+is meant to be waited for. It must not know what a record means.
+
+Records are written over zeros that were flushed before. A file that grows with each record has
+metadata to flush with it, and waits for whatever else the file system has to commit: a median of
+0.6 to 1.2 ms was measured, and 140 ms at worst, where writing over takes 0.3 ms. It also means that
+a disk which fills up cannot end a switchover that has begun.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +23,10 @@ from godwit_protocol.errors import ConflictError, CorruptError
 from godwit_protocol.journal import decode_journal, encode_record
 
 JOURNAL_BYTES_MAX: Final = 256 * 1024 * 1024
+RESERVED_BYTES: Final = 16 * 1024
+"""How much the file grows at a time, zeros that are flushed at once."""
+HEADROOM_BYTES: Final = 8 * 1024
+"""What an append that need not be flushed leaves free: the facts of a stun, which must be."""
 
 
 class JournalFailedError(CorruptError):
@@ -31,6 +42,9 @@ class Journal:
         self.path = path
         self._descriptor = descriptor
         self._failed = False
+        self._end = 0
+        self._reserved = 0
+        self._is_flushed = True
         self.records: tuple[bytes, ...] = self._recover()
         """What had been appended when the journal was opened."""
 
@@ -42,7 +56,7 @@ class Journal:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         created = not path.exists()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             _lock(path, descriptor)
             journal = cls(path, descriptor)
@@ -60,19 +74,16 @@ class Journal:
         ``InvalidInputError`` for a payload too large, ``JournalFailedError`` if the disk fails;
         from then on the journal takes nothing more.
         """
-        record = encode_record(payload)
+        record = encode_record(payload, follows_flush=self._is_flushed)
         if self._failed:
             raise JournalFailedError(f"{self.path} failed before and must be reopened")
-        try:
-            self._write(record)
+        with self._failing_for_good():
+            self._reserve(len(record) if sync else len(record) + HEADROOM_BYTES)
+            _write(self._descriptor, record, self._end)
+            self._end += len(record)
+            self._is_flushed = False
             if sync:
-                os.fdatasync(self._descriptor)
-        except OSError as error:
-            self._failed = True
-            raise JournalFailedError(
-                f"{self.path} did not take a record: {error.strerror}",
-                hint="look at the disk's space and health, then restart the service",
-            ) from error
+                self._flush()
 
     def close(self) -> None:
         """Let go of the file. Idempotent."""
@@ -91,16 +102,44 @@ class Journal:
         size = os.fstat(self._descriptor).st_size
         if size > JOURNAL_BYTES_MAX:
             raise CorruptError(f"{self.path} has {size} bytes; a journal is never so large")
-        journaled = decode_journal(os.pread(self._descriptor, size, 0))
-        if journaled.whole_bytes != size:
-            os.ftruncate(self._descriptor, journaled.whole_bytes)
-            os.fsync(self._descriptor)
+        data = os.pread(self._descriptor, size, 0)
+        journaled = decode_journal(data)
+        self._end = journaled.whole_bytes
+        self._reserved = size
+        if data[self._end :].strip(b"\0"):
+            os.ftruncate(self._descriptor, self._end)
+            self._reserved = self._end
+        os.fsync(self._descriptor)  # what a former life wrote counts from now on
         return journaled.payloads
 
-    def _write(self, record: bytes) -> None:
-        rest = memoryview(record)
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
+    def _reserve(self, byte_count: int) -> None:
+        """Have zeros on the disk for so many bytes more."""
+        while self._end + byte_count > self._reserved:
+            _write(self._descriptor, bytes(RESERVED_BYTES), self._reserved)
+            self._reserved += RESERVED_BYTES
+            self._flush()
+
+    def _flush(self) -> None:
+        os.fdatasync(self._descriptor)
+        self._is_flushed = True
+
+    @contextlib.contextmanager
+    def _failing_for_good(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._failed = True
+            raise JournalFailedError(
+                f"{self.path} did not take a record: {error.strerror}",
+                hint="look at the disk's space and health, then restart the service",
+            ) from error
+
+
+def _write(descriptor: int, data: bytes, offset: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[written:], offset + written
 
 
 def _lock(path: Path, descriptor: int) -> None:

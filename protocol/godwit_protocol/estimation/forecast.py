@@ -20,7 +20,8 @@ from .history import DirtyWindow, LinkSample, middle
 from .rounds import Curve, MoveLimits, play
 
 WINDOWS_PLAYED_MAX: Final = 16
-SAMPLES_PLAYED_MAX: Final = 16
+SAMPLES_PLAYED_MAX: Final = 32
+"""More than 20: one move in which something was killed does not become the bound for ever."""
 OWN_MOVES_MIN: Final = 3
 """A machine's own moves over a link tell more than another's, if there are so many of them."""
 BOUND_QUANTILE: Final = 0.95

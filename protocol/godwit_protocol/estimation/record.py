@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..events.estimate import EstimateCompared
 from ..events.migration import Outcome, RoundFigures, Verify
 from ..projections import MigrationSummary
+from ..roles.source_state import SWITCHOVER_STEP_DEADLINE_NS
 from .forecast import Estimate
 from .history import LinkSample, middle
 
@@ -12,7 +13,8 @@ from .history import LinkSample, middle
 def link_sample(summary: MigrationSummary) -> LinkSample | None:
     """What the migration says of its link; None if that cannot be told.
 
-    The stun of a verified one is mostly its digests', which says nothing of the link.
+    The stun of a verified one is mostly its digests', which says nothing of the link. One whose
+    switchover outlasted the deadline of a step had a party that was down.
     """
     stun_ns = summary.stun_ns
     if not _is_telling(summary) or stun_ns is None:
@@ -21,7 +23,9 @@ def link_sample(summary: MigrationSummary) -> LinkSample | None:
     rate, overhead_ns = _fit(figures)
     if rate <= 0.0:
         return None
-    sending_ns = int(summary.final_bytes / rate * 1e9)
+    switchover_ns = max(stun_ns - int(summary.final_bytes / rate * 1e9), 0)
+    if switchover_ns >= SWITCHOVER_STEP_DEADLINE_NS:
+        return None
     intent_ns = max(summary.marks.stopped_ns - summary.last_round_ns, 0)
     moved_ns = sum(done.duration_ns for done in figures) + intent_ns + stun_ns
     return LinkSample(
@@ -32,7 +36,7 @@ def link_sample(summary: MigrationSummary) -> LinkSample | None:
         bytes_per_second=rate,
         round_overhead_ns=overhead_ns,
         intent_ns=intent_ns,
-        switchover_ns=max(stun_ns - sending_ns, 0),
+        switchover_ns=switchover_ns,
         around_ns=max(summary.duration_ns - moved_ns, 0),
     )
 

@@ -40,6 +40,11 @@ REFUSALS = frozenset(
 )
 """Reasons for which a migration ends before the source has been told to start."""
 
+_HINTS = {
+    AbortReason.STUN_BOUND_OVER_LIMIT: "allow more with --stun-limit, or move it anyway with"
+    " --admission warn",
+}
+
 ID_PART_CHARACTERS_MIN = 4
 
 
@@ -127,7 +132,8 @@ def error_of(summary: MigrationSummary) -> GodwitError | None:
     if summary.outcome is not Outcome.ABORTED:
         return None
     if summary.reason in REFUSALS:
-        return RefusedError(f"{where} was refused: {told}", hint="nothing has changed")
+        hint = _HINTS.get(summary.reason, "nothing has changed")
+        return RefusedError(f"{where} was refused: {told}", hint=hint)
     return AbortedError(
         f"{where} was aborted: {told}",
         hint=f"machine {summary.machine} runs on {summary.source or 'its source'}",

@@ -13,6 +13,7 @@ import structlog
 
 from godwit.host.context import HostContext
 from godwit.hypervisor.port import Look, Vmm, VmmState, Watchable, WriteWatch
+from godwit.runtime.clock import Clock
 from godwit_protocol import subjects
 from godwit_protocol.errors import GodwitError
 from godwit_protocol.estimation.history import WINDOW_NS, DirtyWindow, RegionWrites, encode
@@ -52,7 +53,7 @@ class Sampler:
         self._not_before_ns[vmm.name] = began_ns + self._period_ns
         try:
             async with self._free:
-                window = await self._window(vmm)
+                window = await take_window(vmm, self._host.name, self._host.clock)
         except (GodwitError, OSError) as error:
             _log.debug("no_window", machine=vmm.name, error=str(error))
             return
@@ -64,36 +65,43 @@ class Sampler:
             subject = subjects.telemetry("machine", vmm.name, KIND)
             await self._host.log.announce(subject, encode(window))
 
-    async def _window(self, vmm: Vmm) -> DirtyWindow | None:
-        status = await vmm.status()
-        if status.state is not VmmState.RUNNING or not isinstance(vmm, Watchable):
-            return None
-        watch = await vmm.watch()
-        try:
-            held, looks = await self._look_at(watch)
-        finally:
-            await watch.close()
-        return DirtyWindow(
-            machine=vmm.name,
-            host=self._host.name,
-            epoch=status.epoch,
-            taken_wall_ns=self._host.clock.wall_ns(),
-            elapsed_ns=tuple(look.at_ns - held.at_ns for look in looks),
-            regions=tuple(
-                RegionWrites(name, resident_bytes, _rising(name, looks))
-                for name, resident_bytes in held.bytes_by_region.items()
-            ),
-            cost_ns=held.cost_ns + sum(look.cost_ns for look in looks),
-        )
 
-    async def _look_at(self, watch: WriteWatch) -> tuple[Look, list[Look]]:
-        held = await watch.begin()
-        looks = []
-        for after_ns in WINDOW_NS:
-            wait_ns = held.at_ns + after_ns - self._host.clock.monotonic_ns()
-            await asyncio.sleep(max(wait_ns, 0) / 1e9)
-            looks.append(await watch.look())
-        return held, looks
+async def take_window(vmm: Vmm, host: str, clock: Clock) -> DirtyWindow | None:
+    """Look at what a machine writes for ``WINDOW_NS``; None if it does not run or cannot be
+    watched.
+
+    Raises ``ConflictError`` if a migration tracks it, ``UnreachableError``, ``DeadlineError``.
+    """
+    status = await vmm.status()
+    if status.state is not VmmState.RUNNING or not isinstance(vmm, Watchable):
+        return None
+    watch = await vmm.watch()
+    try:
+        held, looks = await _look_at(watch, clock)
+    finally:
+        await watch.close()
+    return DirtyWindow(
+        machine=vmm.name,
+        host=host,
+        epoch=status.epoch,
+        taken_wall_ns=clock.wall_ns(),
+        elapsed_ns=tuple(look.at_ns - held.at_ns for look in looks),
+        regions=tuple(
+            RegionWrites(name, resident_bytes, _rising(name, looks))
+            for name, resident_bytes in held.bytes_by_region.items()
+        ),
+        cost_ns=held.cost_ns + sum(look.cost_ns for look in looks),
+    )
+
+
+async def _look_at(watch: WriteWatch, clock: Clock) -> tuple[Look, list[Look]]:
+    held = await watch.begin()
+    looks = []
+    for after_ns in WINDOW_NS:
+        wait_ns = held.at_ns + after_ns - clock.monotonic_ns()
+        await asyncio.sleep(max(wait_ns, 0) / 1e9)
+        looks.append(await watch.look())
+    return held, looks
 
 
 def _rising(region: str, looks: list[Look]) -> tuple[int, ...]:

@@ -1,0 +1,127 @@
+"""How good are the estimates? Moves guests to and fro, and sets each stun beside its estimate.
+
+``python bench/estimates.py [MOVES]``: so many moves of each guest, each of which has an estimate
+made before it, on a cluster of real processes; prints JSON and a table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from godwit.cli.cluster import Cluster
+from godwit.cli.estimate_pictures import ComparedMove, compared_moves
+from godwit.cli.machine import ask_machine, make_spec, start_machine, stop_machine
+from godwit.cli.migration import request_migration
+from godwit.cli.progress import SilentDisplay, follow
+from godwit.guests.corpus import sentences
+from godwit.runtime.event_log import EventLog
+from godwit.runtime.nats_log import NatsLog
+from godwit_protocol import subjects
+from godwit_protocol.estimation.admission import AdmissionPolicy
+from godwit_protocol.events.migration import Limits, Outcome, Verify
+
+MOVES = 29
+LIMITS = Limits(stun_limit_ns=2_000_000_000)
+SAMPLED_S_MAX = 30.0
+BETWEEN_S = 0.5
+HOSTS = ("host-1", "host-2")
+ONE_THREAD = ("OPENBLAS_NUM_THREADS=1", "OMP_NUM_THREADS=1")
+MEMHOG = "godwit.guests.memhog:Memhog"
+
+
+def memhog(rate: int, pattern: str, *more: str) -> tuple[str, str, tuple[str, ...]]:
+    settings = (f"GODWIT_MEMHOG_RATE={rate}", f"GODWIT_MEMHOG_PATTERN={pattern}")
+    return MEMHOG, "256MiB", (*settings, "GODWIT_MEMHOG_FILL=1", *more)
+
+
+GUESTS = {
+    "memhog-idle": memhog(0, "uniform"),
+    "memhog-10-uniform": memhog(10_000_000, "uniform"),
+    "memhog-50-hot": memhog(50_000_000, "hot"),
+    "memhog-100-sequential": memhog(100_000_000, "sequential"),
+    "memhog-200-uniform": memhog(200_000_000, "uniform"),
+    "embedder": ("godwit.guests.embedder:Embedder", "256MiB", ONE_THREAD),
+    "trainer": ("godwit.guests.trainer:Trainer", "256MiB", ONE_THREAD),
+}
+
+
+async def begin(log: EventLog, name: str) -> None:
+    guest, ram, env = GUESTS[name]
+    vgpus = ("H100XM-4C",) if name == "embedder" else ()
+    await start_machine(log, make_spec(name, guest, ram=ram, env=env, vgpus=vgpus), HOSTS[0])
+    if name == "embedder":
+        request = json.dumps({"op": "add", "text": sentences()[:16]}).encode()
+        await ask_machine(log, name, request, 60)
+    await sampled(log, name)
+
+
+async def sampled(log: EventLog, name: str) -> None:
+    async with asyncio.timeout(SAMPLED_S_MAX):
+        kept = log.tail([subjects.machine_history(name)])
+        async for _ in kept:
+            break
+        await kept.aclose()
+
+
+async def move(log: EventLog, name: str, number: int) -> None:
+    to = HOSTS[(number + 1) % 2]
+    warn = AdmissionPolicy.WARN
+    migration = await request_migration(log, name, to, LIMITS, Verify.OFF, warn)
+    summary = await follow(log, migration, SilentDisplay(), wait_s=120)
+    if summary.outcome is not Outcome.COMPLETED:
+        print(f"{name}: {summary.reason} {summary.message}", file=sys.stderr)
+    await asyncio.sleep(BETWEEN_S)
+
+
+def row(name: str, moves: Sequence[ComparedMove]) -> dict[str, float | str]:
+    stuns = [each.compared.stun_ns / 1e6 for each in moves]
+    medians = [each.compared.estimate.stun_ns.median / 1e6 for each in moves]
+    bounds = [each.compared.estimate.stun_ns.bound / 1e6 for each in moves]
+    errors = [abs(said - was) / was for said, was in zip(medians, stuns, strict=True)]
+    totals = [each.compared.total_ns / 1e6 for each in moves]
+    expected = [each.compared.estimate.total_ns.median / 1e6 for each in moves]
+    return {
+        "guest": name,
+        "moves": len(moves),
+        "within_bound": sum(each.compared.within for each in moves) / len(moves),
+        "stun_ms": statistics.median(stuns),
+        "estimated_ms": statistics.median(medians),
+        "of_medians": statistics.median(medians) / statistics.median(stuns) - 1,
+        "median_error": statistics.median(errors),
+        "bound_ms": statistics.median(bounds),
+        "stun_ms_max": max(stuns),
+        "total_ms": statistics.median(totals),
+        "total_estimated_ms": statistics.median(expected),
+    }
+
+
+async def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else MOVES
+    often = {"GODWIT_SAMPLING_PERIOD": "3s"}
+    with tempfile.TemporaryDirectory() as directory:
+        async with await Cluster.start(Path(directory), hosts=2, environ=often) as cluster:
+            log = await NatsLog.connect(cluster.nats_url, name="bench")
+            for name in GUESTS:
+                await begin(log, name)
+                for number in range(count):
+                    await move(log, name, number)
+                await stop_machine(log, name)
+            found = await compared_moves(log)
+            await log.close()
+    rows = [row(name, [each for each in found if each.machine == name]) for name in GUESTS]
+    rows.append(row("all", found))
+    print(json.dumps([each.as_json() for each in found]))
+    keys = [key for key in rows[0] if key != "guest"]
+    print(f"\n{'':24}" + "".join(f"{key:>20}" for key in keys))
+    for each in rows:
+        print(f"{each['guest']:24}" + "".join(f"{each[key]:>20.4g}" for key in keys))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,15 +1,21 @@
 """Convergence: at each round's end, another round, stun now, or give up, and why. Pure.
 
 Bandwidth is an exponentially weighted mean with alpha 0.4 (KubeVirt's); the predicted stun is what
-remains over that bandwidth plus a fixed cost. A round is worth its bytes only while the one before
-it still shrank what remained. Nothing loops for ever: the number of rounds is bounded.
+remains over that bandwidth plus a fixed cost. Whether a stun fits is judged by its bound, which
+takes the slowest of the last rounds for the link: nobody switches over into a dip. A round is worth
+its bytes only while the one before it still shrank what remained.
+
+A machine that writes faster than the link is slowed, step by step, up to what its policy allows;
+then its stun may take up to the raised limit, if the policy has one; then the migration is given
+up. Nothing loops for ever: the number of rounds is bounded, and each step of slowing is a larger
+one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -23,6 +29,17 @@ SMALL_STUN_NS: Final = 2_000_000
 """Transfer time below which another round cannot shorten the stun noticeably."""
 STALLED_ROUNDS_MAX: Final = 5
 """Rounds in a row without a new minimum of what remains, before giving up."""
+DIP_ROUNDS: Final = 3
+"""The slowest of so many last rounds bounds the stun."""
+TELLING_BYTES: Final = 16 * 1024**2
+"""A round of fewer bytes is mostly latency: its rate says little of the link."""
+SLOW_PERCENT_MAX: Final = 99
+SLOW_AFTER_ROUNDS: Final = 2
+"""Rounds in a row without a new minimum of what remains, before the guest is slowed at all."""
+SLOW_FIRST_PERCENT: Final = 20
+SLOW_STEP_PERCENT: Final = 10
+SLOWED_RATIO: Final = 0.5
+"""A slowed machine should dirty half of what the link carries: each round leaves half as much."""
 
 
 class Decision(StrEnum):
@@ -41,6 +58,8 @@ class DecisionReason(StrEnum):
     SMALL_ENOUGH = "small_enough"
     FITS_AND_NO_LONGER_SHRINKS = "fits_and_no_longer_shrinks"
     FITS_AT_LAST_ROUND = "fits_at_last_round"
+    FITS_RAISED_LIMIT = "fits_raised_limit"
+    SLOWING_THE_GUEST = "slowing_the_guest"
     WAITING_FOR_A_BETTER_MOMENT = "waiting_for_a_better_moment"
     STALLED_ABOVE_LIMIT = "stalled_above_limit"
     ROUNDS_EXHAUSTED = "rounds_exhausted"
@@ -62,25 +81,46 @@ class RoundLike(Protocol):
         """Dirty when it had ended."""
 
 
+class Slowing(NamedTuple):
+    """How far the guest is slowed now, and how far it may be: percent of its time taken from it."""
+
+    percent: int = 0
+    percent_max: int = 0
+
+
+NEVER_SLOWED: Final = Slowing()
+
+
 class Verdict(msgspec.Struct, frozen=True):
-    """A decision with the numbers it was made from. Rates are bytes a second."""
+    """A decision with the numbers it was made from. Rates are bytes a second.
+
+    ``slow_percent``: how much of the guest's time to take from it during the next round.
+    """
 
     decision: Decision
     reason: DecisionReason
     predicted_stun_ns: int
     bandwidth_bytes_per_second: float
     dirty_bytes_per_second: float
+    stun_bound_ns: int = 0
+    slow_percent: int = 0
 
 
 def bandwidth(history: Sequence[RoundLike]) -> float:
     """Smoothed bytes a second over the rounds that sent anything; 0.0 if none did."""
     mean = 0.0
     for figures in history:
-        if figures.sent_bytes == 0 or figures.duration_ns <= 0:
-            continue
-        rate = figures.sent_bytes / figures.duration_ns * 1e9
-        mean = rate if mean == 0.0 else BANDWIDTH_ALPHA * rate + (1 - BANDWIDTH_ALPHA) * mean
+        if (rate := _rate(figures)) > 0.0:
+            mean = rate if mean == 0.0 else BANDWIDTH_ALPHA * rate + (1 - BANDWIDTH_ALPHA) * mean
     return mean
+
+
+def slowest_bandwidth(history: Sequence[RoundLike]) -> float:
+    """Bytes a second that the link can be trusted with: the smoothed rate, or that of the slowest
+    of the last ``DIP_ROUNDS`` rounds that tell of it.
+    """
+    telling = [_rate(done) for done in history[-DIP_ROUNDS:] if done.sent_bytes >= TELLING_BYTES]
+    return min([bandwidth(history), *filter(None, telling)])
 
 
 def predicted_stun_ns(remaining_bytes: int, bytes_per_second: float) -> int:
@@ -101,28 +141,39 @@ def decide(
     stun_limit_ns: int,
     rounds_max: int,
     stalled_rounds_max: int = STALLED_ROUNDS_MAX,
+    stun_limit_max_ns: int = 0,
+    slowing: Slowing = NEVER_SLOWED,
 ) -> Verdict:
     """Decide at the end of the last round in ``history`` (at least one).
 
-    ``stun_limit_ns`` is what the stun may take; ``rounds_max`` bounds the rounds, and
+    ``stun_limit_ns`` is what the stun may take, and ``stun_limit_max_ns`` what it may take when
+    nothing else helps (if that is more); ``rounds_max`` bounds the rounds, and
     ``stalled_rounds_max`` those in a row without a new minimum of what remains.
     """
     last = history[-1]
     rate = bandwidth(history)
     predicted = predicted_stun_ns(last.remaining_bytes, rate)
-    if predicted <= stun_limit_ns:
-        decision, reason = _stun_or_improve(history, predicted, rounds_max)
-    else:
-        decision, reason = _wait_or_give_up(history, rounds_max, stalled_rounds_max)
+    bound = predicted_stun_ns(last.remaining_bytes, slowest_bandwidth(history))
     dirty = last.remaining_bytes / last.duration_ns * 1e9 if last.duration_ns > 0 else 0.0
-    return Verdict(decision, reason, predicted, rate, dirty)
+    percent = slowing.percent
+    if bound <= stun_limit_ns:
+        decision, reason = _stun_or_improve(history, bound, rounds_max)
+    else:
+        slower = _slower(slowing, rate, dirty)
+        may_slow = slower > percent and _has_waited(history, slowing)
+        decision, reason = _wait_or_give_up(history, rounds_max, stalled_rounds_max, may_slow)
+        if reason is DecisionReason.SLOWING_THE_GUEST:
+            percent = slower
+        if decision is Decision.GIVE_UP and bound <= stun_limit_max_ns:
+            decision, reason = Decision.STUN, DecisionReason.FITS_RAISED_LIMIT
+    return Verdict(decision, reason, predicted, rate, dirty, bound, percent)
 
 
 def _stun_or_improve(
-    history: Sequence[RoundLike], predicted_ns: int, rounds_max: int
+    history: Sequence[RoundLike], bound_ns: int, rounds_max: int
 ) -> tuple[Decision, DecisionReason]:
     """A stun would fit the limit now. Would another round make it shorter?"""
-    if predicted_ns - STUN_FIXED_NS <= SMALL_STUN_NS:
+    if bound_ns - STUN_FIXED_NS <= SMALL_STUN_NS:
         return Decision.STUN, DecisionReason.SMALL_ENOUGH
     if len(history) >= rounds_max:
         return Decision.STUN, DecisionReason.FITS_AT_LAST_ROUND
@@ -134,7 +185,7 @@ def _stun_or_improve(
 
 
 def _wait_or_give_up(
-    history: Sequence[RoundLike], rounds_max: int, stalled_rounds_max: int
+    history: Sequence[RoundLike], rounds_max: int, stalled_rounds_max: int, may_slow: bool
 ) -> tuple[Decision, DecisionReason]:
     """A stun would be too long now. Is there hope?"""
     if len(history) >= rounds_max:
@@ -143,16 +194,41 @@ def _wait_or_give_up(
         return Decision.ANOTHER_ROUND, DecisionReason.FIRST_ROUNDS
     if _shrinks(history):
         return Decision.ANOTHER_ROUND, DecisionReason.STILL_SHRINKING
+    if may_slow:
+        return Decision.ANOTHER_ROUND, DecisionReason.SLOWING_THE_GUEST
     if _rounds_since_minimum(history) >= stalled_rounds_max:
         return Decision.GIVE_UP, DecisionReason.STALLED_ABOVE_LIMIT
     return Decision.ANOTHER_ROUND, DecisionReason.WAITING_FOR_A_BETTER_MOMENT
 
 
+def _has_waited(history: Sequence[RoundLike], slowing: Slowing) -> bool:
+    """A machine that was never slowed may find a better moment by itself."""
+    return slowing.percent > 0 or _rounds_since_minimum(history) >= SLOW_AFTER_ROUNDS
+
+
+def _slower(slowing: Slowing, rate: float, dirty: float) -> int:
+    """The next step: as much as makes each round leave half as much as the one before, by the
+    rates that were seen, which saturate: so always some more than now.
+    """
+    least = max(slowing.percent + SLOW_STEP_PERCENT, SLOW_FIRST_PERCENT)
+    share = min(SLOWED_RATIO * rate / dirty, 1.0) if dirty > 0.0 else 1.0
+    running = (100 - slowing.percent) * share
+    wanted = max(least, 100 - int(running))
+    return min(wanted, slowing.percent_max, SLOW_PERCENT_MAX)
+
+
 def _shrinks(history: Sequence[RoundLike]) -> bool:
     before, now = history[-2].remaining_bytes, history[-1].remaining_bytes
-    return now <= before * (1 - SHRINK_MIN)
+    return now < before and now <= before * (1 - SHRINK_MIN)
 
 
 def _rounds_since_minimum(history: Sequence[RoundLike]) -> int:
     remaining = [figures.remaining_bytes for figures in history]
     return len(remaining) - 1 - remaining.index(min(remaining))
+
+
+def _rate(figures: RoundLike) -> float:
+    """Bytes a second of one round; 0.0 if it sent nothing or took no time."""
+    if figures.sent_bytes == 0 or figures.duration_ns <= 0:
+        return 0.0
+    return figures.sent_bytes / figures.duration_ns * 1e9

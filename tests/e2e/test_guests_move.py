@@ -9,7 +9,7 @@ import pytest
 
 from godwit.cli.guest_client import GuestClient
 from godwit.guests.corpus import questions, sentences
-from godwit_protocol.events.migration import Outcome
+from godwit_protocol.events.migration import Limits, Outcome
 from operations import Operations
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
@@ -101,4 +101,18 @@ async def test_memhog_finds_no_page_lost_or_stale(
         checked = await operations.ask(name, {"op": "check"})
         assert checked["bad"] == 0, checked
         assert checked["table_whole"]
+    await operations.stop(name)
+
+
+async def test_one_that_writes_faster_than_the_link_is_slowed_and_moves(
+    operations: Operations, name: str
+) -> None:
+    env = (*ONE_THREAD, "GODWIT_TRAINER_HIDDEN=1024")
+    await operations.start(name, "godwit.guests.trainer:Trainer", ram="32MiB", env=env)
+    limits = Limits(stun_limit_ns=1_000, stun_limit_max_ns=5_000_000_000, slow_percent_max=95)
+    summary = await operations.migrate(name, "host-2", limits)
+    assert summary.outcome is Outcome.COMPLETED, (summary.reason, summary.message)
+    slowed = [done.slow_percent for done in summary.rounds]
+    assert 0 < max(slowed) <= 95
+    assert slowed == sorted(slowed)
     await operations.stop(name)

@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 from godwit_protocol.convergence import (
     STALLED_ROUNDS_MAX,
     STUN_FIXED_NS,
+    TELLING_BYTES,
     Decision,
     DecisionReason,
+    Slowing,
     Verdict,
     bandwidth,
     decide,
     predicted_stun_ns,
+    slowest_bandwidth,
 )
 from godwit_protocol.events.migration import RoundFigures
 
@@ -47,15 +50,27 @@ def migrate(
     link: float,
     stun_limit_ns: int = 500_000_000,
     rounds_max: int = 30,
+    slow_percent_max: int = 0,
+    stun_limit_max_ns: int = 0,
 ) -> tuple[list[RoundFigures], Verdict]:
-    """Pre-copy at ``link`` bytes/s of a machine that dirties ``dirtied(s)`` bytes in s seconds."""
+    """Pre-copy at ``link`` bytes/s of a machine that dirties ``dirtied(s)`` bytes in s seconds of
+    its own time.
+    """
     history: list[RoundFigures] = []
-    to_send = machine_bytes
+    to_send, slowing = machine_bytes, Slowing(0, slow_percent_max)
     while True:
         seconds = max(to_send / link, 0.001)
-        remaining = int(min(dirtied(seconds), machine_bytes))
+        own_seconds = seconds * (100 - slowing.percent) / 100
+        remaining = int(min(dirtied(own_seconds), machine_bytes))
         history.append(figures(to_send, int(seconds * SECOND_NS), remaining))
-        verdict = decide(history, stun_limit_ns=stun_limit_ns, rounds_max=rounds_max)
+        verdict = decide(
+            history,
+            stun_limit_ns=stun_limit_ns,
+            rounds_max=rounds_max,
+            stun_limit_max_ns=stun_limit_max_ns,
+            slowing=slowing,
+        )
+        slowing = slowing._replace(percent=verdict.slow_percent)
         if verdict.decision is not Decision.ANOTHER_ROUND:
             return history, verdict
         to_send = remaining
@@ -66,17 +81,22 @@ def migrate(
     st.integers(0, 10 * SECOND_NS),
     st.integers(0, 40),
     st.integers(1, 10),
+    st.integers(0, 100),
 )
 def test_it_ends_within_its_rounds_whatever_the_machine_does(
-    rounds: list[RoundFigures], limit_ns: int, rounds_max: int, stalled_max: int
+    rounds: list[RoundFigures], limit_ns: int, rounds_max: int, stalled_max: int, slow_max: int
 ) -> None:
+    slowing = Slowing(0, slow_max)
     for count in range(1, len(rounds) + 1):
         verdict = decide(
             rounds[:count],
             stun_limit_ns=limit_ns,
             rounds_max=rounds_max,
             stalled_rounds_max=stalled_max,
+            slowing=slowing,
         )
+        assert slowing.percent <= verdict.slow_percent <= min(slow_max, 99)
+        slowing = slowing._replace(percent=verdict.slow_percent)
         if verdict.decision is not Decision.ANOTHER_ROUND:
             break
     assert verdict.decision is not Decision.ANOTHER_ROUND
@@ -86,10 +106,11 @@ def test_it_ends_within_its_rounds_whatever_the_machine_does(
 @given(st.lists(ROUNDS, min_size=1, max_size=12), st.integers(0, 10 * SECOND_NS))
 def test_it_never_stuns_over_the_limit(rounds: list[RoundFigures], limit_ns: int) -> None:
     verdict = decide(rounds, stun_limit_ns=limit_ns, rounds_max=8)
+    assert verdict.predicted_stun_ns <= verdict.stun_bound_ns
     if verdict.decision is Decision.STUN:
-        assert verdict.predicted_stun_ns <= limit_ns
+        assert verdict.stun_bound_ns <= limit_ns
     if verdict.decision is Decision.GIVE_UP:
-        assert verdict.predicted_stun_ns > limit_ns
+        assert verdict.stun_bound_ns > limit_ns
 
 
 @given(BYTES, BYTES, st.floats(1.0, 1e12))
@@ -182,3 +203,66 @@ def test_at_the_last_round_what_fits_is_taken() -> None:
 
 def test_without_a_known_bandwidth_only_nothing_can_be_predicted() -> None:
     assert predicted_stun_ns(1, 0.0) >= 3600 * SECOND_NS
+
+
+def test_a_machine_that_writes_faster_than_the_link_is_slowed_until_it_fits() -> None:
+    history, verdict = migrate(
+        lambda s: 4e9 * s, machine_bytes=8 * GIB, link=1e9, slow_percent_max=95
+    )
+    assert verdict.decision is Decision.STUN
+    assert verdict.stun_bound_ns <= 500_000_000
+    assert 75 < verdict.slow_percent <= 95
+    assert len(history) < 20
+
+
+def test_it_is_slowed_only_if_waiting_did_not_help() -> None:
+    rounds = [figures(4 * GIB, 4 * SECOND_NS, 2 * GIB)] * 3
+    reasons = [
+        decide(
+            rounds[: n + 1], stun_limit_ns=SECOND_NS, rounds_max=30, slowing=Slowing(0, 80)
+        ).reason
+        for n in range(3)
+    ]
+    assert reasons == [
+        DecisionReason.FIRST_ROUNDS,
+        DecisionReason.WAITING_FOR_A_BETTER_MOMENT,
+        DecisionReason.SLOWING_THE_GUEST,
+    ]
+
+
+def test_slowed_as_far_as_it_may_be_and_still_too_fast_it_is_given_up() -> None:
+    _, verdict = migrate(lambda s: 8e9 * s, machine_bytes=8 * GIB, link=1e9, slow_percent_max=50)
+    assert verdict.decision is Decision.GIVE_UP
+    assert verdict.reason is DecisionReason.STALLED_ABOVE_LIMIT
+    assert verdict.slow_percent == 50
+
+
+def test_before_it_is_given_up_the_limit_is_raised_as_far_as_the_policy_says() -> None:
+    _, verdict = migrate(
+        lambda s: min(4e9 * s, GIB),
+        machine_bytes=8 * GIB,
+        link=1e9,
+        stun_limit_max_ns=2 * SECOND_NS,
+    )
+    assert verdict.decision is Decision.STUN
+    assert verdict.reason is DecisionReason.FITS_RAISED_LIMIT
+    assert SECOND_NS < verdict.stun_bound_ns <= 2 * SECOND_NS
+
+
+def test_nobody_switches_over_into_a_dip_of_the_link() -> None:
+    steady = [figures(GIB, SECOND_NS, 300 * MIB), figures(300 * MIB, SECOND_NS // 3, 300 * MIB)]
+    in_a_dip = figures(300 * MIB, 4 * SECOND_NS, 300 * MIB)
+    fits = decide(steady, stun_limit_ns=700_000_000, rounds_max=30)
+    assert fits.decision is Decision.STUN
+    dipped = decide([*steady, in_a_dip], stun_limit_ns=700_000_000, rounds_max=30)
+    assert dipped.predicted_stun_ns < 700_000_000 < dipped.stun_bound_ns
+    assert dipped.decision is Decision.ANOTHER_ROUND
+
+
+@given(st.lists(ROUNDS, min_size=1, max_size=12))
+def test_only_a_round_that_tells_of_the_link_bounds_it(rounds: list[RoundFigures]) -> None:
+    small = figures(TELLING_BYTES - 1, 3600 * SECOND_NS, 0)
+    assert slowest_bandwidth(rounds) <= bandwidth(rounds)
+    assert slowest_bandwidth([*rounds, small, small, small]) == bandwidth(
+        [*rounds, small, small, small]
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
-from ..convergence import PREDICTED_STUN_NS_MAX, Decision, DecisionReason, decide
+from ..convergence import PREDICTED_STUN_NS_MAX, Decision, DecisionReason, Slowing, decide
 from .history import DirtyWindow, LinkSample
 
 ROUNDS_PLAYED_MAX: Final = 64
@@ -30,6 +30,14 @@ class MoveLimits(Protocol):
     @property
     def stalled_rounds_max(self) -> int:
         """The most rounds in a row without a new minimum."""
+
+    @property
+    def stun_limit_max_ns(self) -> int:
+        """What the stun may take when nothing else helps."""
+
+    @property
+    def slow_percent_max(self) -> int:
+        """How much of the guest's time may be taken from it."""
 
 
 class Round(NamedTuple):
@@ -79,17 +87,21 @@ class Played(NamedTuple):
 def play(curve: Curve, link: LinkSample, limits: MoveLimits) -> Played:
     """Play one migration. Ends after at most ``ROUNDS_PLAYED_MAX`` rounds."""
     rounds_max = min(limits.rounds_max, ROUNDS_PLAYED_MAX)
-    rounds = [_round(curve, link, curve.resident_bytes)]
+    slowing = Slowing(0, limits.slow_percent_max)
+    rounds = [_round(curve, link, curve.resident_bytes, slowing)]
     while (
         verdict := decide(
             rounds,
             stun_limit_ns=limits.stun_limit_ns,
             rounds_max=rounds_max,
             stalled_rounds_max=limits.stalled_rounds_max,
+            stun_limit_max_ns=limits.stun_limit_max_ns,
+            slowing=slowing,
         )
     ).decision is Decision.ANOTHER_ROUND:
-        rounds.append(_round(curve, link, rounds[-1].remaining_bytes))
-    final_bytes = curve.written_bytes(rounds[-1].duration_ns + link.intent_ns)
+        slowing = slowing._replace(percent=verdict.slow_percent)
+        rounds.append(_round(curve, link, rounds[-1].remaining_bytes, slowing))
+    final_bytes = curve.written_bytes(_own_ns(rounds[-1].duration_ns + link.intent_ns, slowing))
     stun_ns = link.switchover_ns + _sending_ns(final_bytes, link)
     taken_ns = sum(done.duration_ns for done in rounds) + link.intent_ns + stun_ns
     return Played(
@@ -102,9 +114,14 @@ def play(curve: Curve, link: LinkSample, limits: MoveLimits) -> Played:
     )
 
 
-def _round(curve: Curve, link: LinkSample, sent_bytes: int) -> Round:
+def _round(curve: Curve, link: LinkSample, sent_bytes: int, slowing: Slowing) -> Round:
     duration_ns = link.round_overhead_ns + _sending_ns(sent_bytes, link)
-    return Round(sent_bytes, duration_ns, curve.written_bytes(duration_ns))
+    return Round(sent_bytes, duration_ns, curve.written_bytes(_own_ns(duration_ns, slowing)))
+
+
+def _own_ns(elapsed_ns: int, slowing: Slowing) -> int:
+    """What is left to a slowed guest of that time."""
+    return elapsed_ns * (100 - slowing.percent) // 100
 
 
 def _sending_ns(sent_bytes: int, link: LinkSample) -> int:

@@ -62,13 +62,22 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What a migration may cost. All in nanoseconds, but for the rounds.
 
     ``stalled_rounds_max``: so many rounds in a row may leave no less than the best one before them
-    did, while a stun would be too long; then it is given up.
+    did, while a stun would be too long; then it is given up. ``stun_limit_max_ns``: what the stun
+    may take instead, before it is given up; 0: no more than ``stun_limit_ns``.
+    ``slow_percent_max``: how much of the guest's time may be taken from it, so that it writes less.
     """
 
     stun_limit_ns: int = 500_000_000
     deadline_ns: int = 600_000_000_000
     rounds_max: int = 30
     stalled_rounds_max: int = 5
+    stun_limit_max_ns: int = 0
+    slow_percent_max: int = 0
+
+    @property
+    def longest_stun_ns(self) -> int:
+        """What the stun may take at the very most."""
+        return max(self.stun_limit_ns, self.stun_limit_max_ns)
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,7 +265,11 @@ class PrecopyStarted(Event, frozen=True, kw_only=True):
 
 
 class RoundCompleted(Event, frozen=True, kw_only=True):
-    """One round went out and was applied; and what was decided at its end, from which numbers."""
+    """One round went out and was applied; and what was decided at its end, from which numbers.
+
+    ``stun_bound_ns``: what the stun would take at the slowest rate of the last rounds.
+    ``slow_percent``: of the guest's time, taken from it during the next round.
+    """
 
     TYPE: ClassVar[str] = "round_completed"
     figures: RoundFigures
@@ -266,6 +279,8 @@ class RoundCompleted(Event, frozen=True, kw_only=True):
     stun_limit_ns: int
     decision: Decision
     reason: DecisionReason
+    stun_bound_ns: int = 0
+    slow_percent: int = 0
 
 
 class StunIntended(Event, frozen=True, kw_only=True):

@@ -87,9 +87,13 @@ class OpenLink(Effect, frozen=True, kw_only=True):
 
 
 class SendRound(Effect, frozen=True, kw_only=True):
-    """Read and reset the dirty set, send it, wait until it is applied, and look what is dirty."""
+    """Read and reset the dirty set, send it, wait until it is applied, and look what is dirty.
+
+    Until the next one, ``slow_percent`` of the guest's time is taken from it.
+    """
 
     round: int
+    slow_percent: int = 0
 
 
 class PauseMachine(Effect, frozen=True, kw_only=True):

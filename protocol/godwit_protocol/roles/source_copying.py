@@ -38,13 +38,16 @@ def round_done(state: SourceState, given: Input, now_ns: int) -> Result:
         stun_limit_ns=state.limits.stun_limit_ns,
         rounds_max=state.limits.rounds_max,
         stalled_rounds_max=state.limits.stalled_rounds_max,
+        stun_limit_max_ns=state.limits.stun_limit_max_ns,
+        slowing=convergence.Slowing(state.slow_percent, state.limits.slow_percent_max),
     )
-    after = _replace(state, history=history)
+    after = _replace(state, history=history, slow_percent=verdict.slow_percent)
     told = lagging(_round_event(given.figures, verdict, state.limits.stun_limit_ns))
     match verdict.decision:
         case convergence.Decision.ANOTHER_ROUND:
             upcoming = state.rounds_sent + 1
-            return _replace(after, rounds_sent=upcoming), (told, fx.SendRound(round=upcoming))
+            send = fx.SendRound(round=upcoming, slow_percent=verdict.slow_percent)
+            return _replace(after, rounds_sent=upcoming), (told, send)
         case convergence.Decision.STUN:
             intent = ev.StunIntended(
                 predicted_stun_ns=verdict.predicted_stun_ns,
@@ -58,8 +61,8 @@ def round_done(state: SourceState, given: Input, now_ns: int) -> Result:
             return after, (told, fx.Append(event=intent, durability=Durability.LOGGED))
         case convergence.Decision.GIVE_UP:
             message = (
-                f"predicted stun {verdict.predicted_stun_ns / 1e6:.0f} ms is over the limit of "
-                f"{state.limits.stun_limit_ns / 1e6:.0f} ms ({verdict.reason})"
+                f"predicted stun {verdict.stun_bound_ns / 1e6:.0f} ms is over the limit of "
+                f"{state.limits.longest_stun_ns / 1e6:.0f} ms ({verdict.reason})"
             )
             ended, effects = abandon(after, AbortReason.STUN_LIMIT_UNREACHABLE, message)
             return ended, (told, *effects)
@@ -76,6 +79,8 @@ def _round_event(
         stun_limit_ns=stun_limit_ns,
         decision=verdict.decision,
         reason=verdict.reason,
+        stun_bound_ns=verdict.stun_bound_ns,
+        slow_percent=verdict.slow_percent,
     )
 
 
@@ -115,7 +120,7 @@ def paused(state: SourceState, given: Input, now_ns: int) -> Result:
         phase=Phase.COPYING,
         rounds_sent=final,
         deadline_ns=max(
-            given.stopped_ns + state.limits.stun_limit_ns + state.verification_ns, now_ns
+            given.stopped_ns + state.limits.longest_stun_ns + state.verification_ns, now_ns
         ),
     )
     return after, (frozen, fx.SendFinal(round=final, verify=state.verify))
@@ -153,6 +158,6 @@ def resume_unless_in_time(state: SourceState, given: Input, now_ns: int) -> Resu
     if isinstance(given, inp.Tick) and now_ns < _soonest_ns(state):
         return state, ()
     if isinstance(given, inp.Tick) and now_ns >= state.deadline_ns:
-        message = f"the last copy did not end within {state.limits.stun_limit_ns / 1e6:.0f} ms"
+        message = f"the last copy did not end within {state.limits.longest_stun_ns / 1e6:.0f} ms"
         return resume(state, AbortReason.STUN_LIMIT_EXCEEDED, message)
     return resume(state, *why(given))

@@ -66,6 +66,8 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
     migration_deadline_ns: int
     history: tuple[ev.RoundFigures, ...] = ()
     rounds_sent: int = 0
+    slow_percent: int = 0
+    """Of the guest's time, taken from it now."""
     stopped_ns: int = 0
     abort_reason: AbortReason = AbortReason.NONE
     abort_message: str = ""

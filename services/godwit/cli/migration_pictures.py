@@ -32,7 +32,6 @@ REFUSALS = frozenset(
         AbortReason.ALREADY_MIGRATING,
         AbortReason.HOST_UNKNOWN,
         AbortReason.INCOMPATIBLE,
-        AbortReason.INCOMPATIBLE,
         AbortReason.RESERVATION_REFUSED,
         AbortReason.DESTINATION_REFUSED,
         AbortReason.STUN_BOUND_OVER_LIMIT,
@@ -153,6 +152,8 @@ def _round_json(done: ev.RoundCompleted) -> dict[str, Any]:
         "bandwidth_bytes_per_second": round(done.bandwidth_bytes_per_second),
         "dirty_bytes_per_second": round(done.dirty_bytes_per_second),
         "predicted_stun_ms": milliseconds(done.predicted_stun_ns),
+        "stun_bound_ms": milliseconds(done.stun_bound_ns),
+        "slow_percent": done.slow_percent,
         "decision": done.decision.value,
         "reason": done.reason.value,
     }

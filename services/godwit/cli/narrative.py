@@ -140,7 +140,9 @@ def _round(event: ev.RoundCompleted) -> str:
         f" {size(figures.remaining_bytes)} written meanwhile,"
         f" a stun now would take {duration(event.predicted_stun_ns)}"
     )
-    return f"{told}. {_DECISIONS[event.decision]}, because: {reason(event.reason)}"
+    slow = event.slow_percent
+    slowed = f" with {slow} % of its time taken from the guest" if slow else ""
+    return f"{told}. {_DECISIONS[event.decision]}{slowed}, because: {reason(event.reason)}"
 
 
 _DECISIONS: Final = {
@@ -324,6 +326,13 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
     mev.MachineStopped: lambda _: "stopped the machine and freed its memory",
     mev.MachineStopRefused: lambda e: (
         f"did not stop the machine, because: {reason(e.code)} ({e.message})"
+    ),
+    mev.MachinePauseRequested: lambda e: f"{_by(e.requested_by)} to pause the machine",
+    mev.MachineResumeRequested: lambda e: f"{_by(e.requested_by)} to resume the machine",
+    mev.MachinePaused: lambda _: "paused the machine: it stands still, wherever it is moved",
+    mev.MachineResumed: lambda _: "resumed the machine: it goes on",
+    mev.MachinePauseRefused: lambda e: (
+        f"neither paused nor resumed the machine, because: {reason(e.code)} ({e.message})"
     ),
     mev.MachineFailed: lambda e: f"found the machine dead, because: {e.message}",
     mev.HostAnnounced: _announced,

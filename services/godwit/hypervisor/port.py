@@ -36,6 +36,8 @@ class VmmStatus:
     pid: int
     steps: int
     failure: str
+    halted: bool = False
+    """An operator lets the guest stand still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,11 @@ class Vmm(Protocol):
 
     async def resume(self, epoch: int) -> int:
         """PAUSED: go on here. Returns CLOCK_MONOTONIC ns of the next step's beginning."""
+
+    async def halt(self, *, halted: bool) -> None:
+        """RUNNING: let the guest stand still, or go on. It is part of the checkpoint: what stands
+        still before a migration does so after it, wherever it is then.
+        """
 
     async def load(self, checkpoint: bytes) -> None:
         """GATED: hand the checkpoint to the guest; its regions hold their bytes already."""
@@ -194,6 +201,11 @@ class Outgoing(Protocol):
 
     async def connect(self, target: LinkTarget) -> None:
         """Open the bulk connections."""
+
+    async def slow(self, percent: int) -> None:
+        """Take so much of the guest's time from it, until told otherwise, ``close``, or the death
+        of this process.
+        """
 
     async def send_round(self, round_number: int) -> SentPages:
         """Read and reset the dirty set and send it; the first round sends all that is held."""

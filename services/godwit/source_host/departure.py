@@ -122,7 +122,7 @@ class Departure:
             case fx.OpenLink():
                 self._runner.start(self._open_link(effect), _link_lost)
             case fx.SendRound():
-                self._runner.start(self._send_round(effect.round), _link_lost)
+                self._runner.start(self._send_round(effect), _link_lost)
             case fx.PauseMachine():
                 self._runner.start(self._pause(), _failed)
             case fx.SendFinal():
@@ -274,8 +274,9 @@ class Departure:
 
     # Memory.
 
-    async def _send_round(self, number: int) -> inp.Input:
-        outgoing = self._open_outgoing()
+    async def _send_round(self, effect: fx.SendRound) -> inp.Input:
+        outgoing, number = self._open_outgoing(), effect.round
+        await outgoing.slow(effect.slow_percent)
         started_ns = self._host.clock.monotonic_ns()
         reporting = asyncio.create_task(self._report(number, outgoing))
         try:

@@ -74,6 +74,10 @@ class NativeVmm:
         """PAUSED; see ``port.Vmm``."""
         return (await self._channel.ask(wire.Resume(epoch), wire.Running, ANSWER_S_MAX)).began_ns
 
+    async def halt(self, *, halted: bool) -> None:
+        """RUNNING; see ``port.Vmm``."""
+        await self._channel.ask(wire.Halt(halted), wire.Done, ANSWER_S_MAX)
+
     async def load(self, checkpoint: bytes) -> None:
         """GATED; see ``port.Vmm``. Raises ``GuestError``, ``CorruptError``."""
         await self._channel.ask(wire.Load(checkpoint), wire.Done, ANSWER_S_MAX)
@@ -101,6 +105,11 @@ class NativeVmm:
                 command = wire.Populate(region.name, batch.astype("<i8").tobytes())
                 await self._channel.ask(command, wire.Done, POPULATE_S_MAX)
 
+    async def slow(self, percent: int, for_s: float) -> None:
+        """RUNNING or PAUSED: take so much of the guest's time from it, for so long at most."""
+        command = wire.Slow(percent, int(for_s * 1e9))
+        await self._channel.ask(command, wire.Done, ANSWER_S_MAX)
+
     async def outgoing(self) -> OutgoingMemory:
         """RUNNING; see ``port.Vmm``."""
         lease = await TrackingLease.take(self._folder)
@@ -109,7 +118,7 @@ class NativeVmm:
         except BaseException:
             lease.release()
             raise
-        return OutgoingMemory(memory, tracker, lease)
+        return OutgoingMemory(memory, tracker, lease, self.slow)
 
     async def watch(self) -> NativeWriteWatch:
         """RUNNING; see ``port.Watchable``."""
@@ -177,6 +186,7 @@ class NativeVmm:
             pid=answer.pid,
             steps=answer.steps,
             failure=answer.failure,
+            halted=answer.halted,
         )
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from godwit.transfer.sender import BulkSender, RegionWork
 from godwit_protocol.bulk import BulkLink
-from godwit_protocol.errors import AbortedError, LocalProtocolError
+from godwit_protocol.errors import AbortedError, GodwitError, LocalProtocolError
 from godwit_protocol.machine import PAGE_BYTES
 
 from ..port import LinkTarget, SentPages
@@ -19,17 +21,28 @@ from .dirty import DirtyTracker
 from .memory import MachineMemory, Runs
 from .tracking_lease import TrackingLease
 
+SLOW_LEASE_S: Final = 3.0
+"""A guest is slowed for so long at a time: if this process dies, it is soon its old self."""
+SLOW_RENEWALS: Final = 3
+"""In each lease."""
 EXTENT_GRAIN_PAGES: Final = 512
 """Extents are told in whole blocks of 2 MiB: a machine of any size has a bounded number of them."""
+
+Slow = Callable[[int, float], Awaitable[None]]
+"""Take so many percent of the guest's time from it, for so many seconds at most."""
 
 
 class OutgoingMemory:
     """See ``port.Outgoing``. Owns all that it is given; the lease is held until ``close``."""
 
-    def __init__(self, memory: MachineMemory, tracker: DirtyTracker, lease: TrackingLease) -> None:
+    def __init__(
+        self, memory: MachineMemory, tracker: DirtyTracker, lease: TrackingLease, slow: Slow
+    ) -> None:
         self._memory = memory
         self._tracker = tracker
         self._lease = lease
+        self._slow = slow
+        self._slowing: asyncio.Task[None] | None = None
         self._sender: BulkSender | None = None
         self._aborted = False
         self._armed = False
@@ -53,6 +66,15 @@ class OutgoingMemory:
             self._sender = sender
         if self._aborted:
             sender.abort()
+
+    async def slow(self, percent: int) -> None:
+        """See ``port.Outgoing``."""
+        self._check_not_aborted()
+        was_slowed = await self._stop_slowing()
+        if percent or was_slowed:
+            await self._slow(percent, SLOW_LEASE_S)
+        if percent:
+            self._slowing = asyncio.create_task(self._keep_slow(percent))
 
     async def send_round(self, round_number: int) -> SentPages:
         """See ``port.Outgoing``."""
@@ -85,12 +107,29 @@ class OutgoingMemory:
     async def close(self) -> None:
         """See ``port.Outgoing``."""
         self.abort()
+        if await self._stop_slowing():
+            with suppress(GodwitError):  # then it ends with its lease
+                await self._slow(0, SLOW_LEASE_S)
         async with self._in_use:
             if self._sender is not None:
                 await asyncio.to_thread(self._sender.close)
             self._tracker.close()
             self._memory.close()
             self._lease.release()
+
+    async def _keep_slow(self, percent: int) -> None:
+        while True:
+            await asyncio.sleep(SLOW_LEASE_S / SLOW_RENEWALS)
+            with suppress(GodwitError):  # a VMM that is gone needs no slowing
+                await self._slow(percent, SLOW_LEASE_S)
+
+    async def _stop_slowing(self) -> bool:
+        """Ask for it no more. Whether it was asked for."""
+        slowing, self._slowing = self._slowing, None
+        if slowing is not None:
+            slowing.cancel()
+            await asyncio.wait({slowing})
+        return slowing is not None
 
     def _check_not_aborted(self) -> None:
         if self._aborted:

@@ -39,6 +39,7 @@ from .guest_queues import IoState
 from .memory import MachineMemory, check_available
 from .paths import MachineFolder
 from .server import ControlServer
+from .slowing import Slowing
 
 FIRST_CONTACT_S_MAX: Final = 10.0
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -59,6 +60,8 @@ _ALLOWED: Final[dict[type[wire.Message], frozenset[VmmState]]] = {
     wire.OpenGate: frozenset({VmmState.LOADED}),
     wire.Pause: frozenset({VmmState.RUNNING, VmmState.PAUSED}),
     wire.Resume: frozenset({VmmState.PAUSED}),
+    wire.Halt: frozenset({VmmState.RUNNING}),
+    wire.Slow: frozenset({VmmState.RUNNING, VmmState.PAUSED}),
 }
 
 _log = logging.getLogger(__name__)
@@ -71,6 +74,7 @@ class MachineCheckpoint(msgspec.Struct, frozen=True):
     guest: bytes
     io: IoState
     steps: int
+    halted: bool = False
 
 
 class VmmProcess:
@@ -83,8 +87,11 @@ class VmmProcess:
         self._failure = ""
         self._epoch = 0
         self._stopping = False
+        self._halted = False
+        """Whether an operator lets the guest stand still: it goes with the machine."""
         self._paused: wire.Paused | None = None
         self._idle_s = 0.0
+        self._slowing = Slowing()
         self._worked_ns = time.monotonic_ns()
         self._execution: Execution | None = None
         self._memory = MachineMemory.allocate(self._spec.regions())
@@ -107,20 +114,31 @@ class VmmProcess:
     def run(self) -> None:
         """Serve and step until told to stop."""
         while not self._stopping:
-            running = self._state is VmmState.RUNNING
-            self._server.poll(self._idle_s if running else None)
-            if self._state is VmmState.RUNNING and not self._stopping:
+            self._server.poll(self._wait_s())
+            if self._may_step():
                 self._step()
         if self._state is VmmState.RUNNING:
             self._io.flush(LAST_REPLIES_S_MAX)
 
+    def _wait_s(self) -> float | None:
+        """How long nothing is to be done but what comes from outside; None: for ever."""
+        if self._state is not VmmState.RUNNING or self._halted:
+            return None
+        return max(self._idle_s, self._slowing.wait_ns(time.monotonic_ns()) / 1e9)
+
+    def _may_step(self) -> bool:
+        running = self._state is VmmState.RUNNING and not self._stopping
+        return running and not self._halted and not self._slowing.wait_ns(time.monotonic_ns())
+
     def _step(self) -> None:
         execution = self._guest()
+        began_ns = time.monotonic_ns()
         try:
             requests = self._io.take(execution.batch)
             if requests or not execution.idle:
                 replies = execution.step([request.data for request in requests])
                 self._worked_ns = time.monotonic_ns()
+                self._slowing.stepped(began_ns, self._worked_ns)
                 self._io.reply(requests, replies)
             self._idle_s = IDLE_S_MAX if execution.idle and not self._io.waiting() else 0.0
         except GuestError as error:
@@ -174,6 +192,12 @@ class VmmProcess:
                 return self._pause(), ()
             case wire.Resume(epoch) | wire.OpenGate(epoch):
                 return self._run(epoch), ()
+            case wire.Slow(percent, for_ns):
+                self._slowing.ask(percent, time.monotonic_ns() + for_ns)
+                return wire.Done(), ()
+            case wire.Halt(halted):
+                self._halted = halted
+                return wire.Done(), ()
             case wire.Load(checkpoint):
                 return self._load(checkpoint), ()
             case wire.Populate(region, runs):
@@ -184,7 +208,9 @@ class VmmProcess:
 
     def _status(self) -> wire.Status:
         steps = self._execution.steps if self._execution else 0
-        return wire.Status(self._spec, self._state, self._epoch, os.getpid(), steps, self._failure)
+        return wire.Status(
+            self._spec, self._state, self._epoch, os.getpid(), steps, self._failure, self._halted
+        )
 
     def _regions(self) -> tuple[wire.Message, Sequence[int]]:
         regions = self._memory.regions
@@ -212,11 +238,13 @@ class VmmProcess:
 
     def _pause(self) -> wire.Paused:
         if self._paused is None:
-            # An idle machine was ready to work until now.
-            stopped_ns = time.monotonic_ns() if self._idle_s else self._worked_ns
+            # An idle machine was ready to work until now; the wait of a slowed one is no stun.
+            now_ns = time.monotonic_ns()
+            waited = self._halted or self._idle_s or self._slowing.wait_ns(now_ns)
+            stopped_ns = now_ns if waited else self._worked_ns
             self._io.hold()
             guest = self._guest()
-            state = MachineCheckpoint(guest.save(), self._io.save(), guest.steps)
+            state = MachineCheckpoint(guest.save(), self._io.save(), guest.steps, self._halted)
             self._paused = wire.Paused(msgspec.msgpack.encode(state), stopped_ns)
             self._state = VmmState.PAUSED
         return self._paused
@@ -229,6 +257,7 @@ class VmmProcess:
         guest = self._guest()
         guest.load(checkpoint.guest)
         guest.steps = checkpoint.steps
+        self._halted = checkpoint.halted
         self._io.load(checkpoint.io)
         self._state = VmmState.LOADED
         return wire.Done()

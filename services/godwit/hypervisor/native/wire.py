@@ -62,6 +62,16 @@ class Resume(Message, frozen=True):
     epoch: int
 
 
+class Slow(Message, frozen=True):
+    """RUNNING or PAUSED: take so many percent of the guest's time from it; answered by ``Done``.
+
+    It ends by itself after ``for_ns``: whoever asked may have died.
+    """
+
+    percent: int
+    for_ns: int
+
+
 class Load(Message, frozen=True):
     """GATED; answered by ``Done``."""
 
@@ -82,6 +92,12 @@ class Populate(Message, frozen=True):
     """Little-endian int64 pairs of (start page, page count)."""
 
 
+class Halt(Message, frozen=True):
+    """RUNNING: let the guest stand still, or go on; answered by ``Done``."""
+
+    halted: bool
+
+
 class Stop(Message, frozen=True):
     """Any state; answered by ``Done``, then the process ends."""
 
@@ -99,6 +115,7 @@ class Status(Message, frozen=True):
     pid: int
     steps: int
     failure: str
+    halted: bool = False
 
 
 class Regions(Message, frozen=True):
@@ -128,7 +145,19 @@ class Failed(Message, frozen=True):
     hint: str
 
 
-VmmCommand = GetStatus | GetRegions | Start | Pause | Resume | Load | OpenGate | Populate | Stop
+VmmCommand = (
+    GetStatus
+    | GetRegions
+    | Start
+    | Pause
+    | Resume
+    | Slow
+    | Halt
+    | Load
+    | OpenGate
+    | Populate
+    | Stop
+)
 Answer = Done | Status | Regions | Running | Paused | Failed
 
 _encoder = msgspec.msgpack.Encoder()

@@ -12,7 +12,7 @@ from typing import Final
 from godwit.hypervisor.port import VmmState
 from godwit_protocol.machine import PAGE_BYTES, MachineSpec
 
-from .process import World
+from .process import Process, World
 
 STRIDE: Final = 7
 """Coprime to every memory's number of pages: a guest writes them all in turn."""
@@ -20,7 +20,7 @@ VGPU_PAGES: Final = 2
 """Pages of a framebuffer that hold something."""
 
 
-@dataclass
+@dataclass(eq=False)
 class SimulatedVmm:
     """One VMM. It outlives the services of its host."""
 
@@ -38,6 +38,8 @@ class SimulatedVmm:
     stopped_s: float = 0.0
     step_s: float = 0.001
     _ran_until_s: float = 0.0
+    _slow_percent: int = 0
+    _slower: Process | None = None
 
     def __post_init__(self) -> None:
         self.memory = [0] * page_count(self.spec)
@@ -48,12 +50,19 @@ class SimulatedVmm:
         self.state, self.epoch = VmmState.RUNNING, epoch
         self._ran_until_s = self.world.loop.time()
 
+    def slow(self, percent: int, slower: Process) -> None:
+        """Take so much of the guest's time from it, as long as the process that asks lives."""
+        self.advance()
+        self._slow_percent, self._slower = percent, slower
+
     def advance(self) -> None:
         """Do the steps that the guest has done until now."""
         if self.state is not VmmState.RUNNING:
             return
-        done = int((self.world.loop.time() - self._ran_until_s) / self.step_s)
-        self._ran_until_s += done * self.step_s
+        slowed = self._slower is not None and self._slower.alive
+        step_s = self.step_s / (1 - self._slow_percent / 100) if slowed else self.step_s
+        done = int((self.world.loop.time() - self._ran_until_s) / step_s)
+        self._ran_until_s += done * step_s
         pages = len(self.memory)
         for step in range(self.steps + max(done - pages, 0) + 1, self.steps + done + 1):
             page = step * STRIDE % pages

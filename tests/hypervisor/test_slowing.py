@@ -1,0 +1,116 @@
+"""A slowed guest: its steps are spaced as was asked, and it is itself again when nobody asks."""
+
+import asyncio
+import struct
+
+from hypothesis import given
+from hypothesis import strategies as st
+from native_host import machine_spec
+
+from godwit.hypervisor.native.slowing import WAIT_NS_MAX, Slowing
+
+STEP_NS = 2_000_000
+SLOWED_GAP_NS = 9 * STEP_NS
+GUEST = """
+import struct, time
+
+class Pacing:
+    '''Writes down the time between the end of a step and the next one's beginning.'''
+
+    idle = False
+
+    def boot(self, machine):
+        self.ram, self.steps, self.ended_ns = machine.ram, 0, time.monotonic_ns()
+
+    def step(self, requests):
+        gap_ns = time.monotonic_ns() - self.ended_ns
+        time.sleep(0.002)
+        struct.pack_into("<Q", self.ram, 8 + 8 * self.steps, gap_ns)
+        self.steps += 1
+        struct.pack_into("<Q", self.ram, 0, self.steps)
+        self.ended_ns = time.monotonic_ns()
+        return [b""] * len(requests)
+
+    def load(self, machine, checkpoint):
+        raise NotImplementedError
+
+    def save(self):
+        return b""
+"""
+
+
+class Gaps:
+    """What the guest has written down."""
+
+    def __init__(self, vmm, memory):
+        self.vmm = vmm
+        self.ram = memory["ram"].view
+
+    def count(self):
+        return struct.unpack_from("<Q", self.ram)[0]
+
+    async def next(self, count):
+        """The gaps of the next steps but the one under way."""
+        first = self.count() + 1
+        async with asyncio.timeout(30):
+            while self.count() < first + count:
+                await self.vmm.status()
+        return struct.unpack_from(f"<{count}Q", self.ram, 8 + 8 * first)
+
+    async def until_short(self):
+        async with asyncio.timeout(30):
+            while min(await self.next(5)) >= SLOWED_GAP_NS:
+                pass
+
+
+async def running(host):
+    spec = machine_spec(guest="pacing.py:Pacing", guest_source=GUEST, vgpus=())
+    vmm = await host.hypervisor.create(spec)
+    await vmm.start(1)
+    return vmm
+
+
+async def test_steps_are_spaced_until_the_memory_is_let_go(host):
+    vmm = await running(host)
+    with await vmm.memory() as memory:
+        gaps = Gaps(vmm, memory)
+        outgoing = await vmm.outgoing()
+        await outgoing.slow(90)
+        assert min(await gaps.next(5)) >= SLOWED_GAP_NS
+        await outgoing.slow(0)
+        await gaps.until_short()
+        await outgoing.slow(90)
+        assert min(await gaps.next(5)) >= SLOWED_GAP_NS
+        await outgoing.close()
+        await gaps.until_short()
+
+
+async def test_it_ends_by_itself_if_whoever_asked_is_gone(host):
+    vmm = await running(host)
+    with await vmm.memory() as memory:
+        await vmm.slow(99, 0.5)
+        await Gaps(vmm, memory).until_short()
+
+
+async def test_a_slowed_machine_is_paused_at_once(host):
+    vmm = await running(host)
+    await vmm.slow(99, 60.0)
+    with await vmm.memory() as memory:
+        await Gaps(vmm, memory).next(1)
+    await vmm.pause()
+    await vmm.resume(1)
+
+
+@given(st.integers(-5, 120), st.integers(0, 10**12), st.integers(0, 10**10), st.integers(0, 10**12))
+def test_no_wait_is_longer_than_its_share_or_its_lease(percent, until_ns, took_ns, ended_ns):
+    slowing = Slowing()
+    slowing.ask(percent, until_ns)
+    slowing.stepped(ended_ns - took_ns, ended_ns)
+    wait_ns = slowing.wait_ns(ended_ns)
+    assert 0 <= wait_ns <= min(max(until_ns - ended_ns, 0), WAIT_NS_MAX)
+    if percent <= 0:
+        assert wait_ns == 0
+    if percent == 50 and took_ns < WAIT_NS_MAX < until_ns - ended_ns:
+        assert wait_ns == took_ns
+    slowing.ask(0, until_ns)
+    assert slowing.wait_ns(ended_ns) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -16,11 +17,12 @@ from godwit_protocol.events.migration import Outcome, Verify
 from godwit_protocol.projections import MigrationSummary
 from godwit_protocol.quantities import parse_duration_ns
 
-from . import completion, doubt, output, reading
+from . import completion, doubt, dry_run, output, reading
 from .connection import (
     DirectoryOption,
     JsonOption,
     append_as_operator,
+    find_catalogue,
     open_log,
     requested_by,
     run,
@@ -95,10 +97,17 @@ def migrate(
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait for the end, or only print the id.")
     ] = True,
+    dry: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print what every check says of the move; move nothing."),
+    ] = False,
     directory: DirectoryOption = None,
     as_json_: JsonOption = False,
 ) -> None:
     """Move a running machine to another host."""
+    if dry:
+        _try_out(directory, name, to, as_json=as_json_)
+        return
     limits = ev.Limits(
         stun_limit_ns=parse_duration_ns(stun_limit), deadline_ns=parse_duration_ns(deadline)
     )
@@ -118,6 +127,22 @@ def migrate(
     else:
         print_result(summary)
     if error := error_of(summary):
+        raise error
+
+
+def _try_out(directory: Path | None, name: str, to: str, *, as_json: bool) -> None:
+    catalogue = find_catalogue()
+
+    async def work() -> dry_run.DryRun:
+        async with open_log(directory) as log:
+            return await dry_run.dry_run(log, catalogue, name, to)
+
+    found = run(work())
+    if as_json:
+        output.print_json(found.as_json())
+    else:
+        dry_run.show(found)
+    if error := dry_run.error_of(found):
         raise error
 
 

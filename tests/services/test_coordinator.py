@@ -267,7 +267,7 @@ async def test_hosts_that_do_not_go_together_are_refused_before_anything_moves(
     (decided,) = watch.all_of(ev.StartDecided)
     refusing = {verdict.check: verdict.status for verdict in decided.refusals}
     assert refusing == {Check.ECC_MODE: Status.REFUSED, Check.DRIVER: Status.REFUSED}
-    assert f"ECC is on on GPU 0 of {source} (SIMULATED), off on GPU 0 of" in ended.message
+    assert f"GPU 0 of {source} (SIMULATED) has ECC on, GPU 0 of {destination}" in ended.message
     assert not watch.all_of(ev.ReservationRequested)
     assert await world.claimed_by(machine) == ""
 

@@ -98,7 +98,7 @@ def ecc_mode(pair: Pair) -> Verdict:
     if Setting.UNKNOWN in (ours, theirs):
         known = (ours is not Setting.UNKNOWN, theirs is not Setting.UNKNOWN)
         return _missing(Check.ECC_MODE, "ecc", pair, *known)
-    said = f"ECC is {ours} on {pair.source.name}, {theirs} on {pair.target.name}"
+    said = f"{pair.source.name} has ECC {ours}, {pair.target.name} {theirs}"
     if ours is not theirs:
         hint = f"nvidia-smi -i {pair.target.gpu.index} -e {int(ours is Setting.ON)}, then a reset"
         return refused(Check.ECC_MODE, said, hint)
@@ -142,13 +142,13 @@ def unified_memory(pair: Pair) -> Verdict:
 def debugger_or_profiler(pair: Pair) -> Verdict:
     """Neither a debugger nor a profiler is attached: both keep state that does not move."""
     here = pair.source
-    settings = {"debugger": here.facts.debugger, "profiler": here.facts.profiler}
+    settings = {"a debugger": here.facts.debugger, "a profiler": here.facts.profiler}
     for what, setting in settings.items():
         hint = f"detach the {what}, and allow none for the vGPU"
         verdict = _must_be_off(Check.DEBUGGER_OR_PROFILER, what, setting, here, hint)
         if verdict.refuses:
             return verdict
-    return ok(Check.DEBUGGER_OR_PROFILER, f"no debugger and no profiler on {here.name}")
+    return ok(Check.DEBUGGER_OR_PROFILER, f"{here.name} has no debugger and no profiler on")
 
 
 def nvml_verdict(pair: Pair) -> Verdict:
@@ -186,12 +186,12 @@ def _nvml_said(pair: Pair) -> NvmlVerdict | None:
 def _must_be_off(check: Check, what: str, setting: Setting, here: GpuSide, hint: str) -> Verdict:
     match setting:
         case Setting.OFF:
-            return ok(check, f"{what} is off on {here.name}")
+            return ok(check, f"{here.name} has {what} off")
         case Setting.ON:
-            return refused(check, f"{what} is on on {here.name}", hint)
+            return refused(check, f"{here.name} has {what} on", hint)
         case Setting.UNKNOWN:
-            field = what.replace(" ", "_")
-            said = f"whether there is {what} on {here.name} is {here.why_unknown(field)}"
+            field = what.removeprefix("a ").replace(" ", "_")
+            said = f"{here.name}: whether {what} is on is {here.why_unknown(field)}"
             return unknown(check, said, _DECLARE)
 
 

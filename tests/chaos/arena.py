@@ -1,7 +1,7 @@
 """A cluster of two hosts of its own, a machine that is asked all the time, and a watch on both.
 
-What a cell of the matrix stands on. It knows how to break each party, and what must hold when a
-migration is over, but not which faults there are.
+What a cell of the matrix stands on. It knows how to find and stop each party, but not which faults
+there are, nor what must hold afterwards (see ``aftermath``).
 """
 
 from __future__ import annotations
@@ -10,45 +10,54 @@ import asyncio
 import json
 import os
 import signal
-from collections import Counter
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
+import wires
+from processes import is_stopped, sockets
 from run_service import plan_path
+from stamped_trainer import STAMPED_TRAINER
 from steps import Role, Step
-from verify import faults_of_lanes, faults_of_migration
+from twin import Twin
 from wires import Wires
 
-from godwit.cli.cluster import Cluster
-from godwit.cli.guest_client import REQUEST_HEADER, GuestClient
+from godwit.cli.cluster import CLUSTER_SERVICES, HOST_SERVICES, LAUNCHER, Cluster
+from godwit.cli.guest_client import GuestClient
+from godwit.cli.supervised import Program, Supervised, answers_healthy
 from godwit.hypervisor.native.paths import MachineFolder
 from godwit.hypervisor.port import VmmState, VmmStatus
-from godwit.runtime.event_log import MESSAGE_ID_HEADER
-from godwit.runtime.lane import Scope
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
-from godwit_protocol import codec, subjects
-from godwit_protocol import register as reg
 from godwit_protocol.errors import GodwitError
-from godwit_protocol.events import Recorded
 from godwit_protocol.events import migration as ev
+from nats_cluster import SERVERS, NatsCluster
 from operations import Operations
 
 HOSTS: Final = ("host-1", "host-2")
-POLL_S: Final = 0.02
-REACHED_S_MAX: Final = 30.0
-END_S_MAX: Final = 75.0
-SETTLED_S_MAX: Final = 45.0
+POLL_S: Final = 0.05
+REACHED_S_MAX: Final = 60.0
+SETTLED_S_MAX: Final = 60.0
 LIMITS: Final = ev.Limits(stun_limit_ns=2_000_000_000, deadline_ns=20_000_000_000)
-MEMHOG: Final = "godwit.guests.memhog:Memhog"
+SECOND_COORDINATOR: Final = "coordinator-2"
+ONE_THREAD: Final = "OPENBLAS_NUM_THREADS=1"
 
 
 class ViolatedError(AssertionError):
     """What must always hold does not."""
+
+
+class Setting(StrEnum):
+    """What the services of an arena are."""
+
+    PLAIN = "one server, one coordinator"
+    TWO_COORDINATORS = "two coordinators"
+    THREE_SERVERS = "three nats-servers"
 
 
 @dataclass
@@ -56,10 +65,11 @@ class Subject:
     """The machine under test, and what was seen of it."""
 
     name: str
-    guest: str
+    twin: Twin
     asking: asyncio.Task[None]
     watching: asyncio.Task[None]
     asked_after: int = 0
+    """Questions up to this sequence have been found to have one reply each."""
     violations: list[str] = field(default_factory=list)
 
 
@@ -67,64 +77,99 @@ class Arena:
     """Two hosts and a machine. Used for one migration after the other."""
 
     def __init__(
-        self, cluster: Cluster, nats: NatsServer | None, log: NatsLog, wires: Wires | None
+        self,
+        cluster: Cluster,
+        servers: NatsServer | NatsCluster,
+        log: NatsLog,
+        wires: Wires | None,
     ) -> None:
         self.cluster = cluster
+        self.servers = servers
         self.wires = wires
-        self.nats = nats
         self.operations = Operations(cluster, log)
         self.subject: Subject | None = None
+        self._second: Supervised | None = None
+        self.sockets_at_rest = {name: sockets(self.pid(name)) for name in self.services()}
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, directory: Path, *, wired: bool = False, nats_url: str = ""
+        cls, directory: Path, setting: Setting = Setting.PLAIN, *, wired: bool | None = None
     ) -> AsyncIterator[Arena]:
         """Start everything in ``directory``; at the end, end it.
 
-        ``wired``: see ``wires``. With ``nats_url`` the event log is there already.
+        ``wired``: see ``wires``; by default if this user may, and there is one server.
         """
         (directory / "plans").mkdir(parents=True)
-        here = Path(__file__).parent
-        given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        places = dict.fromkeys([str(here), *filter(None, given)])
-        os.environ["PYTHONPATH"] = os.pathsep.join(places)
+        if wired is None:
+            wired = wires.is_possible() and setting is not Setting.THREE_SERVERS
         async with AsyncExitStack() as stack:
-            nats = None
-            if not nats_url:
-                # Not in the cluster's directory: what is left running there is ended.
-                nats = await NatsServer.start(directory.parent / f"{directory.name}-nats")
-                stack.push_async_callback(nats.stop)
-                nats_url = nats.url
-            wires = None
+            # Not in the cluster's directory: what is left running there is ended.
+            servers = await _start_servers(stack, directory.parent / "nats", setting)
+            laid = None
             if wired:
-                wires = await stack.enter_async_context(Wires.lay(HOSTS, directory, nats_url))
-            cluster = await Cluster.start(
-                directory,
-                hosts=len(HOSTS),
-                gpus="H100-80GB:1",
-                nats_url=nats_url,
-                launch_through=("run_service",),
-            )
+                laid = await stack.enter_async_context(Wires.lay(HOSTS, directory, servers.url))
+            cluster = await _start_cluster(directory, servers.url, setting)
             stack.push_async_callback(cluster.stop)
-            log = await NatsLog.connect(nats_url, name="chaos")
+            log = await NatsLog.connect(servers.url, name="chaos")
             stack.push_async_callback(log.close)
-            arena = cls(cluster, nats, log, wires)
+            arena = cls(cluster, servers, log, laid)
             stack.push_async_callback(arena.forget_machine)
+            if setting is Setting.TWO_COORDINATORS:
+                await stack.enter_async_context(arena.second_coordinator())
             yield arena
+
+    @asynccontextmanager
+    async def second_coordinator(self) -> AsyncIterator[None]:
+        """Another replica, beside the cluster's own."""
+        place = self.cluster.directory / "services" / "coordinator" / SECOND_COORDINATOR
+        program = Program(
+            SECOND_COORDINATOR,
+            ("run_service", "godwit.coordinator"),
+            self.cluster.environ() | {"GODWIT_COORDINATOR_ID": SECOND_COORDINATOR},
+            self.cluster.directory / "logs" / f"{SECOND_COORDINATOR}.log",
+            answers_healthy(place / "health.json"),
+        )
+        second = Supervised(program, lambda line: print(line, file=sys.stderr))
+        await second.start()
+        self._second = second
+        self.sockets_at_rest[SECOND_COORDINATOR] = sockets(second.pid)
+        try:
+            yield
+        finally:
+            self._second = None
+            await second.stop()
+
+    def services(self) -> tuple[str, ...]:
+        """The names of all services, which ``pid`` takes."""
+        of_hosts = (f"{host}-{service}" for host in HOSTS for service in HOST_SERVICES)
+        second = (SECOND_COORDINATOR,) if self._second else ()
+        return (*CLUSTER_SERVICES, *of_hosts, *second)
+
+    def launchers(self) -> tuple[str, ...]:
+        """The names of the hosts' launchers, which ``cluster`` takes."""
+        return tuple(f"{host}-{LAUNCHER}" for host in HOSTS)
+
+    def pid(self, service: str) -> int:
+        """The process id of a service. Raises ``UnreachableError`` if it is down."""
+        if service == SECOND_COORDINATOR and self._second is not None:
+            return self._second.pid
+        return self.cluster.pid(service)
 
     # The machine.
 
-    async def machine(self, guest: str = MEMHOG, env: tuple[str, ...] = ()) -> Subject:
+    async def machine(self) -> Subject:
         """The machine of the former cell if it lives, or a new one."""
         if self.subject is None:
             name = f"m-{uuid4().hex[:12]}"
-            env = env or ("GODWIT_MEMHOG_RATE=1000000",)
-            await self.operations.start(name, guest, ram="8MiB", vgpus=["H100XM-4C"], env=env)
+            twin = Twin()
+            await self.operations.start(
+                name, STAMPED_TRAINER, ram="4MiB", vgpus=["H100XM-4C"], env=[ONE_THREAD]
+            )
             violations: list[str] = []
             self.subject = Subject(
                 name,
-                guest,
+                twin,
                 asyncio.create_task(self._keep_asking(name)),
                 asyncio.create_task(self._watch(name, violations)),
                 violations=violations,
@@ -202,7 +247,7 @@ class Arena:
         reached.unlink(missing_ok=True)
         plan.write_text(json.dumps({"machine": self.subject.name, "step": step.name}))
         service = f"{host}-{step.role}"
-        return lambda: reached.exists() and _is_stopped(self.cluster.pid(service))
+        return lambda: reached.exists() and is_stopped(self.pid(service))
 
     def unplan(self) -> None:
         """No service stops anywhere any more."""
@@ -210,197 +255,42 @@ class Arena:
             for role in Role:
                 plan_path(self.cluster.directory, host, role).unlink(missing_ok=True)
 
+    def machine_folder(self, host: str) -> MachineFolder:
+        """Where the machine's files on a host are, if there are any."""
+        assert self.subject is not None
+        return MachineFolder.of(self.cluster.directory / "hosts" / host, self.subject.name)
+
     def vmm_pid(self, host: str) -> int | None:
         """The process id of the machine's VMM on a host, if it lives."""
-        assert self.subject is not None
-        place = self.cluster.directory / "hosts" / host
-        folder = MachineFolder.of(place, self.subject.name)
+        folder = self.machine_folder(host)
         try:
             return int(folder.pid.read_text()) if folder.is_locked() else None
         except (FileNotFoundError, ValueError):
             return None
 
-    # What must hold when a migration is over.
 
-    async def ended(self, migration: str) -> ev.MigrationEnded | None:
-        """Wait for its end; None if it raised the alarm instead. Raises ``ViolatedError``."""
-        try:
-            async with asyncio.timeout(END_S_MAX):
-                ended = await self.operations.event(migration, ev.MigrationEnded)
-        except TimeoutError:
-            types = await self.operations.types(migration)
-            if ev.DoubtRaised.TYPE in types:
-                return None
-            raise ViolatedError(f"no end within {END_S_MAX:g} s, after {types[-3:]}") from None
-        assert isinstance(ended, ev.MigrationEnded)
-        return ended
-
-    async def outcome(self, migration: str) -> ev.Outcome:
-        """How it ended; in doubt if it has not."""
-        ended = await self.ended(migration)
-        return ev.Outcome.IN_DOUBT if ended is None else ended.outcome
-
-    async def doubt(self, migration: str) -> str:
-        """What the alarm says, where one whole image is kept and none runs.
-
-        Raises ``ViolatedError`` if there is none, or one runs.
-        """
-        assert self.subject is not None
-        looks = [await self.look(host, self.subject.name) for host in HOSTS]
-        states = [seen.state for seen in looks if seen is not None]
-        kept = {VmmState.PAUSED, VmmState.LOADED}
-        if VmmState.RUNNING in states or not kept & set(states):
-            raise ViolatedError(f"in doubt, with VMMs that are {states}")
-        alarms = [
-            recorded.event.message
-            for recorded in await self._recorded(migration)
-            if isinstance(recorded.event, ev.DoubtRaised)
-        ]
-        return "; ".join(alarms)
-
-    async def check(self, migration: str) -> bool:
-        """All that must hold now. Returns whether the machine lives. Raises ``ViolatedError``."""
-        subject = self.subject
-        assert subject is not None
-        faults: list[str] = []
-        try:
-            async with asyncio.timeout(SETTLED_S_MAX):
-                while faults := await self._unsettled(subject.name, migration):  # noqa: ASYNC110
-                    await asyncio.sleep(POLL_S)
-        except TimeoutError:
-            faults = faults or ["looking took too long"]
-        recorded = await self._recorded(migration)
-        faults += subject.violations
-        faults += faults_of_lanes(
-            [
-                (stored.data, stored.sequence)
-                async for stored in self.operations.log.read(subjects.whole_migration(migration))
-            ]
-        )
-        faults += faults_of_migration(recorded)
-        lives = bool(await self._running_on(subject.name))
-        if lives:
-            faults += await self._faults_of_memory(subject.name)
-            faults += await self._faults_of_replies(subject)
-        if faults:
-            raise ViolatedError("; ".join(faults))
-        return lives
-
-    async def _recorded(self, migration: str) -> list[Recorded]:
-        filters = Scope.of_migration(migration).filters()
-        return [codec.decode(s.data, s.sequence) async for s in self.operations.log.read(filters)]
-
-    async def _running_on(self, name: str) -> list[str]:
-        looks = {host: await self.look(host, name) for host in HOSTS}
-        return [host for host, seen in looks.items() if seen and seen.state is VmmState.RUNNING]
-
-    async def _unsettled(self, name: str, migration: str) -> list[str]:
-        """What is still to come, or left behind."""
-        operations = self.operations
-        record = await operations.record(name)
-        faults: list[str] = []
-        for host in HOSTS:
-            if journals := operations.journals(host):
-                faults.append(f"{host} has journals {[path.name for path in journals]}")
-            present = name in await operations.machines_on(host)
-            if present and host != record.owner:
-                faults.append(f"{host} has a VMM, and the register holds {record.value}")
-            if host != record.owner and await operations.reservations(host):
-                faults.append(f"{host} holds {await operations.reservations(host)}")
-            faults += self._left_in_services(host)
-        running = await self._running_on(name)
-        died = any(
-            recorded.envelope.type == "machine_failed"
-            for recorded in [
-                *await self._recorded(migration),
-                *[
-                    codec.decode(s.data, s.sequence)
-                    async for s in operations.log.read(subjects.whole_machine(name))
-                ],
-            ]
-        )
-        if running != [record.owner] and not died:
-            faults.append(f"runs on {running}, the register names {record.owner}")
-        if record.value not in reg.OWNED:
-            faults.append(f"the register holds {record.value}")
-        faults += await self._left_in_claims(name)
-        return faults
-
-    def _left_in_services(self, host: str) -> list[str]:
-        """Memory of machines that a service still holds."""
-        faults = []
-        for role in Role:
-            held = Counter(_memfds(self.cluster.pid(f"{host}-{role}")))
-            faults += [f"{host}'s {role} holds {count} of {fd}" for fd, count in held.items()]
-        return faults
-
-    async def _left_in_claims(self, name: str) -> list[str]:
-        stored = await self.operations.log.last(subjects.claim(name))
-        holder = reg.decode_claim(stored.data).migration if stored else ""
-        return [f"migration {holder} holds the claim"] if holder else []
-
-    async def _faults_of_memory(self, name: str) -> list[str]:
-        checked = await self.operations.ask(name, {"op": "check"})
-        whole = checked["bad"] == 0 and checked["table_whole"]
-        return [] if whole else [f"the guest's stamps are broken: {checked}"]
-
-    async def _faults_of_replies(self, subject: Subject) -> list[str]:
-        """Each question in the log has one reply: none lost, none doubled."""
-        async with GuestClient(self.operations.log, subject.name) as client:
-            last = await client.exchange(json.dumps({"op": "status"}).encode())
-        async with asyncio.timeout(SETTLED_S_MAX):
-            while True:
-                faults = await self._unanswered(subject, last.sequence)
-                if not faults or "has 0" not in " ".join(faults):
-                    break
-        subject.asked_after = last.sequence
-        return faults
-
-    async def _unanswered(self, subject: Subject, until: int) -> list[str]:
-        log, name = self.operations.log, subject.name
-        asked = {
-            stored.headers[MESSAGE_ID_HEADER]: stored.sequence
-            async for stored in log.read(
-                [subjects.guest_request(name)], after_sequence=subject.asked_after
-            )
-            if stored.sequence <= until
-        }
-        replies = Counter[str]()
-        async for stored in log.read(
-            [subjects.guest_reply(name)], after_sequence=subject.asked_after
-        ):
-            replies[stored.headers[REQUEST_HEADER]] += 1
-        return [
-            f"question {sequence} has {replies[request]} replies"
-            for request, sequence in asked.items()
-            if replies[request] != 1
-        ]
+async def _start_servers(
+    stack: AsyncExitStack, place: Path, setting: Setting
+) -> NatsServer | NatsCluster:
+    if setting is Setting.THREE_SERVERS:
+        return await stack.enter_async_context(NatsCluster.start(place))
+    server = await NatsServer.start(place)
+    stack.push_async_callback(server.stop)
+    return server
 
 
-def _is_stopped(pid: int) -> bool:
-    return _state(pid) == "T"
-
-
-def is_dead(pid: int) -> bool:
-    """Whether a process has ended, though perhaps nobody has reaped it yet."""
-    return _state(pid) in {"", "Z", "X"}
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return ""
-
-
-def _memfds(pid: int) -> list[str]:
-    found = []
-    for fd in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(OSError):
-            target = str(fd.readlink())
-            if target.startswith("/memfd:"):
-                found.append(target)
-    return found
+async def _start_cluster(directory: Path, nats_url: str, setting: Setting) -> Cluster:
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    places = dict.fromkeys([str(Path(__file__).parent), *filter(None, given)])
+    replicas = SERVERS if setting is Setting.THREE_SERVERS else 1
+    return await Cluster.start(
+        directory,
+        hosts=len(HOSTS),
+        gpus="H100-80GB:1",
+        nats_url=nats_url,
+        launch_through=("run_service",),
+        environ={"PYTHONPATH": os.pathsep.join(places), "GODWIT_NATS_REPLICAS": str(replicas)},
+    )
 
 
 async def until(is_so: Callable[[], bool], timeout_s: float, what: str) -> None:
@@ -417,6 +307,3 @@ def send(pid: int, number: signal.Signals) -> None:
     """Send a signal to a process that may be gone."""
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-Json = dict[str, Any]

@@ -12,5 +12,5 @@ from arena import Arena
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def arena(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Arena]:
     """A cluster of two hosts, and a machine that is asked all the time."""
-    async with Arena.open(tmp_path_factory.mktemp("chaos") / "c") as opened:
+    async with Arena.open(tmp_path_factory.mktemp("chaos") / "c", wired=False) as opened:
         yield opened

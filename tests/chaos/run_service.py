@@ -127,13 +127,18 @@ def _open_bulk(cls: type[connection.BulkConnection], *args: Any, **options: Any)
 
 
 async def _open_control(
-    host: str, port: int, session: bytes, token: bytes
+    host: str,
+    port: int,
+    session: bytes,
+    token: bytes,
+    *,
+    timeout_s: float = connection.CONNECT_TIMEOUT_S,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     with _in_namespace():
         sock = socket.socket()
     sock.setblocking(False)
     try:
-        async with asyncio.timeout(connection.CONNECT_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             await asyncio.get_running_loop().sock_connect(sock, (host, port))
     except (OSError, TimeoutError) as error:
         sock.close()

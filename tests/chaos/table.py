@@ -6,42 +6,85 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import date
 
-from cells import FAULTS, Cell, CellOutcome, Party, Result
+from cells import Cell, CellOutcome, Party, Result, faults_of
 from steps import STEPS, Role
 
+_BEGIN = "<!-- chaos: written by make chaos -->"
+_END = "<!-- end of chaos -->"
 _MEANINGS = {
     Result.MOVED: "it moved",
     Result.STAYED: "it stayed, and runs",
     Result.DEAD: "it died with the only process that held it, and the log says so",
-    Result.DOUBT: "it stands still, whole, with the alarm raised: an operator decides",
+    Result.DOUBT: "it stood still, whole, with the alarm raised, until an operator resolved it",
     Result.NONE: "the party is not there at this step",
     Result.BAD: "something that must hold did not",
 }
 
 
-def page(outcomes: Iterable[CellOutcome], on: date, *, may_wire: bool) -> str:
-    """The whole page. ``may_wire``: whether this user could make namespaces and disks."""
+def page(outcomes: Iterable[CellOutcome], on: date, revision: str) -> str:
+    """The whole page."""
+    known = list(outcomes)
+    minutes = sum(outcome.took_s for outcome in known) / 60
+    return "\n".join(
+        [
+            "# Chaos\n",
+            "Each cell is a migration on real processes that was stopped at a named step, with",
+            "one fault while it stood there; `make chaos` writes this page. After each, exactly",
+            "one copy runs (or the machine is dead with the only process that held it), no page of",
+            "the guest is lost or stale, its trainer equals an undisturbed twin bit for bit, each",
+            "of its questions has one answer, the log has the migration's end and its chains",
+            "verify, and no process, memory, socket, reservation, claim, journal or file is",
+            "left.\n",
+            f"{len(known)} cells at revision `{revision}`, finished on {on.isoformat()}:",
+            f"{_counts(known)}. One after the other they take {minutes:.0f} minutes.\n",
+            *(f"- `{result}` {meaning}" for result, meaning in _MEANINGS.items()),
+            "",
+            tables(known),
+        ]
+    )
+
+
+def tables(outcomes: Iterable[CellOutcome]) -> str:
+    """What came of each cell, as far as is known, and what the steps are."""
     found = {outcome.cell: outcome for outcome in outcomes}
-    results = Counter(outcome.result for outcome in found.values())
-    counts = ", ".join(f"{count} {result}" for result, count in results.items())
-    parts = [
-        "# Chaos\n",
-        "Each cell is a migration on real processes that was stopped at a named step, with one",
-        "fault while it stood there; `make chaos` writes this page. After each, exactly one copy",
-        "runs, the guest's stamps are whole, each of its questions has one answer, the log's",
-        "chains verify, and no process, memory, reservation, claim or journal is left behind.\n",
-        f"{len(found)} cells on {on.isoformat()}: {counts}.\n",
-        *(f"- `{result}` {meaning}" for result, meaning in _MEANINGS.items()),
-        "- an empty cell was not run",
-        "",
-    ]
-    if not may_wire:
-        parts.append("Cuts and full disks need root, and were not tried.\n")
+    parts = []
     for role, name in ((Role.SOURCE, "source"), (Role.DESTINATION, "destination")):
-        parts += ["", f"## At each step of the {name}", "", *_table(role, found), ""]
+        parts += [f"## At each step of the {name}", "", *_table(role, found), ""]
         steps = [step for step in STEPS if step.role is role]
-        parts += [f"- `{step.key}` {step.meaning}" for step in steps]
-    return "\n".join(parts) + "\n"
+        parts += [*(f"- `{step.key}` {step.meaning}" for step in steps), ""]
+    return "\n".join(parts)
+
+
+def with_summary(page: str, summary: str) -> str:
+    """``page`` with the summary where its marks are. Raises ``ValueError`` if it has none."""
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not end:
+        raise ValueError(f"the page has no {_BEGIN} before an {_END}")
+    return f"{before}{begin}\n{summary}\n{end}{after}"
+
+
+def summary(outcomes: Iterable[CellOutcome], on: date, revision: str) -> str:
+    """One row a party and fault, with how often each result came."""
+    outcomes = list(outcomes)
+    by_row: dict[tuple[Party, str], Counter[Result]] = {}
+    for outcome in outcomes:
+        row = by_row.setdefault((outcome.cell.party, outcome.cell.fault), Counter())
+        row[outcome.result] += 1
+    head = " | ".join(f"{result} {meaning}" for result, meaning in _MEANINGS.items())
+    rows = [f"| party | fault | {head} |", "|---|---|" + "--:|" * len(_MEANINGS)]
+    for party in Party:
+        for fault in faults_of(party):
+            counts = by_row.get((party, fault), Counter())
+            cells = " | ".join(str(counts[result] or "") for result in _MEANINGS)
+            rows.append(f"| {party} | {fault} | {cells} |")
+    told = f"{len(outcomes)} cells at revision `{revision}` on {on.isoformat()}: "
+    return "\n".join([told + _counts(outcomes) + ".", "", *rows])
+
+
+def _counts(outcomes: Iterable[CellOutcome]) -> str:
+    counts = Counter(outcome.result for outcome in outcomes)
+    return ", ".join(f"{counts[result]} {result}" for result in Result if counts[result])
 
 
 def _table(role: Role, found: dict[Cell, CellOutcome]) -> list[str]:
@@ -51,7 +94,7 @@ def _table(role: Role, found: dict[Cell, CellOutcome]) -> list[str]:
         "|---|---|" + "---|" * len(steps),
     ]
     for party in Party:
-        for fault in FAULTS[party]:
+        for fault in faults_of(party):
             cells = [found.get(Cell(party, fault, step)) for step in steps]
             shown = " | ".join("" if cell is None else str(cell.result) for cell in cells)
             rows.append(f"| {party} | {fault} | {shown} |")

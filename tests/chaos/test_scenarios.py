@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+import aftermath
 import pytest
 from arena import LIMITS, REACHED_S_MAX, Arena, send, until
 from steps import step
@@ -22,11 +23,11 @@ async def test_a_machine_that_came_back_outlives_its_old_source(arena: Arena) ->
     there = await arena.operations.request(subject.name, new, LIMITS)
     await until(is_reached, REACHED_S_MAX, "s13")
     await arena.cluster.kill(f"{old}-source_host")
-    assert await arena.outcome(there) is Outcome.COMPLETED
+    assert await aftermath.outcome(arena, there) is Outcome.COMPLETED
     back = await arena.operations.request(subject.name, old, LIMITS)
-    assert await arena.outcome(back) is Outcome.COMPLETED
+    assert await aftermath.outcome(arena, back) is Outcome.COMPLETED
     await arena.cluster.restart(f"{old}-source_host")
-    assert await arena.check(back)
+    assert await aftermath.check(arena, back)
     assert await arena.owner() == old
 
 
@@ -43,8 +44,8 @@ async def test_two_services_die_at_once_after_go(arena: Arena) -> None:
         await arena.cluster.kill(service)
     for service in services:
         await arena.cluster.restart(service)
-    await arena.ended(migration)
-    assert await arena.check(migration)
+    await aftermath.ended(arena, migration)
+    assert await aftermath.check(arena, migration)
 
 
 async def test_a_source_that_slept_after_go_does_not_run_what_has_moved(arena: Arena) -> None:
@@ -58,8 +59,8 @@ async def test_a_source_that_slept_after_go_does_not_run_what_has_moved(arena: A
     vmm = arena.vmm_pid(source)
     assert vmm is not None
     send(vmm, signal.SIGSTOP)
-    assert await arena.outcome(migration) is Outcome.COMPLETED
+    assert await aftermath.outcome(arena, migration) is Outcome.COMPLETED
     send(vmm, signal.SIGCONT)
     send(arena.cluster.pid(f"{source}-source_host"), signal.SIGCONT)
-    assert await arena.check(migration)
+    assert await aftermath.check(arena, migration)
     assert await arena.owner() == destination

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 from relay import Relay
 
@@ -36,6 +37,7 @@ class Wires:
         self._directory = directory
         self._relays = relays
         self._filler: dict[str, Path] = {}
+        self._tag = uuid4().hex[:8]
 
     @classmethod
     @asynccontextmanager
@@ -102,7 +104,7 @@ class Wires:
         return self._directory / "hosts" / host / "journals"
 
     def _namespace(self, host: str) -> str:
-        return f"{self._directory.parent.name}-{self._hosts.index(host) + 1}"
+        return f"godwit-{self._tag}-{self._hosts.index(host) + 1}"
 
     def _link_address(self, host: str) -> str:
         return f"02:00:00:00:00:0{self._hosts.index(host) + 1}"

@@ -83,14 +83,35 @@ class NatsCluster:
         self._processes[number].send_signal(signal.SIGCONT)
 
     async def leader_of(self, stream: str) -> int:
-        """The number of the server that leads a stream."""
-        for number in self._processes:
-            for account in (await self._ask(number, "jsz?streams=1"))["account_details"]:
-                for detail in account["stream_detail"]:
-                    leader = detail.get("cluster", {}).get("leader", "")
-                    if detail["name"] == stream and leader:
-                        return int(leader.removeprefix("server-"))
-        raise AssertionError(f"nobody leads {stream}")
+        """The number of the living server that leads a stream, as soon as one does."""
+        async with asyncio.timeout(READY_S_MAX):
+            while True:
+                for number in tuple(self._processes):
+                    if await self._leader_by(number, stream) == number:
+                        return number
+                await asyncio.sleep(POLL_S)
+
+    async def all_current(self) -> None:
+        """Wait until every server holds what the others do."""
+        async with asyncio.timeout(READY_S_MAX):
+            for number in tuple(self._processes):
+                while not await self._is_well(number):  # noqa: ASYNC110
+                    await asyncio.sleep(POLL_S)
+
+    async def _leader_by(self, number: int, stream: str) -> int | None:
+        """Who leads a stream, as a server has it."""
+        for account in (await self._ask(number, "jsz?streams=1")).get("account_details", ()):
+            for detail in account["stream_detail"]:
+                leader = detail.get("cluster", {}).get("leader", "")
+                if detail["name"] == stream and leader:
+                    return int(leader.removeprefix("server-"))
+        return None
+
+    async def _is_well(self, number: int) -> bool:
+        try:
+            return bool((await self._ask(number, "healthz"))["status"] == "ok")
+        except OSError:
+            return False
 
     async def _has_leader(self) -> bool:
         try:

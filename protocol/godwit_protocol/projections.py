@@ -198,6 +198,7 @@ class MachineSummary(msgspec.Struct, frozen=True, kw_only=True):
     spec: MachineSpec | None = None
     started_wall_ns: int = 0
     stopped: bool = False
+    paused: bool = False
     failure: str = ""
 
 
@@ -210,6 +211,8 @@ def fold_machine(summary: MachineSummary, recorded: Recorded) -> MachineSummary:
             )
         case mev.MachineStopped():
             return _replace(summary, stopped=True)
+        case mev.MachinePaused() | mev.MachineResumed():
+            return _replace(summary, paused=isinstance(recorded.event, mev.MachinePaused))
         case mev.MachineFailed(message=message):
             return _replace(summary, failure=message)
         case _:

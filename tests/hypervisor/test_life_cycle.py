@@ -37,11 +37,12 @@ COMMANDS = {
     "open_gate": lambda vmm: vmm.open_gate(5),
     "pause": lambda vmm: vmm.pause(),
     "resume": lambda vmm: vmm.resume(5),
+    "halt": lambda vmm: vmm.halt(halted=True),
 }
 LEGAL = {
     VmmState.GATED: {"start", "populate", "load"},
     VmmState.LOADED: {"open_gate"},
-    VmmState.RUNNING: {"pause"},
+    VmmState.RUNNING: {"halt", "pause"},
     VmmState.PAUSED: {"pause", "resume"},
     VmmState.FAILED: set(),
 }
@@ -357,3 +358,33 @@ async def test_a_silent_vmm_does_not_do_later_what_its_client_gave_up(host, monk
     os.kill(pid, signal.SIGCONT)
     for _ in range(3):
         assert (await vmm.status()).state is VmmState.RUNNING
+
+
+async def test_a_halted_machine_stands_still_across_a_stun_here_and_elsewhere(hosts, client):
+    vmm = await hosts[0].hypervisor.create(machine_spec())
+    await vmm.start(1)
+    await client.ask("idle 0")
+    await vmm.halt(halted=True)
+    steps = (await vmm.status()).steps
+    before_ns = time.monotonic_ns()
+    checkpoint = await vmm.pause()
+    assert checkpoint.stopped_ns > before_ns, "the stun begins with the stun"
+    await vmm.resume(1)
+    assert await look(vmm) == (VmmState.RUNNING, True, steps)
+
+    checkpoint = await vmm.pause()
+    arrived = await hosts[1].hypervisor.create(machine_spec())
+    await arrived.load(checkpoint.data)
+    await arrived.open_gate(2)
+    assert await look(arrived) == (VmmState.RUNNING, True, steps)
+    await vmm.stop()
+    await arrived.halt(halted=False)
+    assert await client.ask("count") == b"1"
+    assert (await arrived.status()).steps > steps
+
+
+async def look(vmm):
+    """Asked twice: between the two it would have stepped."""
+    await vmm.status()
+    seen = await vmm.status()
+    return seen.state, seen.halted, seen.steps

@@ -78,6 +78,45 @@ class MachineStopRefused(Event, frozen=True, kw_only=True):
     message: str
 
 
+class MachinePauseRequested(Event, frozen=True, kw_only=True):
+    """An operator asked the machine's host to let it stand still."""
+
+    TYPE: ClassVar[str] = "machine_pause_requested"
+    request: str
+    requested_by: str = ""
+
+
+class MachineResumeRequested(Event, frozen=True, kw_only=True):
+    """An operator asked the machine's host to let it go on."""
+
+    TYPE: ClassVar[str] = "machine_resume_requested"
+    request: str
+    requested_by: str = ""
+
+
+class MachinePaused(Event, frozen=True, kw_only=True):
+    """The machine stands still, and will wherever it is moved."""
+
+    TYPE: ClassVar[str] = "machine_paused"
+    request: str
+
+
+class MachineResumed(Event, frozen=True, kw_only=True):
+    """The machine goes on."""
+
+    TYPE: ClassVar[str] = "machine_resumed"
+    request: str
+
+
+class MachinePauseRefused(Event, frozen=True, kw_only=True):
+    """The machine was neither paused nor resumed."""
+
+    TYPE: ClassVar[str] = "machine_pause_refused"
+    request: str
+    code: str
+    message: str
+
+
 class MachineFailed(Event, frozen=True, kw_only=True):
     """The guest raised or the VMM died: the machine does not run any more."""
 

@@ -95,6 +95,11 @@ LANES: Final[dict[type[Event], tuple[Lane, ...]]] = {
     machine.MachineStopRequested: (Lane.OPERATOR,),
     machine.MachineStopped: (Lane.SOURCE,),
     machine.MachineStopRefused: (Lane.SOURCE,),
+    machine.MachinePauseRequested: (Lane.OPERATOR,),
+    machine.MachineResumeRequested: (Lane.OPERATOR,),
+    machine.MachinePaused: (Lane.SOURCE,),
+    machine.MachineResumed: (Lane.SOURCE,),
+    machine.MachinePauseRefused: (Lane.SOURCE,),
     machine.MachineFailed: HOST_LANES,
     machine.HostAnnounced: (Lane.SOURCE,),
 }
@@ -115,6 +120,8 @@ ADDRESSED: Final[dict[type[Event], tuple[Service, ...]]] = {
     migration.ReservationRefused: (Service.SOURCE_HOST,),
     machine.MachineStartRequested: (Service.SOURCE_HOST,),
     machine.MachineStopRequested: (Service.SOURCE_HOST,),
+    machine.MachinePauseRequested: (Service.SOURCE_HOST,),
+    machine.MachineResumeRequested: (Service.SOURCE_HOST,),
 }
 """Events that can also be decisions which wait for a service of a host."""
 

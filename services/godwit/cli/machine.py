@@ -6,12 +6,14 @@ import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from godwit_protocol import subjects
 from godwit_protocol.errors import (
+    ConflictError,
     DeadlineError,
     GodwitError,
     GuestError,
@@ -131,6 +133,26 @@ def stop(name: NameArgument, directory: DirectoryOption = None) -> None:
             return await stop_machine(log, name)
 
     output.print_line(f"machine {name} on {run(work())} is stopped")
+
+
+@app.command()
+def pause(name: NameArgument, directory: DirectoryOption = None) -> None:
+    """Let a machine stand still, until it is resumed: also if it is moved meanwhile."""
+    _change_pause(name, directory, paused=True)
+
+
+@app.command()
+def resume(name: NameArgument, directory: DirectoryOption = None) -> None:
+    """Let a paused machine go on."""
+    _change_pause(name, directory, paused=False)
+
+
+def _change_pause(name: str, directory: Path | None, *, paused: bool) -> None:
+    async def work() -> str:
+        async with open_log(directory) as log:
+            return await pause_machine(log, name, paused=paused)
+
+    output.print_line(f"machine {name} on {run(work())} {'is paused' if paused else 'goes on'}")
 
 
 @app.command("list")
@@ -287,6 +309,32 @@ async def stop_machine(log: EventLog, name: str) -> str:
     return host
 
 
+async def pause_machine(log: EventLog, name: str, *, paused: bool) -> str:
+    """Ask the machine's host to pause or resume it and wait for its word; return the host.
+
+    Raises as ``stop_machine``.
+    """
+    from godwit.runtime.clock import SystemClock
+    from godwit.runtime.lane import Scope
+
+    host = (await find_live_machine(log, name)).host
+    asked = mev.MachinePauseRequested if paused else mev.MachineResumeRequested
+    attempt = SystemClock().new_id()
+    request = asked(request=attempt, requested_by=requested_by())
+    scope = Scope.of_machine(name)
+    sequence = await append_as_operator(log, scope, request, to=_source_host(host))
+
+    def settles(event: Event) -> bool:
+        answers = mev.MachinePaused | mev.MachineResumed | mev.MachinePauseRefused
+        return isinstance(event, answers) and event.request == attempt
+
+    answer = await _wait_for(log, name, sequence, settles, host)
+    if isinstance(answer.event, mev.MachinePauseRefused):
+        told = f"{host} did not {'pause' if paused else 'resume'} machine {name}"
+        raise _refusal(answer.event.code, f"{told}: {answer.event.message}")
+    return host
+
+
 async def ask_machine(
     log: EventLog, name: str, payload: bytes, timeout_s: float
 ) -> tuple[bytes, int]:
@@ -300,6 +348,11 @@ async def ask_machine(
         raise GuestError(
             f"machine {name} has failed: {picture.failure}",
             hint=f"see 'godwit events --machine {name}'",
+        )
+    if picture.state is MachineState.PAUSED:
+        raise ConflictError(
+            f"machine {name} is paused: it answers nobody",
+            hint=f"'godwit machine resume {name}' lets it go on",
         )
     async with GuestClient(log, name) as client:
         exchange = await client.exchange(payload, timeout_s=timeout_s)

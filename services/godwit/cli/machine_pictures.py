@@ -26,6 +26,7 @@ class MachineState(StrEnum):
     """What a machine does."""
 
     RUNNING = "running"
+    PAUSED = "paused"
     MIGRATING = "migrating"
     FAILED = "failed"
     STOPPED = "stopped"
@@ -127,4 +128,6 @@ def _state(record: reg.RegisterRecord, summary: MachineSummary, migration: str) 
         return MachineState.STOPPED
     if summary.failure:
         return MachineState.FAILED
-    return MachineState.MIGRATING if migration else MachineState.RUNNING
+    if migration:
+        return MachineState.MIGRATING
+    return MachineState.PAUSED if summary.paused else MachineState.RUNNING

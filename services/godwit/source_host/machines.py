@@ -74,6 +74,36 @@ class Machines:
         with self._change(name):
             await self._answer_stop(name, request)
 
+    async def pause(
+        self, name: str, asked: mev.MachinePauseRequested | mev.MachineResumeRequested
+    ) -> None:
+        """Let the machine stand still, or go on, or say why not. Asked twice, it is done twice."""
+        with self._change(name):
+            writer = await self._writer(name)
+            paused = isinstance(asked, mev.MachinePauseRequested)
+            done = mev.MachinePaused if paused else mev.MachineResumed
+            try:
+                await (await self._free_to_change(name)).halt(halted=paused)
+                answer: Event = done(request=asked.request)
+            except GodwitError as error:
+                answer = mev.MachinePauseRefused(
+                    request=asked.request, code=error.code, message=error.message
+                )
+            _log.info(answer.TYPE, machine=name)
+            await self._append(writer, answer)
+
+    async def _free_to_change(self, name: str) -> Vmm:
+        """The machine's VMM, if it is this host's. Raises ``NotFoundError``, ``ConflictError``."""
+        view = await self._host.registers.read(name)
+        vmm = await self._host.hypervisor.find(name)
+        if vmm is None or not reg.may_run(view.record, self._host.name):
+            raise NotFoundError(f"machine {name} is not on host {self._host.name}")
+        if self._is_moving(name):
+            raise ConflictError(
+                f"machine {name} is being migrated", hint="wait for its end, or cancel it"
+            )
+        return vmm
+
     async def report_failure(self, name: str, message: str) -> None:
         """Say that a machine of this host does not run any more, unless the log says so already."""
         summary = MachineSummary(name=name)
@@ -285,3 +315,12 @@ async def is_failed(vmm: Vmm) -> str:
     except DeadlineError:
         return ""  # busy in a long step; it will answer another time
     return status.failure if status.state is VmmState.FAILED else ""
+
+
+async def _hold_still(vmm: Vmm) -> None:
+    """Pause a machine that is to be stopped; end one that cannot be paused."""
+    try:
+        if (await vmm.status()).state is VmmState.RUNNING:
+            await vmm.pause()
+    except (DeadlineError, UnreachableError):
+        await vmm.stop()

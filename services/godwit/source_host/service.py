@@ -81,6 +81,9 @@ class SourceHost:
                 self._carry_out(decision, self._machines.start(event))
             case mev.MachineStopRequested():
                 self._carry_out(decision, self._machines.stop(decision.envelope.machine, event))
+            case mev.MachinePauseRequested() | mev.MachineResumeRequested():
+                machine = decision.envelope.machine
+                self._carry_out(decision, self._machines.pause(machine, event))
             case ev.MigrationStarted():
                 await self._depart(decision, event)
                 self._inbox.finish(decision)

@@ -159,6 +159,10 @@ class ProcessVmm:
         """As ``Vmm.resume``."""
         return await self._command("resume", (VmmState.PAUSED,), lambda: self._run(epoch))
 
+    async def halt(self, *, halted: bool) -> None:
+        """As ``Vmm.halt``: no simulated operator asks for it."""
+        raise ConflictError(f"machine {self.name} cannot be halted here: {halted}")
+
     async def load(self, checkpoint: bytes) -> None:
         """As ``Vmm.load``."""
 

@@ -1,0 +1,304 @@
+"""Does pre-copy converge, and at what cost? Ours beside the published algorithms, on paper.
+
+``python bench/convergence.py --record`` runs guests on a local cluster and keeps what they write in
+``traces/dirty.json``. ``python bench/convergence.py`` plays each trace over links of several speeds
+with each algorithm, the same rounds for all, and prints a table; ``--json FILE`` writes it too.
+
+The others' rules are those of shared publications, as far as they decide when to stun, to slow the
+guest or to give up: QEMU's (with auto-converge), KubeVirt's newest, Nova's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from godwit_protocol.convergence import (
+    BANDWIDTH_ALPHA,
+    STUN_FIXED_NS,
+    Decision,
+    Slowing,
+    bandwidth,
+    decide,
+)
+from godwit_protocol.estimation.history import DirtyWindow, RegionWrites
+from godwit_protocol.estimation.rounds import Curve, Round
+
+TRACES = Path(__file__).parent / "traces" / "dirty.json"
+RECORD_S = 25.0
+LINKS_GBIT = (1, 10, 25)
+SCALE = 64
+"""The recorded machines are small: each byte stands for so many, as on a machine 64 times as large,
+written by so many guests of the recorded kind."""
+ROUND_OVERHEAD_NS = 3_000_000
+STUN_LIMIT_NS = 500_000_000
+SLOW_PERCENT_MAX = 99
+ROUNDS_MAX = 500
+TIME_MAX_NS = 3600 * 1_000_000_000
+SECOND_NS = 1_000_000_000
+
+
+@dataclass
+class Play:
+    """A migration under way: its rounds and how long they have taken."""
+
+    rounds: list[Round]
+    elapsed_ns: int = 0
+    percent: int = 0
+    """Of the guest's time, taken from it now."""
+    guest_lost_ns: int = 0
+
+
+class Algorithm(Protocol):
+    """Decides at a round's end. May keep what it likes; there is one for each play."""
+
+    percent: int
+
+    def at_round_end(self, play: Play) -> Decision: ...
+
+
+class Godwit:
+    """Ours: the production core."""
+
+    def __init__(self, percent_max: int = SLOW_PERCENT_MAX) -> None:
+        self.percent = 0
+        self._percent_max = percent_max
+
+    def at_round_end(self, play: Play) -> Decision:
+        verdict = decide(
+            play.rounds,
+            stun_limit_ns=STUN_LIMIT_NS,
+            rounds_max=30,
+            slowing=Slowing(self.percent, self._percent_max),
+        )
+        self.percent = verdict.slow_percent
+        return verdict.decision
+
+
+class Qemu:
+    """Stuns when what is pending fits bandwidth times downtime limit. Auto-converge: 20 %, then 10
+    more, up to 99, each time that more than half of what was sent was written again, twice.
+    """
+
+    def __init__(self, percent_max: int = SLOW_PERCENT_MAX) -> None:
+        self.percent = 0
+        self._percent_max = percent_max
+        self._dirtier = 0
+
+    def at_round_end(self, play: Play) -> Decision:
+        last = play.rounds[-1]
+        rate = last.sent_bytes / max(last.duration_ns, 1)
+        if last.remaining_bytes <= rate * STUN_LIMIT_NS:
+            return Decision.STUN
+        self._dirtier += last.remaining_bytes > last.sent_bytes / 2
+        if self._dirtier >= 2:
+            self._dirtier = 0
+            self.percent = min(self.percent + 10 if self.percent else 20, self._percent_max)
+        return Decision.ANOTHER_ROUND
+
+
+class KubeVirt:
+    """Smooths the bandwidth. Stalled if what remains has not fallen 4 % below its minimum of 40 s
+    ago: then it waits for a local minimum. Acts only if the estimate fits.
+    """
+
+    percent = 0
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[int, int]] = []
+
+    def at_round_end(self, play: Play) -> Decision:
+        last = play.rounds[-1]
+        self._seen.append((play.elapsed_ns, last.remaining_bytes))
+        before = [left for at, left in self._seen if at <= play.elapsed_ns - 40 * SECOND_NS]
+        stalled = bool(before) and last.remaining_bytes > 0.96 * min(before)
+        fits = last.remaining_bytes <= bandwidth(play.rounds) / 1e9 * STUN_LIMIT_NS
+        local_minimum = last.remaining_bytes <= min(left for _, left in self._seen[-3:])
+        if fits and (local_minimum or not stalled):
+            return Decision.STUN
+        return Decision.ANOTHER_ROUND
+
+
+class Nova:
+    """QEMU's rule with a downtime that is raised in ten steps, from a tenth of it to all of it."""
+
+    percent = 0
+
+    def at_round_end(self, play: Play) -> Decision:
+        last = play.rounds[-1]
+        gib = max(play.rounds[0].sent_bytes / 2**30, 2.0)
+        step_ns = 75 * SECOND_NS * gib / 10
+        share = min(1 + int(play.elapsed_ns / step_ns), 10) / 10
+        rate = last.sent_bytes / max(last.duration_ns, 1)
+        fits = last.remaining_bytes <= rate * STUN_LIMIT_NS * share
+        return Decision.STUN if fits else Decision.ANOTHER_ROUND
+
+
+ALGORITHMS = {
+    "godwit": Godwit,
+    "godwit, never slows": lambda: Godwit(0),
+    "qemu": lambda: Qemu(0),
+    "qemu, auto-converge": Qemu,
+    "kubevirt": KubeVirt,
+    "nova": Nova,
+}
+assert BANDWIDTH_ALPHA == 0.4, "KubeVirt's"
+
+
+@dataclass
+class Result:
+    """One play's figures."""
+
+    trace: str
+    link_gbit: float
+    algorithm: str
+    ends: str
+    rounds: int
+    total_s: float
+    sent_gb: float
+    stun_ms: float
+    guest_lost_s: float
+
+
+def play_out(name: str, windows: Sequence[DirtyWindow], link_gbit: float, algorithm: str) -> Result:
+    """One migration: round after round, each with the next recorded window."""
+    rule, curves = ALGORITHMS[algorithm](), _curves(windows)
+    rate = link_gbit / 8
+    curve = next(curves)
+    play = Play([])
+    to_send, decision = curve.resident_bytes, Decision.ANOTHER_ROUND
+    while decision is Decision.ANOTHER_ROUND:
+        if len(play.rounds) >= ROUNDS_MAX or play.elapsed_ns >= TIME_MAX_NS:
+            decision = Decision.GIVE_UP
+            break
+        play.percent, curve = rule.percent, next(curves)
+        duration_ns = ROUND_OVERHEAD_NS + int(to_send / rate)
+        own_ns = duration_ns * (100 - play.percent) // 100
+        play.guest_lost_ns += duration_ns - own_ns
+        left = curve.written_bytes(own_ns)
+        play.rounds.append(Round(to_send, duration_ns, left))
+        play.elapsed_ns += duration_ns
+        decision, to_send = rule.at_round_end(play), left
+    return _result(name, link_gbit, algorithm, decision, play, rate)
+
+
+def _result(
+    name: str, link_gbit: float, algorithm: str, decision: Decision, play: Play, rate: float
+) -> Result:
+    moved = decision is Decision.STUN
+    last = play.rounds[-1].remaining_bytes if moved else 0
+    stun_ns = STUN_FIXED_NS + int(last / rate) if moved else 0
+    sent = sum(done.sent_bytes for done in play.rounds) + last
+    return Result(
+        name,
+        link_gbit,
+        algorithm,
+        "moved" if moved else "given up",
+        len(play.rounds),
+        round((play.elapsed_ns + stun_ns) / 1e9, 2),
+        round(sent / 1e9, 2),
+        round(stun_ns / 1e6, 1),
+        round(play.guest_lost_ns / 1e9, 2),
+    )
+
+
+def _curves(windows: Sequence[DirtyWindow]) -> Iterator[Curve]:
+    while True:
+        yield from map(Curve, windows)
+
+
+def compare(traces: dict[str, tuple[DirtyWindow, ...]]) -> list[Result]:
+    """All plays."""
+    return [
+        play_out(name, windows, link, algorithm)
+        for name, windows in traces.items()
+        for link in LINKS_GBIT
+        for algorithm in ALGORITHMS
+    ]
+
+
+def load_traces(path: Path = TRACES) -> dict[str, tuple[DirtyWindow, ...]]:
+    """The recorded windows, scaled."""
+    recorded = msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[DirtyWindow, ...]])
+    return {name: tuple(map(_scaled, windows)) for name, windows in recorded.items()}
+
+
+def _scaled(window: DirtyWindow) -> DirtyWindow:
+    regions = tuple(
+        RegionWrites(
+            region.name,
+            region.resident_bytes * SCALE,
+            tuple(written * SCALE for written in region.written_bytes),
+        )
+        for region in window.regions
+    )
+    return msgspec.structs.replace(window, regions=regions)
+
+
+async def record() -> dict[str, tuple[DirtyWindow, ...]]:
+    """Let guests run, and keep what the host's sampler saw."""
+    from estimates import GUESTS, begin
+
+    from godwit.cli.cluster import Cluster
+    from godwit.cli.machine import stop_machine
+    from godwit.runtime.nats_log import NatsLog
+    from godwit_protocol import subjects
+    from godwit_protocol.estimation.history import decode_machine
+
+    traces: dict[str, tuple[DirtyWindow, ...]] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        async with await Cluster.start(Path(directory), hosts=1, gpus="H100-80GB:1") as cluster:
+            log = await NatsLog.connect(cluster.nats_url, name="bench")
+            for name in GUESTS:
+                await begin(log, name)
+                await asyncio.sleep(RECORD_S)
+                kept = await log.last(subjects.machine_history(name))
+                assert kept is not None, f"nothing was sampled of {name}"
+                traces[name] = decode_machine(kept.data).windows
+                await stop_machine(log, name)
+            await log.close()
+    return traces
+
+
+def table(results: Sequence[Result]) -> str:
+    """As Markdown: a row a trace and link, a column an algorithm."""
+    lines = ["| trace | Gbit/s | " + " | ".join(ALGORITHMS) + " |"]
+    lines.append("|---" * (len(ALGORITHMS) + 2) + "|")
+    step = len(ALGORITHMS)
+    for start in range(0, len(results), step):
+        row = results[start : start + step]
+        cells = [
+            f"{each.total_s:g} s, {each.sent_gb:g} GB, {each.stun_ms:g} ms"
+            + (f", lost {each.guest_lost_s:g} s" if each.guest_lost_s else "")
+            if each.ends == "moved"
+            else f"given up after {each.total_s:g} s"
+            for each in row
+        ]
+        lines.append(f"| {row[0].trace} | {row[0].link_gbit:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    if given.record:
+        recorded = asyncio.run(record())
+        TRACES.write_bytes(msgspec.json.format(msgspec.json.encode(recorded)) + b"\n")
+    results = compare(load_traces())
+    if given.json:
+        given.json.write_text(json.dumps([asdict(each) for each in results], indent=1))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -146,6 +146,8 @@ class Cluster:
             ours["GODWIT_HOST"] = host
             ours["GODWIT_HOST_DIR"] = str(self.directory / "hosts" / host)
             ours["GODWIT_GPUS"] = self._gpus
+            # Its hosts share one computer: they cannot each have its GPUs.
+            ours["GODWIT_GPU_ORIGIN"] = "simulated"
         return {**os.environ, **self._environ, **ours}
 
     async def kill(self, service: str, number: int = signal.SIGKILL) -> None:

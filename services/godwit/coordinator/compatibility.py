@@ -54,6 +54,8 @@ async def _picture(log: EventLog, side: Side) -> HostPicture:
 
 
 def _seats(holdings: Iterable[Holding], spec: MachineSpec) -> tuple[Placement, ...] | None:
-    """Where the machine's vGPUs sit, by the newest reservation that it uses."""
-    used = [held for held in holdings if held.machine == spec.name and held.confirmed]
-    return used[-1].placements if used else None
+    """Where the machine's vGPUs sit: by its newest reservation, which the tracker may not yet have
+    confirmed when the machine runs.
+    """
+    held = [holding for holding in holdings if holding.machine == spec.name]
+    return held[-1].placements if held else None

@@ -66,7 +66,7 @@ class Inventory:
                 judge_in_s = JUDGE_S
                 await self._judge()
             found = await self._look()
-            if self._announced is None or _differ(self._announced, found):
+            if self._announced is None or differ(self._announced, found):
                 await self._say_if_possible(found)
 
     async def _look(self) -> HostAnnounced:
@@ -141,7 +141,7 @@ class Inventory:
         return tuple(dict.fromkeys(item for metadata in found.values() for item in metadata))
 
 
-def _differ(said: HostAnnounced, found: HostAnnounced) -> bool:
+def differ(said: HostAnnounced, found: HostAnnounced) -> bool:
     """Whether anything has changed that others go by. Free memory changes all the time."""
     before, after = _free(said), _free(found)
     if _without_free(said) != _without_free(found) or (before is None) != (after is None):

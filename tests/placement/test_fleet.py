@@ -167,8 +167,7 @@ def test_consolidation_gives_up_no_larger_profile_than_it_must(
 def remaining_after(fleet: Fleet, place: Place) -> list[int]:
     shape = fleet.shape(place.gpu)
     after = SOLVER.tables(shape.model.model).extend(shape, place.seat)
-    change = [new - old for new, old in zip(after.room, shape.room, strict=True)]
-    return [fleet.remaining(name) + more for name, more in zip(SOLVER.ranking, change, strict=True)]
+    return [fleet.remaining(name) + after.fits(name) - shape.fits(name) for name in SOLVER.ranking]
 
 
 def test_two_small_and_one_large_each_way_round() -> None:

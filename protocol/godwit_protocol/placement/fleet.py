@@ -76,6 +76,7 @@ class Fleet:
             del shapes[before][gpu]
             if not shapes[before]:
                 del shapes[before]
+        shape.prepare()
         self._shapes[gpu] = shape
         self._groups.setdefault(shape.model.model, {}).setdefault(shape, {})[gpu] = None
 

@@ -50,15 +50,21 @@ class Piece(msgspec.Struct, frozen=True):
     @property
     def fit(self) -> int:
         """How many have room on an empty axis, whatever ``most`` says."""
-        return self.fit_beside(0)
+        return self.room_beside(0)[0]
 
-    def fit_beside(self, taken: int) -> int:
-        """How many have room beside slots that are taken. From the left: exact for equal sizes."""
-        count = 0
+    def room_beside(self, taken: int) -> tuple[int, int]:
+        """How many have room beside slots that are taken, and at how many starts one may begin.
+
+        Counted from the left, which is exact for equal sizes.
+        """
+        fit = free = 0
+        filled = taken
         for mask in self.masks:
             if not taken & mask:
-                count, taken = count + 1, taken | mask
-        return count
+                free += 1
+                if not filled & mask:
+                    fit, filled = fit + 1, filled | mask
+        return fit, free
 
     def free_starts(self, taken: int) -> tuple[tuple[int, int], ...]:
         """The starts that are left beside slots that are taken, each with its mask."""

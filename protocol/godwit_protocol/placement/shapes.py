@@ -3,14 +3,16 @@
 A ``Shape`` is all that decides what else fits: the mode, the slots that are taken, how many sit
 there, and how many of the few profiles whose number is limited by more than room. GPUs of one model
 with one shape are interchangeable. A shape is made when it is first met and kept with what was
-computed for it, so that a decision over many GPUs is a dictionary look-up a shape.
+computed for it: ``prepare`` computes once all that a decision may ask, so that a decision over many
+GPUs is a dictionary look-up a shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from math import lcm
+from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -22,6 +24,8 @@ from .policy import Policy
 
 WHOLE: Final = lcm(*range(1, SLOTS_MAX + 1))
 """A whole, so that any share of a GPU is a whole number of its parts: ranks compare exactly."""
+DIGIT_BITS: Final = SLOTS_MAX.bit_length()
+"""Bits of one digit of a ``worth``: more than ``SLOTS_MAX`` of a profile fit on no GPU."""
 CATALOGUES_MAX: Final = 4
 """Catalogues whose tables are kept; a process has one, its tests a few."""
 
@@ -34,9 +38,7 @@ class Choice(msgspec.Struct, frozen=True, eq=False):
     after: Shape
 
 
-Room = tuple[int, ...]
-"""By the catalogue's ranking, largest profile first: how many more of it a GPU could take."""
-Rank = tuple[int, Room, int, int]
+Rank = tuple[int, int, int, int]
 """Of a choice; the least is the best."""
 _Key = tuple[GpuMode, str, int, int, int, tuple[tuple[str, int], ...]]
 
@@ -44,16 +46,15 @@ _Key = tuple[GpuMode, str, int, int, int, tuple[tuple[str, int], ...]]
 class Shape:
     """What is taken on one GPU. Made by its ``Tables`` only, one object a shape."""
 
-    __slots__ = ("_best", "_choices", "_places", "_room", "_tables", "compute", "count", "equal",
+    __slots__ = ("_best", "_choices", "_measures", "_tables", "compute", "count", "equal",
                  "mode", "scarce", "taken")  # fmt: skip
 
     def __init__(self, tables: Tables, key: _Key) -> None:
         self.mode, self.equal, self.taken, self.compute, self.count, self.scarce = key
         self._tables = tables
         self._choices: dict[str, tuple[Choice, ...]] = {}
-        self._best: dict[tuple[str, Policy], tuple[Rank, Choice] | None] = {}
-        self._room: Room | None = None
-        self._places: int | None = None
+        self._best: dict[tuple[str, Policy], tuple[Rank, Choice]] | None = None
+        self._measures: tuple[int, int] | None = None
 
     @property
     def model(self) -> GpuModel:
@@ -61,38 +62,58 @@ class Shape:
         return self._tables.model
 
     @property
-    def room(self) -> Room:
-        """How many more of each profile fit, of one profile at a time."""
-        if self._room is None:
-            room = [0] * len(self._tables.ranking)
-            for place, name in self._tables.own:
-                room[place] = self.fits(name)
-            self._room = tuple(room)
-        return self._room
+    def worth(self) -> int:
+        """How many more of each profile fit, of one profile at a time, as one number.
+
+        It has a digit a profile, that of the largest first: less of a larger one is less worth.
+        """
+        return self._measured()[0]
 
     @property
     def places(self) -> int:
         """How many placements are legal now: each profile at each start that is left for it."""
-        if self._places is None:
-            self._places = sum(
-                len(piece.free_starts(self.taken))
-                for _, name in self._tables.own
-                for piece in self._tables.ways(name)
-                if self.admits(piece)
-            )
-        return self._places
+        return self._measured()[1]
+
+    def _measured(self) -> tuple[int, int]:
+        if self._measures is None:
+            most: dict[int, int] = {}
+            places = 0
+            for shift, piece in self._tables.digits(self.mode, self.equal):
+                fit, free = self._room(piece)
+                most[shift] = max(fit, most.get(shift, 0))
+                places += free
+            self._measures = sum(fit << shift for shift, fit in most.items()), places
+        return self._measures
+
+    def _openings(self, profile: str) -> Iterator[tuple[Piece, tuple[tuple[int, int], ...]]]:
+        """The ways in which the profile may come, each with its free starts and their masks."""
+        for piece in self._tables.ways(profile):
+            if self.admits(piece):
+                yield piece, piece.free_starts(self.taken)
+
+    def prepare(self) -> None:
+        """Compute whatever a decision may ask of this shape, unless that has been done."""
+        if self._best is None:
+            self._best = {}
+            for base in {piece.base for _, piece in self._tables.digits(self.mode, self.equal)}:
+                losses = [(choice, self._loss(choice)) for choice in self.choices(base)]
+                for policy in Policy if losses else ():
+                    ranked = [((self._first(item, policy), *loss), item) for item, loss in losses]
+                    self._best[base, policy] = min(ranked, key=itemgetter(0))
 
     def fits(self, profile: str) -> int:
         """How many more of one profile fit, if nothing else comes."""
-        return max((self._fits(piece) for piece in self._tables.ways(profile)), default=0)
+        return max((self._room(piece)[0] for piece in self._tables.ways(profile)), default=0)
 
-    def _fits(self, piece: Piece) -> int:
+    def _room(self, piece: Piece) -> tuple[int, int]:
+        """How many more of it fit, and at how many starts one may begin."""
         if not self.admits(piece):
-            return 0
-        found = min(piece.fit_beside(self.taken), piece.most - self._held(piece))
+            return 0, 0
+        fit, free = piece.room_beside(self.taken)
+        fit = min(fit, piece.most - self._held(piece))
         if piece.compute:
-            found = min(found, (self._tables.compute_slices - self.compute) // piece.compute)
-        return found
+            fit = min(fit, (self._tables.compute_slices - self.compute) // piece.compute)
+        return fit, free
 
     def admits(self, piece: Piece) -> bool:
         """Whether the mode, the compute slices and the limits let it in, wherever it would sit."""
@@ -111,22 +132,20 @@ class Shape:
 
     def choices(self, profile: str) -> tuple[Choice, ...]:
         """Every legal place for the profile."""
-        if profile not in self._choices:
-            self._choices[profile] = tuple(
+        base = self._tables.base(profile)
+        if base not in self._choices:
+            self._choices[base] = tuple(
                 Choice(piece, start, self._tables.with_piece(self, piece, mask))
-                for piece in self._tables.ways(profile)
-                if self.admits(piece)
-                for start, mask in piece.free_starts(self.taken)
+                for piece, starts in self._openings(base)
+                for start, mask in starts
             )
-        return self._choices[profile]
+        return self._choices[base]
 
     def best(self, profile: str, policy: Policy) -> tuple[Rank, Choice] | None:
         """The best place on this GPU with its rank among those on all GPUs; None: it has none."""
-        key = (profile, policy)
-        if key not in self._best:
-            ranked = [(self.rank(choice, policy), choice) for choice in self.choices(profile)]
-            self._best[key] = min(ranked, key=lambda item: item[0], default=None)
-        return self._best[key]
+        self.prepare()
+        assert self._best is not None
+        return self._best.get((self._tables.base(profile), policy))
 
     def rank(self, choice: Choice, policy: Policy) -> Rank:
         """How good a choice is; the least is the best.
@@ -134,9 +153,12 @@ class Shape:
         After what the policy asks for: of each profile, largest first, how many fewer could be
         placed then; how many fewer placements would be legal; and the start.
         """
-        after = choice.after
-        lost = tuple(a - b for a, b in zip(self.room, after.room, strict=True))
-        return self._first(choice, policy), lost, self.places - after.places, choice.start
+        return self._first(choice, policy), *self._loss(choice)
+
+    def _loss(self, choice: Choice) -> tuple[int, int, int]:
+        worth, places = self._measured()
+        worth_after, places_after = choice.after._measured()
+        return worth - worth_after, places - places_after, choice.start
 
     def _first(self, choice: Choice, policy: Policy) -> int:
         """What the policy asks for, in parts of ``WHOLE``."""
@@ -159,15 +181,35 @@ class Tables:
         self.ranking = ranking
         self.compute_slices = model.mig.compute_slices if model.mig else 0
         self._ways = pieces(model)
-        own = {way.base for ways in self._ways.values() for way in ways}
-        self.own = tuple((place, name) for place, name in enumerate(ranking) if name in own)
-        """The model's own profiles, each with its place in the ranking."""
+        last = len(ranking) - 1
+        every = [
+            (DIGIT_BITS * (last - place), way)
+            for place, name in enumerate(ranking)
+            for way in self.ways(name)
+        ]
+        self._bases = {name: ways[0].base for name, ways in self._ways.items()}
+        self._scarce = {way.base for _, way in every if way.most < way.fit}
+        self._digits = {
+            mode: tuple((shift, way) for shift, way in every if mode in (GpuMode.NONE, way.mode))
+            for mode in GpuMode
+        }
         self._shapes: dict[_Key, Shape] = {}
         self.empty = self._shape((GpuMode.NONE, "", 0, 0, 0, ()))
 
     def ways(self, profile: str) -> tuple[Piece, ...]:
         """In which modes the profile may sit, and how; nothing if the model does not offer it."""
         return self._ways.get(profile, ())
+
+    def digits(self, mode: GpuMode, equal: str) -> Iterable[tuple[int, Piece]]:
+        """The pieces that a GPU may take in a mode (``equal``: the one size of its vGPUs, or
+        nothing), each with the place of its digit in a shape's worth.
+        """
+        digits = self._digits[mode]
+        return digits if not equal else (item for item in digits if item[1].base == equal)
+
+    def base(self, profile: str) -> str:
+        """The profile whose place it takes: itself, unless it is MIG-backed."""
+        return self._bases.get(profile, profile)
 
     def of(self, seats: Iterable[Seat]) -> Shape:
         """The shape of a GPU with these seats. Raises ``CorruptError`` if they are not legal."""
@@ -188,16 +230,18 @@ class Tables:
 
     def with_piece(self, shape: Shape, piece: Piece, mask: int) -> Shape:
         """The shape after a legal choice."""
-        scarce = dict(shape.scarce)
-        if piece.most < piece.fit:
-            scarce[piece.base] = scarce.get(piece.base, 0) + 1
+        scarce = shape.scarce
+        if piece.base in self._scarce:
+            counts = dict(scarce)
+            counts[piece.base] = counts.get(piece.base, 0) + 1
+            scarce = tuple(sorted(counts.items()))
         key = (
             piece.mode,
             piece.base if piece.mode is GpuMode.EQUAL else "",
             shape.taken | mask,
             shape.compute + piece.compute,
             shape.count + 1,
-            tuple(sorted(scarce.items())),
+            scarce,
         )
         return self._shape(key)
 

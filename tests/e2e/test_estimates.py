@@ -72,6 +72,11 @@ async def test_a_machine_is_sampled_estimated_and_compared(
 async def a_limit_that_cannot_be_kept(operations: Operations, name: str) -> None:
     """Refused before anything is reserved, unless the user wants only to be warned."""
     move = ("migrate", name, "--to", "host-2", "--stun-limit", "100us")
+    tried = json.loads(await godwit(operations, *move[:4], "--dry-run", "--json"))
+    assert (tried["movable"], tried["admission"]["admission"]) == (True, "admitted")
+    assert tried["estimate"]["stun_ms"]["bound"] >= tried["estimate"]["stun_ms"]["median"]
+    dry = await godwit(operations, *move, "--dry-run", status=RefusedError.exit_code)
+    assert "the limit is 0.1 ms" in dry
     told = await godwit(operations, *move, status=RefusedError.exit_code)
     assert "the limit is 0.1 ms" in told
     assert (await operations.record(name)).owner == "host-1"

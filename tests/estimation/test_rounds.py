@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godwit_protocol.convergence import Decision, DecisionReason, decide
+from godwit_protocol.convergence import Decision, DecisionReason, Slowing, decide
 from godwit_protocol.estimation.history import DirtyWindow, LinkSample, RegionWrites
 from godwit_protocol.estimation.rounds import ROUNDS_PLAYED_MAX, Curve, play
 from godwit_protocol.events.migration import Limits, RoundFigures
@@ -18,6 +18,8 @@ ANY_LIMITS = st.builds(
     stun_limit_ns=st.integers(1, 10_000 * MS),
     rounds_max=st.integers(1, 5000),
     stalled_rounds_max=st.integers(1, 5000),
+    stun_limit_max_ns=st.integers(0, 10_000 * MS),
+    slow_percent_max=st.integers(0, 99),
 )
 
 
@@ -74,6 +76,12 @@ def test_a_machine_faster_than_its_link_is_given_up() -> None:
     assert played.stun_ns > LIMITS.stun_limit_ns
 
 
+def test_a_machine_that_may_be_slowed_is_not_given_up() -> None:
+    played = play(Curve(steady(200 * MIB)), link(100 * MIB), Limits(slow_percent_max=80))
+    assert played.decision is Decision.STUN
+    assert played.stun_ns < LIMITS.stun_limit_ns
+
+
 @given(windows(), links, ANY_LIMITS)
 def test_every_play_ends_as_the_live_source_would_decide(
     given: DirtyWindow, over: LinkSample, limits: Limits
@@ -93,13 +101,17 @@ def test_every_play_ends_as_the_live_source_would_decide(
         )
         for number, done in enumerate(played.rounds, 1)
     ]
+    percent = 0
     for number in range(1, len(figures) + 1):
         verdict = decide(
             figures[:number],
             stun_limit_ns=limits.stun_limit_ns,
             rounds_max=min(limits.rounds_max, ROUNDS_PLAYED_MAX),
             stalled_rounds_max=limits.stalled_rounds_max,
+            stun_limit_max_ns=limits.stun_limit_max_ns,
+            slowing=Slowing(percent, limits.slow_percent_max),
         )
+        percent = verdict.slow_percent
         assert (verdict.decision is Decision.ANOTHER_ROUND) == (number < len(figures))
     assert verdict.decision is played.decision
     assert played.stun_ns <= played.total_ns

@@ -11,10 +11,20 @@ import msgspec
 
 from godwit_protocol.compatibility.verdict import Status, Verdict
 from godwit_protocol.errors import ConflictError, InvalidInputError, RefusedError
+from godwit_protocol.estimation.admission import (
+    Admission,
+    AdmissionPolicy,
+    AdmissionVerdict,
+    admit,
+)
+from godwit_protocol.estimation.forecast import Forecast
+from godwit_protocol.events.migration import Limits
 
 from . import output, reading
+from .estimate_pictures import forecast_json, forecast_text
 from .figures import count
 from .machine_pictures import find_live_machine
+from .migration_pictures import ADMISSION_HINT
 from .narrative import reason
 
 if TYPE_CHECKING:
@@ -29,11 +39,18 @@ class DryRun(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     destination: str
     verdicts: tuple[Verdict, ...]
+    forecast: Forecast
+    admission: AdmissionVerdict
 
     @property
     def refusals(self) -> tuple[Verdict, ...]:
         """What is in the way."""
         return tuple(verdict for verdict in self.verdicts if verdict.refuses)
+
+    @property
+    def is_admitted(self) -> bool:
+        """Whether the stun limit lets it begin."""
+        return self.admission.admission is not Admission.REFUSED
 
     def as_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
@@ -41,18 +58,28 @@ class DryRun(msgspec.Struct, frozen=True, kw_only=True):
             "machine": self.machine,
             "source": self.source,
             "destination": self.destination,
-            "movable": not self.refusals,
+            "movable": not self.refusals and self.is_admitted,
             "verdicts": [msgspec.to_builtins(verdict) for verdict in self.verdicts],
+            "estimate": forecast_json(self.destination, self.forecast),
+            "admission": msgspec.to_builtins(self.admission),
         }
 
 
-async def dry_run(log: EventLog, catalogue: Catalogue, name: str, to: str) -> DryRun:
-    """Judge moving machine ``name`` to host ``to``.
+async def dry_run(
+    log: EventLog,
+    catalogue: Catalogue,
+    name: str,
+    to: str,
+    limits: Limits,
+    policy: AdmissionPolicy,
+) -> DryRun:
+    """Judge moving machine ``name`` to host ``to`` within ``limits``.
 
     Raises ``NotFoundError``, ``ConflictError`` if it is there already or is being moved,
     ``UnreachableError``.
     """
     from godwit.coordinator.compatibility import gather
+    from godwit.estimation.reading import forecasts
     from godwit_protocol.compatibility.judging import judge
 
     picture = await find_live_machine(log, name)
@@ -65,14 +92,23 @@ async def dry_run(log: EventLog, catalogue: Catalogue, name: str, to: str) -> Dr
         raise InvalidInputError(f"the log does not say what machine {name} is made of")
     case = await gather(log, catalogue, picture.spec, picture.host, to)
     verdicts = judge(case).verdicts
-    return DryRun(machine=name, source=picture.host, destination=to, verdicts=verdicts)
+    forecast = (await forecasts(log, name, picture.host, (to,), limits))[to]
+    return DryRun(
+        machine=name,
+        source=picture.host,
+        destination=to,
+        verdicts=verdicts,
+        forecast=forecast,
+        admission=admit(forecast, limits.longest_stun_ns, policy),
+    )
 
 
 def show(found: DryRun) -> None:
     """Print every verdict, those that refuse too."""
     rows = [_row(verdict) for verdict in found.verdicts]
     output.print_table(("CHECK", "VERDICT", "REASON", "HINT"), rows, "nothing had to be checked")
-    if not found.refusals:
+    output.print_line(f"estimate: {forecast_text(found.forecast)}")
+    if not found.refusals and found.is_admitted:
         output.print_line(
             f"machine {found.machine} can move from {found.source} to {found.destination};"
             " nothing has been moved"
@@ -81,8 +117,10 @@ def show(found: DryRun) -> None:
 
 def error_of(found: DryRun) -> RefusedError | None:
     """What the command ends with if anything refuses."""
-    if not found.refusals:
+    if not found.refusals and found.is_admitted:
         return None
+    if not found.refusals:
+        return RefusedError(found.admission.message, hint=ADMISSION_HINT)
     refusals, checks = len(found.refusals), count(len(found.verdicts), "check")
     return RefusedError(
         f"machine {found.machine} cannot move to {found.destination}:"

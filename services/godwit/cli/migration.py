@@ -105,12 +105,12 @@ def migrate(
     as_json_: JsonOption = False,
 ) -> None:
     """Move a running machine to another host."""
-    if dry:
-        _try_out(directory, name, to, as_json=as_json_)
-        return
     limits = ev.Limits(
         stun_limit_ns=parse_duration_ns(stun_limit), deadline_ns=parse_duration_ns(deadline)
     )
+    if dry:
+        _try_out(directory, name, to, limits, admission, as_json=as_json_)
+        return
 
     async def work() -> MigrationSummary:
         async with open_log(directory) as log:
@@ -130,12 +130,20 @@ def migrate(
         raise error
 
 
-def _try_out(directory: Path | None, name: str, to: str, *, as_json: bool) -> None:
-    catalogue = find_catalogue()
+def _try_out(
+    directory: Path | None,
+    name: str,
+    to: str,
+    limits: ev.Limits,
+    admission: AdmissionPolicy | None,
+    *,
+    as_json: bool,
+) -> None:
+    catalogue, policy = find_catalogue(), admission or AdmissionPolicy.REFUSE
 
     async def work() -> dry_run.DryRun:
         async with open_log(directory) as log:
-            return await dry_run.dry_run(log, catalogue, name, to)
+            return await dry_run.dry_run(log, catalogue, name, to, limits, policy)
 
     found = run(work())
     if as_json:

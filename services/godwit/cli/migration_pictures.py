@@ -39,10 +39,7 @@ REFUSALS = frozenset(
 )
 """Reasons for which a migration ends before the source has been told to start."""
 
-_HINTS = {
-    AbortReason.STUN_BOUND_OVER_LIMIT: "allow more with --stun-limit, or move it anyway with"
-    " --admission warn",
-}
+ADMISSION_HINT = "allow more with --stun-limit, or move it anyway with --admission warn"
 
 ID_PART_CHARACTERS_MIN = 4
 
@@ -131,7 +128,8 @@ def error_of(summary: MigrationSummary) -> GodwitError | None:
     if summary.outcome is not Outcome.ABORTED:
         return None
     if summary.reason in REFUSALS:
-        hint = _HINTS.get(summary.reason, "nothing has changed")
+        over_limit = summary.reason is AbortReason.STUN_BOUND_OVER_LIMIT
+        hint = ADMISSION_HINT if over_limit else "nothing has changed"
         return RefusedError(f"{where} was refused: {told}", hint=hint)
     return AbortedError(
         f"{where} was aborted: {told}",

@@ -29,11 +29,11 @@ class Estimates:
             return standing
         to, limits = requested.destination, requested.limits
         found = await forecasts(self._event_log, requested.machine, source, (to,), limits)
-        verdict = admit(found[to], limits.stun_limit_ns, requested.admission or self._policy)
+        verdict = admit(found[to], limits.longest_stun_ns, requested.admission or self._policy)
         return EstimateMade(
             source=source,
             destination=to,
-            stun_limit_ns=limits.stun_limit_ns,
+            stun_limit_ns=limits.longest_stun_ns,
             admission=verdict.admission,
             message=verdict.message,
             estimate=found[to].estimate,

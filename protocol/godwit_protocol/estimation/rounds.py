@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 from ..convergence import PREDICTED_STUN_NS_MAX, Decision, DecisionReason, Slowing, decide
 from .history import DirtyWindow, LinkSample
 
-ROUNDS_PLAYED_MAX: Final = 64
+ROUNDS_PLAYED_MAX: Final = 32
 """A machine that has not converged by then does not: its remaining bytes repeat themselves."""
 
 

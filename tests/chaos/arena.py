@@ -43,7 +43,7 @@ HOSTS: Final = ("host-1", "host-2")
 POLL_S: Final = 0.05
 REACHED_S_MAX: Final = 60.0
 SETTLED_S_MAX: Final = 60.0
-LIMITS: Final = ev.Limits(stun_limit_ns=2_000_000_000, deadline_ns=20_000_000_000)
+LIMITS: Final = ev.Limits(stun_limit_ns=2_000_000_000, deadline_ns=40_000_000_000)
 SECOND_COORDINATOR: Final = "coordinator-2"
 ONE_THREAD: Final = "OPENBLAS_NUM_THREADS=1"
 

@@ -15,16 +15,22 @@ STEPS_MAX: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class _VGpu:
+class InProcessVGpu:
     profile: str
     framebuffer: memoryview
 
 
 @dataclass(frozen=True, slots=True)
-class _Machine:
+class InProcessMachine:
     name: str
     ram: memoryview
-    vgpus: tuple[_VGpu, ...]
+    vgpus: tuple[InProcessVGpu, ...]
+
+    @classmethod
+    def empty(cls) -> InProcessMachine:
+        """One whose regions are zero."""
+        ram, framebuffer = (memoryview(mmap.mmap(-1, REGION_BYTES)) for _ in range(2))
+        return cls("twin", ram, (InProcessVGpu("twin", framebuffer),))
 
 
 class Twin:
@@ -32,8 +38,7 @@ class Twin:
 
     def __init__(self) -> None:
         self._trainer = make_trainer()
-        ram, framebuffer = (memoryview(mmap.mmap(-1, REGION_BYTES)) for _ in range(2))
-        self._trainer.boot(_Machine("twin", ram, (_VGpu("twin", framebuffer),)))
+        self._trainer.boot(InProcessMachine.empty())
         self._step = 0
 
     def faults(self, told: dict[str, Any]) -> list[str]:

@@ -1,0 +1,68 @@
+"""The matrix goes on where it was interrupted, and what it finds is what is shown."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from arena import Setting
+from cells import Cell, CellOutcome, Fault, Party, Result, faults_of, setting_of
+from matrix import SUMMARY, Queue, all_cells
+from results import CHANGED, Results
+from steps import STEPS, step
+from table import page, summary, with_summary
+
+GOOD = CellOutcome(Cell(Party.SOURCE, Fault.KILL, step("s6")), Result.STAYED, "restarted", 2.5)
+BAD = CellOutcome(Cell(Party.NATS, Fault.KILL, step("d9")), Result.BAD, "two run", 1.0)
+ON = date(2026, 11, 22)
+
+
+def test_every_party_is_hit_by_each_of_its_faults_at_each_step_once() -> None:
+    cells = all_cells()
+    assert (
+        len(cells) == len(set(cells)) == sum(len(faults_of(party)) for party in Party) * len(STEPS)
+    )
+
+
+def test_what_was_found_is_known_to_the_next_run_of_the_same_revision(tmp_path: Path) -> None:
+    for outcome in (GOOD, BAD):
+        Results("v1", tmp_path).add(outcome)
+    assert Results("v1", tmp_path).outcomes == {GOOD.cell: GOOD, BAD.cell: BAD}
+    assert Results("v2", tmp_path).outcomes == {}
+
+
+def test_what_a_changed_work_tree_found_is_forgotten(tmp_path: Path) -> None:
+    Results(f"v1{CHANGED}", tmp_path).add(GOOD)
+    assert Results(f"v1{CHANGED}", tmp_path).outcomes == {}
+
+
+def test_a_queue_gives_each_cell_once_to_an_arena_that_can_run_it() -> None:
+    queue, taken = Queue(all_cells()), []
+    while (setting := queue.next_setting(0)) is not None:
+        while (cell := queue.take(setting)) is not None:
+            assert setting_of(cell.party) is setting
+            taken.append(cell)
+    assert sorted(map(str, taken)) == sorted(map(str, all_cells()))
+
+
+def test_early_on_there_is_an_arena_of_each_setting() -> None:
+    queue = Queue(all_cells())
+    assert [queue.next_setting(worker) for worker in range(3)] == list(Setting)
+
+
+def test_the_page_shows_each_cell_and_the_revision() -> None:
+    shown = page([GOOD, BAD], ON, "v1")
+    assert "2 cells at revision `v1`, finished on 2026-11-22:\n1 ←, 1 ✗." in shown
+    (row,) = [
+        line for line in shown.splitlines() if "nats-server | SIGKILL" in line and "✗" in line
+    ]
+    assert [cell.strip() for cell in row.split("|")].index("✗") == 2 + 9
+
+
+def test_the_summary_takes_the_place_of_the_former_one() -> None:
+    old = with_summary(SUMMARY.read_text(), "old")
+    new = with_summary(old, summary([GOOD, BAD], ON, "v1"))
+    assert "old" in old and "1 ←, 1 ✗." in new and with_summary(new, "old") == old
+    with pytest.raises(ValueError, match="no <!-- chaos"):
+        with_summary("a page without marks", "new")

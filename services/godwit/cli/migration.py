@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from godwit_protocol.convergence import SLOW_PERCENT_MAX
 from godwit_protocol.errors import ConflictError, DeadlineError
 from godwit_protocol.estimation.admission import AdmissionPolicy
 from godwit_protocol.events import migration as ev
@@ -77,6 +78,22 @@ def migrate(
         str,
         typer.Option(metavar="TIME", help="The longest that the machine may stand still."),
     ] = "500ms",
+    stun_limit_max: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME", help="What it may stand still instead, rather than give the move up."
+        ),
+    ] = "0ms",
+    slow_max: Annotated[
+        int,
+        typer.Option(
+            metavar="PERCENT",
+            min=0,
+            max=SLOW_PERCENT_MAX,
+            help="How much of the guest's time may be taken from it, if it writes faster than"
+            " the link carries; 0: none.",
+        ),
+    ] = 80,
     deadline: Annotated[
         str, typer.Option(metavar="TIME", help="When to give up and leave the machine.")
     ] = "10m",
@@ -106,7 +123,10 @@ def migrate(
 ) -> None:
     """Move a running machine to another host."""
     limits = ev.Limits(
-        stun_limit_ns=parse_duration_ns(stun_limit), deadline_ns=parse_duration_ns(deadline)
+        stun_limit_ns=parse_duration_ns(stun_limit),
+        stun_limit_max_ns=parse_duration_ns(stun_limit_max),
+        slow_percent_max=slow_max,
+        deadline_ns=parse_duration_ns(deadline),
     )
     if dry:
         _try_out(directory, name, to, limits, admission, as_json=as_json_)

@@ -46,8 +46,13 @@ GUESTS = {
     "memhog-50-hot": memhog(50_000_000, "hot"),
     "memhog-100-sequential": memhog(100_000_000, "sequential"),
     "memhog-200-uniform": memhog(200_000_000, "uniform"),
+    "memhog-500-hot": memhog(500_000_000, "hot"),
     "embedder": ("godwit.guests.embedder:Embedder", "256MiB", ONE_THREAD),
-    "trainer": ("godwit.guests.trainer:Trainer", "256MiB", ONE_THREAD),
+    "trainer": (
+        "godwit.guests.trainer:Trainer",
+        "256MiB",
+        (*ONE_THREAD, "GODWIT_TRAINER_HIDDEN=2048"),
+    ),
 }
 
 

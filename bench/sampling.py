@@ -39,13 +39,13 @@ GUESTS = {
         MEMHOG,
         "1GiB",
         ("GODWIT_MEMHOG_RATE=200000000", "GODWIT_MEMHOG_FILL=1"),
-        "writes",
+        "pages_written",
     ),
     "memhog, 50 MB/s in 64 MiB of 1 GiB": (
         MEMHOG,
         "1GiB",
         ("GODWIT_MEMHOG_RATE=50000000", "GODWIT_MEMHOG_PATTERN=hot", "GODWIT_MEMHOG_FILL=1"),
-        "writes",
+        "pages_written",
     ),
     "trainer, as fast as it can": (
         "godwit.guests.trainer:Trainer",

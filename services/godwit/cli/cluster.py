@@ -95,8 +95,9 @@ class Cluster:
         already. ``report`` is told when a service dies later, and is restarted. With
         ``launch_through``, a module with arguments, each service is run by that module (a profiler,
         a test's launcher), which is given the service's as its last argument. ``environ`` is added
-        to the environment of every process. Raises ``ConflictError`` if a cluster runs in ``directory``, ``InvalidInputError``,
-        ``UnreachableError`` or ``DeadlineError`` naming the service that did not come up.
+        to the environment of every process. Raises ``ConflictError`` if a cluster runs in
+        ``directory``, ``InvalidInputError``, and ``UnreachableError`` or ``DeadlineError`` naming
+        the service that did not come up.
         """
         if not 1 <= hosts <= HOSTS_MAX:
             raise InvalidInputError(f"{hosts} hosts", hint=f"give 1 to {HOSTS_MAX}")

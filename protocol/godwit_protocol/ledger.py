@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -228,7 +229,7 @@ def decide(
     for vgpu in wanted:
         if (refusal := _unsuited(picture, vgpu)) is not None:
             return refusal
-    fleet = _fleet(picture, catalogue)
+    fleet = index((picture,), catalogue)
     profiles = [vgpu.profile for vgpu in wanted]
     try:
         places = fleet.choose_all(profiles, policy, group if len(wanted) > 1 else DeviceGroup.NONE)
@@ -262,19 +263,21 @@ def _unsuited(picture: HostPicture, vgpu: ProfileWanted) -> Refusal | None:
     return Refusal(code=RefusalCode.MODEL_MISMATCH, message=message)
 
 
-def _fleet(picture: HostPicture, catalogue: Catalogue) -> Fleet:
-    """The host's GPUs. One that the catalogue lacks, or on which it is not known what sits where,
-    takes nothing.
+def index(pictures: Iterable[HostPicture], catalogue: Catalogue) -> Fleet:
+    """The hosts' GPUs. One that the catalogue lacks, or on which it is not known what sits where,
+    takes nothing and is left out.
     """
     fleet = Fleet(solver(catalogue))
-    for gpu in picture.gpus:
-        try:
-            if gpu.model in catalogue.models:
-                seats = [occupant.seat for occupant in _occupants(picture, gpu.index)]
-                at = GpuAt(picture.host, gpu.index)
-                fleet.put(at, gpu.model, seats, island=_island(gpu))
-        except CorruptError:
-            continue
+    for picture in pictures:
+        for gpu in picture.gpus:
+            try:
+                if gpu.model in catalogue.models:
+                    seats = [occupant.seat for occupant in occupants(picture, gpu.index)]
+                    at = GpuAt(picture.host, gpu.index)
+                    island = _island(gpu) and f"{picture.host}: {_island(gpu)}"
+                    fleet.put(at, gpu.model, seats, island=island)
+            except CorruptError:
+                continue
     return fleet
 
 
@@ -297,7 +300,7 @@ def _no_group(picture: HostPicture, profiles: list[str], group: DeviceGroup) -> 
     return Refusal(code=RefusalCode.NO_DEVICE_GROUP, message=message)
 
 
-def _occupants(picture: HostPicture, gpu: int) -> list[Occupant]:
+def occupants(picture: HostPicture, gpu: int) -> list[Occupant]:
     """Who sits where on a GPU, in the order in which they came."""
     return [
         Occupant(holding.machine, Seat(placed.profile, placed.mode, placed.start, placed.slots))
@@ -323,9 +326,9 @@ def _does_not_fit(
         clearing
         for gpu in picture.gpus
         if gpu.model in missing.models and fleet.knows(GpuAt(picture.host, gpu.index))
-        for occupants in [[*_occupants(picture, gpu.index), *beside.get(gpu.index, [])]]
+        for others in [[*occupants(picture, gpu.index), *beside.get(gpu.index, [])]]
         for clearing in [clear(solver(catalogue), GpuAt(picture.host, gpu.index), gpu.model,
-                               occupants, missing.profile)]
+                               others, missing.profile)]
         if clearing is not None
     ]  # fmt: skip
     message = f"{missing.profile} has no place on host {picture.host}"

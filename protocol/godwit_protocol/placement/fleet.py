@@ -93,9 +93,12 @@ class Fleet:
         """What is taken on a GPU."""
         return self._shapes[gpu]
 
-    def remaining(self, profile: str) -> int:
-        """How many more of a profile fit, if nothing else comes. Raises ``InvalidInputError``."""
-        return sum(shape.fits(profile) * len(gpus) for shape, gpus in self._offering(profile))
+    def remaining(self, profile: str, model: str = "") -> int:
+        """How many more of a profile fit, if nothing else comes; on GPUs of one model if it is
+        given. Raises ``InvalidInputError``.
+        """
+        groups = self._groups.get(model, {}).items() if model else self._offering(profile)
+        return sum(shape.fits(profile) * len(gpus) for shape, gpus in groups)
 
     def choose(self, profile: str, policy: Policy) -> Place | None:
         """The best place for one vGPU; None if there is none. Raises ``InvalidInputError``."""

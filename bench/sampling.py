@@ -3,6 +3,7 @@
 ``python bench/sampling.py [SECONDS]``: by guest, slices of SECONDS with windows one after the other
 against slices without, in turns. What one window costs follows from the processor time that a unit
 of the guest's work takes in each; its share of the guest's time from how seldom the host takes one.
+Less than nothing means: less than can be told from what else runs on the machine.
 """
 
 from __future__ import annotations
@@ -110,10 +111,9 @@ async def measure(log: EventLog, hypervisor: NativeHypervisor, case: str, slice_
 
 def findings(case: str, calm: list[Slice], seen: list[Slice]) -> dict:
     windows = [window for each in seen for window in each.windows]
-    extra_s = statistics.median(s.cpu_s_each for s in seen) - statistics.median(
-        c.cpu_s_each for c in calm
-    )
-    lost_s = max(extra_s, 0.0) * sum(s.work for s in seen) / len(windows)
+    # The least of several slices: what else runs on the machine only ever adds.
+    extra_s = min(s.cpu_s_each for s in seen) - min(c.cpu_s_each for c in calm)
+    lost_s = extra_s * statistics.median(s.work / len(s.windows) for s in seen)
     pages = statistics.median(window.written_bytes[-1] // PAGE_BYTES for window in windows)
     every_s = statistics.median(next_begin_ns(window, PERIOD_NS) for window in windows) / 1e9
     sweeps_s = statistics.median(window.cost_ns for window in windows) / 1e9

@@ -117,9 +117,10 @@ def test_a_host_is_one_process_namespace_one_volume_and_one_user(host: str) -> N
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_a_destination_announces_the_name_that_finds_it(host: str) -> None:
+def test_a_host_announces_the_name_that_finds_its_destination(host: str) -> None:
     name = f"{host}-destination"
-    assert SERVICES[name].environment["GODWIT_LINK_HOST"] == name
+    for part in ("source", "destination"):
+        assert SERVICES[f"{host}-{part}"].environment["GODWIT_LINK_HOST"] == name
 
 
 def test_images_are_pinned() -> None:

@@ -40,6 +40,10 @@ REFUSALS = frozenset(
 """Reasons for which a migration ends before the source has been told to start."""
 
 ADMISSION_HINT = "allow more with --stun-limit, or move it anyway with --admission warn"
+_HINTS = {
+    AbortReason.STUN_BOUND_OVER_LIMIT: ADMISSION_HINT,
+    AbortReason.INCOMPATIBLE: "'godwit migrate' with --dry-run shows every check",
+}
 
 ID_PART_CHARACTERS_MIN = 4
 
@@ -128,8 +132,7 @@ def error_of(summary: MigrationSummary) -> GodwitError | None:
     if summary.outcome is not Outcome.ABORTED:
         return None
     if summary.reason in REFUSALS:
-        over_limit = summary.reason is AbortReason.STUN_BOUND_OVER_LIMIT
-        hint = ADMISSION_HINT if over_limit else "nothing has changed"
+        hint = _HINTS.get(summary.reason, "nothing has changed")
         return RefusedError(f"{where} was refused: {told}", hint=hint)
     return AbortedError(
         f"{where} was aborted: {told}",

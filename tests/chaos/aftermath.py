@@ -23,7 +23,7 @@ from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 
 END_S_MAX: Final = 75.0
-VMM_SOCKETS_MAX: Final = 4
+VMM_SOCKETS_MAX: Final = 3
 """What a service may hold to watch a machine. One that leaks a socket a migration soon has more."""
 
 

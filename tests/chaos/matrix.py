@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import logging
 import shutil
 import signal
 import sys
@@ -19,6 +20,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
 import table
 import wires
 from arena import Arena, Setting
@@ -127,6 +129,8 @@ async def _work_all(run: Run, arenas: int) -> None:
 
 
 def main() -> None:
+    # What the connections of the runner itself go through is the faults' own doing.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     arenas, patterns = int(sys.argv[1]), sys.argv[2:] or ["*"]
     cells = [each for each in all_cells() if any(fnmatch.fnmatch(str(each), p) for p in patterns)]
     if not wires.is_possible():

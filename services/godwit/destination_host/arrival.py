@@ -115,6 +115,7 @@ class Arrival:
             await self._fence.stop()
             self._listener.forget(self._link_session)
             await self._close_link()
+            self._vmm = None  # hangs up: this object is in cycles, and lives on for a while
 
     def _perform(self, effect: Effect) -> None:
         match effect:

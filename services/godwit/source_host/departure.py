@@ -112,6 +112,7 @@ class Departure:
         finally:
             await self._fence.stop()
             await self._close_link()
+            self._found = None  # hangs up: this object is in cycles, and lives on for a while
 
     def _perform(self, effect: Effect) -> None:
         match effect:

@@ -52,15 +52,13 @@ class VgpuType(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VgpuInstance(msgspec.Struct, frozen=True, kw_only=True):
-    """A vGPU that exists on a GPU, whoever made it. ``state_bytes``: device state to be moved."""
+    """A vGPU that exists on a GPU, whoever made it. What it uses is in its telemetry."""
 
     id: int
     type: str = ""
     uuid: str = ""
     vm: str = ""
     placement: int | None = None
-    framebuffer_used_bytes: int | None = None
-    state_bytes: int | None = None
 
 
 class GpuFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,6 +162,14 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     nvml_verdicts: tuple[NvmlVerdict, ...] = ()
 
 
+class VgpuTelemetry(msgspec.Struct, frozen=True, kw_only=True):
+    """What a vGPU uses now. ``state_bytes``: device state that a move would carry."""
+
+    id: int
+    framebuffer_used_bytes: int | None = None
+    state_bytes: int | None = None
+
+
 class GpuTelemetry(msgspec.Struct, frozen=True, kw_only=True):
     """One look at a GPU's health. Nobody relies on it. None: not known.
 
@@ -180,6 +186,7 @@ class GpuTelemetry(msgspec.Struct, frozen=True, kw_only=True):
     ecc_corrected: int | None = None
     ecc_uncorrected: int | None = None
     xids: tuple[int, ...] | None = None  # DCGM_FI_DEV_XID_ERRORS
+    vgpus: tuple[VgpuTelemetry, ...] | None = None
 
 
 class HostTelemetry(msgspec.Struct, frozen=True, kw_only=True):

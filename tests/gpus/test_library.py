@@ -70,6 +70,13 @@ def test_a_function_that_the_driver_lacks_is_an_error_like_others(
         nvml().ask("nvmlDeviceGetCount")
 
 
+def test_a_function_that_the_package_lacks_is_an_error_like_others(
+    nvml: Callable[..., Nvml],
+) -> None:
+    with pytest.raises(NvmlError, match="no such function"):
+        nvml().ask("nvmlDeviceGetFutureThing")
+
+
 def test_placements_and_instances_come_as_lists(nvml: Callable[..., Nvml]) -> None:
     def placements(_device: Any, profile: int, items: Any, count: Any) -> int:
         assert profile == 9

@@ -25,6 +25,7 @@ from godwit_protocol.facts import (
     Setting,
     VersionRange,
     VgpuInstance,
+    VgpuTelemetry,
     VgpuType,
 )
 from nvml_player import Player, synthetic
@@ -84,7 +85,8 @@ def test_mig_instances_are_told_by_profile_and_place() -> None:
 
 
 def test_vgpu_types_and_vgpus_are_told_with_their_places() -> None:
-    told = facts(look(nv.with_vgpu(0)))
+    seen = look(nv.with_vgpu(0))
+    told = facts(seen)
     assert told.vgpu_types == (
         VgpuType(
             name="H100XM-20C",
@@ -102,9 +104,10 @@ def test_vgpu_types_and_vgpus_are_told_with_their_places() -> None:
             uuid="vgpu-uuid",
             vm="vm-7",
             placement=4,
-            framebuffer_used_bytes=3 * 2**30,
-            state_bytes=123456,
         ),
+    )
+    assert seen.telemetry[0].vgpus == (
+        VgpuTelemetry(id=77, framebuffer_used_bytes=3 * 2**30, state_bytes=123456),
     )
 
 

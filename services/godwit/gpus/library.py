@@ -19,6 +19,7 @@ NOT_SUPPORTED: Final = 3
 DRIVER_NOT_LOADED: Final = 9
 TIMEOUT: Final = 10
 LIBRARY_NOT_FOUND: Final = 12
+FUNCTION_NOT_FOUND: Final = 13
 GPU_IS_LOST: Final = 15
 RESET_REQUIRED: Final = 16
 
@@ -88,7 +89,9 @@ class Nvml:
     def ask(self, function: str, *arguments: Plain) -> Plain:
         """As ``Library.ask``."""
         raw = [item.raw if isinstance(item, Handle) else item for item in arguments]
-        call = self._spare.get(function) or getattr(self._pynvml, function)
+        call = self._spare.get(function) or getattr(self._pynvml, function, None)
+        if call is None:
+            raise NvmlError(function, FUNCTION_NOT_FOUND, "nvidia-ml-py has no such function")
         try:
             answer = call(*raw)
         except self._pynvml.NVMLError as error:

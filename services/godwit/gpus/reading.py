@@ -14,6 +14,7 @@ from godwit_protocol.facts import (
     Setting,
     VersionRange,
     VgpuInstance,
+    VgpuTelemetry,
     VgpuType,
 )
 
@@ -80,6 +81,7 @@ def telemetry(asker: Asker, gpu: GpuInventory, device: Handle) -> GpuTelemetry:
         ecc_corrected=_ecc_errors(asker, device, CORRECTED),
         ecc_uncorrected=_ecc_errors(asker, device, UNCORRECTED),
         xids=gpu.facts.xids if gpu.facts is not None else None,
+        vgpus=_vgpu_telemetry(asker, gpu),
     )
 
 
@@ -178,15 +180,25 @@ def _vgpus(asker: Asker, device: Handle) -> tuple[VgpuInstance, ...] | None:
 def _vgpu(asker: Asker, instance: int) -> VgpuInstance:
     kind = asker.ask("vgpus", "nvmlVgpuInstanceGetType", instance)
     vm = asker.ask("vgpus", "nvmlVgpuInstanceGetVmID", instance)
-    state = asker.ask("vgpus", "nvmlVgpuInstanceGetRuntimeStateSize", instance)
-    used: int | None = asker.ask("vgpus", "nvmlVgpuInstanceGetFbUsage", instance)
     return VgpuInstance(
         id=instance,
         type="" if kind is None else _type_name(asker, kind),
         uuid=asker.ask("vgpus", "nvmlVgpuInstanceGetUUID", instance) or "",
         vm=_text(vm[0]) if vm else "",
         placement=asker.ask("vgpus", "nvmlVgpuInstanceGetPlacementId", instance),
-        framebuffer_used_bytes=used,
+    )
+
+
+def _vgpu_telemetry(asker: Asker, gpu: GpuInventory) -> tuple[VgpuTelemetry, ...] | None:
+    vgpus = gpu.facts.vgpus if gpu.facts is not None else None
+    return None if vgpus is None else tuple(_vgpu_use(asker, item.id) for item in vgpus)
+
+
+def _vgpu_use(asker: Asker, instance: int) -> VgpuTelemetry:
+    state = asker.ask("state", "nvmlVgpuInstanceGetRuntimeStateSize", instance)
+    return VgpuTelemetry(
+        id=instance,
+        framebuffer_used_bytes=asker.ask("used", "nvmlVgpuInstanceGetFbUsage", instance),
         state_bytes=state["size"] if state else None,
     )
 

@@ -111,7 +111,7 @@ class ProcessHypervisor:
         self._process.check()
         return [self._handle(vmm) for _, vmm in sorted(self._host.vmms.items())]
 
-    async def forget(self, _name: str) -> None:
+    async def forget(self, name: str) -> None:
         """As ``Hypervisor.forget``: a simulated VMM leaves no files."""
         self._process.check()
 

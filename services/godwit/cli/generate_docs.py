@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from godwit.proof.checker import limit
 from godwit.runtime import config
 from godwit_protocol import errors
 from godwit_protocol.diagram import full_table, state_diagram
@@ -178,6 +179,7 @@ def pages() -> Iterator[tuple[str, str]]:
         "events.md": _events,
         "variables.md": _variables,
         "errors.md": _errors,
+        "limit.md": _limit,
     }
     for name, write in writers.items():
         yield name, _NOTE + "\n".join(write()).rstrip() + "\n"
@@ -307,6 +309,15 @@ def _errors() -> Iterator[str]:
         if isinstance(kind, type) and issubclass(kind, GodwitError):
             meaning = " ".join(inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0].split())
             yield f"| {kind.__name__} | `{kind.code}` | {kind.exit_code} | {meaning} |"
+
+
+def _limit() -> Iterator[str]:
+    yield "# The limit\n"
+    yield (
+        "One acknowledged write of the register is lost, and one host dies. The model checker finds"
+        " this; it is the shortest trace, through the real cores, that breaks a rule.\n"
+    )
+    yield f"```text\n{limit.shortest_trace()}\n```"
 
 
 def _exit_codes() -> Iterator[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from operator import ge
 from typing import Final, NamedTuple
@@ -58,8 +59,12 @@ class Report:
 class Search:
     """One search from one world."""
 
-    def __init__(self, moves: Moves, start: World) -> None:
+    def __init__(
+        self, moves: Moves, start: World, *, tolerated: AbstractSet[Violation] = frozenset()
+    ) -> None:
+        """``tolerated``: the search goes on when one of these is broken, to look for others."""
         self._moves = moves
+        self._tolerated = tolerated
         self._numbers: dict[tuple[object, ...], list[int]] = {start[:-1]: [0]}
         """States by all that they hold but the faults that are left."""
         self._worlds: list[World] = [start]
@@ -102,7 +107,7 @@ class Search:
     def _expand(self, number: int) -> Finding | None:
         for label, kind, world, violation, refusal in self._moves.of(self._worlds[number]):
             self._transitions += 1
-            if violation is not None:
+            if violation is not None and violation not in self._tolerated:
                 trace = (*self._trace(number), Step(label, world))
                 return Finding(violation, trace, refusal)
             found = self._covering(world)

@@ -1,17 +1,20 @@
-"""A GPU's slots, drawn to scale."""
+"""GPUs as they are drawn: slots to scale, groups, and what the driver told."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from godwit.catalogue.loading import SHIPPED, CatalogueFileError, load
+from godwit.cli import gpus
 from godwit.cli.connection import find_catalogue
-from godwit.cli.gpus import slots, width_of
+from godwit.cli.gpus import By, slots, width_of
 from godwit.cli.host_pictures import GpuPicture, OnGpu
 from godwit_protocol.catalogue import GpuMode
 from godwit_protocol.events.machine import GpuInventory
+from godwit_protocol.facts import GpuTelemetry
 from godwit_protocol.ledger import EntryKind
 
 
@@ -66,3 +69,79 @@ def test_the_command_knows_a_sites_own_models(
     monkeypatch.setenv("GODWIT_CATALOGUE", str(tmp_path / "missing.toml"))
     with pytest.raises(CatalogueFileError, match=r"missing\.toml"):
         find_catalogue()
+
+
+# Many of them.
+
+
+def picture(
+    host: str, *holds: OnGpu, model: str = "H100-80GB", told: GpuTelemetry | None = None
+) -> GpuPicture:
+    used = sum(item.framebuffer_bytes for item in holds)
+    gpu = GpuInventory(index=0, model=model, memory_bytes=80, simulated=host != "real")
+    return GpuPicture(
+        host=host, gpu=gpu, free_bytes=80 - used, holds=holds, fragmentation=0.5, telemetry=told
+    )
+
+
+def half(profile: str = "4g.40gb") -> OnGpu:
+    return msgspec.structs.replace(on_gpu(profile, GpuMode.MIG, 0, 4), framebuffer_bytes=40)
+
+
+def test_many_gpus_are_shown_by_host() -> None:
+    found = [picture(f"host-{number}") for number in range(65)]
+    assert gpus.view_of(found[:64], load(), None).columns[0] == "HOST"
+    assert len(gpus.view_of(found[:64], load(), None).rows) == 64
+    grouped = gpus.view_of([*found, picture("host-0", half())], load(), None)
+    assert grouped.columns[0] == "HOST"
+    assert len(grouped.rows) == 65
+    assert len(grouped.json) == 66
+    (first, *_) = grouped.rows
+    assert first[0] == "host-0"
+    assert first[1] == "2"
+    assert first[5:8] == ("1", "1", "50 %")
+    assert first[-1] == "·▄"
+
+
+def test_gpus_are_grouped_by_model() -> None:
+    found = [picture("host-1"), picture("host-2", half()), picture("host-1", model="L40S-48GB")]
+    rows = gpus.view_of(found, load(), By.MODEL).rows
+    assert [row[:3] for row in rows] == [
+        ("H100-80GB SIMULATED", "2", "2"),
+        ("L40S-48GB SIMULATED", "1", "1"),
+    ]
+    assert rows[0][-1] == "1 ·  1 ▄"
+
+
+def test_simulated_gpus_are_called_so_in_every_grouping() -> None:
+    for by in By:
+        view = gpus.view_of([picture("host-1"), picture("real")], load(), by)
+        assert view.notes == ["1 GPU of 2 SIMULATED"]
+
+
+@pytest.mark.parametrize(
+    ("told", "load_text", "health"),
+    [
+        (None, "-", ""),
+        (GpuTelemetry(gpu=0), "-", ""),
+        (GpuTelemetry(gpu=0, utilisation_percent=37, memory_used_bytes=12 * 2**30,
+                      temperature_celsius=61, xids=()), "37 % 12.0 GiB 61 °C", "ok"),
+        (GpuTelemetry(gpu=0, temperature_celsius=61), "61 °C", ""),
+        (GpuTelemetry(gpu=0, xids=(79, 79, 31), ecc_uncorrected=2), "-",
+         "XID 79, XID 31, 2 ECC errors"),
+        (GpuTelemetry(gpu=0, ecc_uncorrected=0), "-", "ok"),
+    ],
+)  # fmt: skip
+def test_what_the_driver_told_is_shown(
+    told: GpuTelemetry | None, load_text: str, health: str
+) -> None:
+    shown = picture("real", told=told)
+    assert (gpus.load(shown), shown.health) == (load_text, health)
+    (row,) = gpus.view_of([shown], load(), By.HOST).rows
+    assert row[-2] == (health or "-")
+
+
+def test_what_is_unknown_is_not_shown_as_a_number() -> None:
+    unknown = msgspec.structs.replace(picture("real"), fragmentation=None)
+    (row,) = gpus.view_of([unknown], load(), By.GPU).rows
+    assert row[7] == "-"

@@ -3,6 +3,7 @@
 import pytest
 from told_log import Teller
 
+from godwit.catalogue.loading import load
 from godwit.cli import host_pictures, machine_pictures, migration_pictures
 from godwit.cli.machine_pictures import MachineState
 from godwit.runtime.lane import Scope
@@ -187,8 +188,8 @@ async def test_what_sits_on_a_gpu(teller: Teller, unique_name: str) -> None:
             ledger.encode_entry(entry),
             message_id=teller.clock.new_id(),
         )
-    pictures = await host_pictures.all_gpus(teller.log)
-    (picture,) = [found for found in pictures if found.host == unique_name]
+    hosts, _ = await host_pictures.Hosts.read(teller.log)
+    (picture,) = hosts.gpus(hosts.pictures(unique_name), load())
     assert picture.as_json() == {
         "host": unique_name,
         "gpu": 0,
@@ -197,6 +198,9 @@ async def test_what_sits_on_a_gpu(teller: Teller, unique_name: str) -> None:
         "mode": "mixed",
         "memory_bytes": 80 * 2**30,
         "free_bytes": 76 * 2**30,
+        "fragmentation": picture.fragmentation,
+        "health": None,
+        "telemetry": None,
         "holds": [
             {
                 "machine": "searcher",

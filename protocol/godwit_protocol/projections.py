@@ -197,24 +197,39 @@ class MachineSummary(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     spec: MachineSpec | None = None
     started_wall_ns: int = 0
+    register_epoch: int = 0
+    """In which it was started."""
     stopped: bool = False
     paused: bool = False
     failure: str = ""
+    failure_epoch: int = 0
+    """In which it failed last; 0 if that is not known."""
+
+    def failure_in(self, epoch: int) -> str:
+        """Why the machine that is owned in ``epoch`` does not run; nothing if it is not known to
+        have failed, or did so before.
+        """
+        return "" if 0 < self.failure_epoch < epoch else self.failure
 
 
 def fold_machine(summary: MachineSummary, recorded: Recorded) -> MachineSummary:
     """Return the summary after one more event of the machine's life."""
     match recorded.event:
-        case mev.MachineStarted(spec=spec):
+        case mev.MachineStarted(spec=spec, register_epoch=epoch):
             return MachineSummary(
-                name=summary.name, spec=spec, started_wall_ns=recorded.envelope.wall_ns
+                name=summary.name,
+                spec=spec,
+                started_wall_ns=recorded.envelope.wall_ns,
+                register_epoch=epoch,
             )
+        case mev.MachineStopped(register_epoch=epoch) if 0 < epoch < summary.register_epoch:
+            return summary  # told late: it has been started again since
         case mev.MachineStopped():
             return _replace(summary, stopped=True)
         case mev.MachinePaused() | mev.MachineResumed():
             return _replace(summary, paused=isinstance(recorded.event, mev.MachinePaused))
-        case mev.MachineFailed(message=message):
-            return _replace(summary, failure=message)
+        case mev.MachineFailed(message=message, register_epoch=epoch):
+            return _replace(summary, failure=message, failure_epoch=epoch)
         case _:
             return summary
 

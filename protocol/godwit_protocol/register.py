@@ -48,6 +48,10 @@ class RegisterRecord(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     migration: str = ""
     nonce: str = ""
+    start: str = ""
+    """The attempt to start it by which this life of the machine began."""
+    stop: str = ""
+    """Of a stopped machine: the attempt that stopped it."""
 
 
 class RegisterView(msgspec.Struct, frozen=True):
@@ -61,21 +65,25 @@ NO_REGISTER = RegisterView(None, 0)
 OWNED = frozenset({RegisterValue.STARTED, RegisterValue.TAKEN_BACK, RegisterValue.MOVED})
 
 
-def started(machine: str, host: str, previous: RegisterRecord | None) -> RegisterRecord:
-    """The record that lets ``host`` run a machine that nobody runs."""
+def started(
+    machine: str, host: str, previous: RegisterRecord | None, start: str = ""
+) -> RegisterRecord:
+    """The record that lets ``host`` run a machine that nobody runs. ``start``: the attempt's id."""
     epoch = 1 if previous is None else previous.epoch + 1
     return RegisterRecord(
         value=RegisterValue.STARTED,
         machine=machine,
         owner=host,
         epoch=epoch,
-        nonce=f"{host}/S/{epoch}",
+        nonce=f"{host}/S/{epoch}/{start}",
+        start=start,
     )
 
 
-def stopped(current: RegisterRecord) -> RegisterRecord:
-    """The record of a machine that its owner has stopped."""
-    return _next(current, RegisterValue.STOPPED, current.owner, "", current.epoch)
+def stopped(current: RegisterRecord, stop: str = "") -> RegisterRecord:
+    """The record of a machine that its owner has stopped. ``stop``: the attempt's id."""
+    record = _next(current, RegisterValue.STOPPED, current.owner, "", current.epoch)
+    return msgspec.structs.replace(record, stop=stop)
 
 
 def moved(current: RegisterRecord, destination: str, migration: str) -> RegisterRecord:
@@ -120,6 +128,7 @@ def _next(
         epoch=epoch,
         migration=migration,
         nonce=f"{migration}/{owner}/{value}/{epoch}",
+        start=current.start,
     )
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from godwit.proof.simulator.hypervisor import ProcessSession
 from godwit.proof.simulator.run import simulate
+from godwit.proof.simulator.transfer import ProcessSession
 from godwit_protocol import register as reg
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles import source, source_copying, source_endings, succession
@@ -24,8 +24,10 @@ def catches(invariant: str, seeds: Iterable[int]) -> bool:
 def test_a_page_that_was_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     take = ProcessSession.take
 
-    def forget_one(session: ProcessSession, number: int | None, values: dict[int, int]) -> None:
-        take(session, number, dict(list(values.items())[1:]))
+    def forget_one(
+        session: ProcessSession, connection: int, number: int | None, values: dict[int, int]
+    ) -> None:
+        take(session, connection, number, dict(list(values.items())[1:]))
 
     monkeypatch.setattr(ProcessSession, "take", forget_one)
     assert catches("I3", [14, 19])

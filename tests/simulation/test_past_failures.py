@@ -6,8 +6,9 @@ from godwit.host.role import RoleRunner
 from godwit.runtime.journal import JournalFailedError
 from godwit_protocol import register as reg
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events.machine import MachineFailed
 from godwit_protocol.machine import MachineSpec
-from godwit_protocol.roles import destination, source, succession
+from godwit_protocol.roles import destination, recovery, source, succession
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.destination import DestinationState
@@ -41,7 +42,10 @@ def begun_destination() -> DestinationState:
     return destination.begin(ordered, view, migration=OURS, now_ns=0)[0]
 
 
-def begun_source() -> SourceState:
+STILL_HERE = record(reg.RegisterValue.STARTED, "a", 2, "")
+
+
+def begun_source(standing: reg.RegisterRecord = BACK_AT_THE_SOURCE) -> SourceState:
     started = ev.MigrationStarted(
         source="a",
         destination="b",
@@ -52,7 +56,7 @@ def begun_source() -> SourceState:
         limits=ev.Limits(),
         verify=ev.Verify.OFF,
     )
-    view = reg.RegisterView(BACK_AT_THE_SOURCE, 9)
+    view = reg.RegisterView(standing, 9)
     return source.begin(started, "m", view, migration=OURS, now_ns=0)[0]
 
 
@@ -99,6 +103,16 @@ def test_a_source_of_the_past_frees_what_the_machine_left(released: bool) -> Non
     told = [effect.event for effect in effects if isinstance(effect, fx.Append)]
     assert told == ([] if released else [ev.MachineReleased()])
     assert isinstance(effects[-1], fx.FreeMemory)
+
+
+def test_a_machine_that_failed_before_it_was_taken_back_was_given_up_by_nobody() -> None:
+    facts = {MachineFailed.TYPE}
+    state, effects = recovery.recover_source(begun_source(STILL_HERE), facts, 0)
+    assert state.phase is SourcePhase.RESUMING
+    assert isinstance(effects[0], fx.ResumeMachine)
+    taken_back = facts | {ev.MachineStunned.TYPE, ev.MachineTakenBack.TYPE}
+    state, _ = recovery.recover_source(begun_source(STILL_HERE), taken_back, 0)
+    assert state.phase is SourcePhase.DOUBTING
 
 
 async def test_a_role_whose_journal_takes_nothing_ends_at_once() -> None:

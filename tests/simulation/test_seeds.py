@@ -11,7 +11,7 @@ from godwit.proof.simulator.run import simulate
 SEEDS: Final = range(1, 401)
 MIGRATIONS_MIN: Final = 10_000
 OUTCOMES_MIN: Final = 10
-FAULTS_MIN: Final = 18
+FAULTS_MIN: Final = 24
 
 PAST_FAILURES: Final = {
     25: "a disk full at the record of the activation: the role went on without its other effects",

@@ -63,10 +63,13 @@ class MachineStopRequested(Event, frozen=True, kw_only=True):
 
 
 class MachineStopped(Event, frozen=True, kw_only=True):
-    """The machine is gone, its memory freed."""
+    """The machine is gone, its memory freed. ``register_epoch``: in which it was owned last (0:
+    unknown); one that was started in a later epoch is not what was stopped.
+    """
 
     TYPE: ClassVar[str] = "machine_stopped"
     stop: str = ""
+    register_epoch: int = 0
 
 
 class MachineStopRefused(Event, frozen=True, kw_only=True):
@@ -118,10 +121,13 @@ class MachinePauseRefused(Event, frozen=True, kw_only=True):
 
 
 class MachineFailed(Event, frozen=True, kw_only=True):
-    """The guest raised or the VMM died: the machine does not run any more."""
+    """The guest raised or the VMM died: the machine does not run any more. ``register_epoch``: in
+    which it was owned then (0: unknown); under a later one another image of it may run.
+    """
 
     TYPE: ClassVar[str] = "machine_failed"
     message: str
+    register_epoch: int = 0
 
 
 class HostAnnounced(Event, frozen=True, kw_only=True):

@@ -48,7 +48,7 @@ def recover_source(
         abort_message=RESTARTED,
         deadline_ns=now_ns + source_state.SWITCHOVER_STEP_DEADLINE_NS,
         quarantined=ev.MachineTakenBack.TYPE in facts,
-        gave_up=MachineFailed.TYPE in facts,
+        gave_up={MachineFailed.TYPE, ev.MachineTakenBack.TYPE} <= facts,
     )
     record = state.register.record
     yielded = _owned_by(record, state.destination, state.migration)

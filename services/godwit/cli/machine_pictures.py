@@ -118,7 +118,7 @@ def _picture(record: reg.RegisterRecord, summary: MachineSummary, migration: str
         epoch=record.epoch,
         spec=summary.spec,
         migration=migration,
-        failure=summary.failure,
+        failure=summary.failure_in(record.epoch),
         started_wall_ns=summary.started_wall_ns,
     )
 
@@ -126,7 +126,7 @@ def _picture(record: reg.RegisterRecord, summary: MachineSummary, migration: str
 def _state(record: reg.RegisterRecord, summary: MachineSummary, migration: str) -> MachineState:
     if record.value is reg.RegisterValue.STOPPED:
         return MachineState.STOPPED
-    if summary.failure:
+    if summary.failure_in(record.epoch):
         return MachineState.FAILED
     if migration:
         return MachineState.MIGRATING

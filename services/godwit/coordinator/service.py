@@ -63,6 +63,11 @@ async def run(
     """
     estimates = None if admission is None else Estimates(log, admission)
     desk = Desk(log, clock, name, tasks, load_catalogue(site_catalogue), estimates)
+    await serve(desk, log, health)
+
+
+async def serve(desk: Desk, log: EventLog, health: Health) -> None:
+    """Let the desk learn the history, then all that comes, until cancelled."""
     filters = subjects.whole_migration("*")
     last_sequence = 0
     async for stored in log.read(filters):
@@ -70,7 +75,7 @@ async def run(
         last_sequence = stored.sequence
     desk.begin()
     health.ready = True
-    _log.info("ready", coordinator=name, open=desk.open)
+    _log.info("ready", coordinator=desk.name, open=desk.open)
     async for stored in log.tail(filters, after_sequence=last_sequence):
         desk.learn(stored)
 
@@ -85,11 +90,11 @@ class Desk:
         name: str,
         tasks: asyncio.TaskGroup,
         catalogue: Catalogue,
-        estimates: Estimates | None,
+        estimates: Estimates | None = None,
     ) -> None:
+        self.name = name
         self._event_log = log
         self._clock = clock
-        self._name = name
         self._tasks = tasks
         self._catalogue = catalogue
         self._estimates = estimates
@@ -140,7 +145,7 @@ class Desk:
             requested,
             self._event_log,
             self._clock,
-            self._name,
+            self.name,
             self._catalogue,
             self._estimates,
         )

@@ -49,6 +49,11 @@ class DestinationHost:
         self._journals = Journals(host, SERVICE, Lane.DESTINATION)
         self._arrivals: dict[str, Arrival] = {}
 
+    @property
+    def open(self) -> tuple[str, ...]:
+        """The migrations that this service has a part in now."""
+        return tuple(self._arrivals)
+
     async def run(self) -> None:
         """Serve until cancelled."""
         for migration in reversed(self._journals.leftovers()):  # the newest may have an image here

@@ -30,6 +30,8 @@ class Occupancy:
     def __init__(self) -> None:
         self._seats: dict[str, str] = {}
         """By machine: the reservation that it sits under."""
+        self._epochs: dict[str, int] = {}
+        """By machine: in which epoch it was started last."""
         self._fates: dict[str, Fate] = {}
         self._open: set[str] = set()
 
@@ -56,11 +58,14 @@ class Occupancy:
                 why = f"the migration was aborted: {event.reason}"
                 fates = (ReservationOver(reservation=envelope.migration, why=why),)
             case mev.MachineStarted():
+                self._epochs[envelope.machine] = event.register_epoch
                 why = f"machine {envelope.machine} was started again"
                 fates = self._seat(envelope.machine, event.start, why)
             case mev.MachineStartRefused():
                 why = f"the start was refused: {event.code}"
                 fates = (ReservationOver(reservation=event.start, why=why),)
+            case mev.MachineStopped() if self._is_late(envelope.machine, event.register_epoch):
+                fates = ()
             case mev.MachineStopped():
                 fates = self._leave(envelope.machine, f"machine {envelope.machine} was stopped")
             case _:
@@ -68,6 +73,10 @@ class Occupancy:
         for fate in fates:
             self._remember(fate)
         return fates
+
+    def _is_late(self, machine: str, epoch: int) -> bool:
+        """Whether a machine that was owned in ``epoch`` has been started again since."""
+        return 0 < epoch < self._epochs.get(machine, 0)
 
     def _seat(self, machine: str, reservation: str, why_left: str) -> tuple[Fate, ...]:
         if self._seats.get(machine) == reservation:

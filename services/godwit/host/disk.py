@@ -48,7 +48,7 @@ class Cursor(Protocol):
         """What was written last; 0 if that is lost."""
 
     def write(self, sequence: int) -> None:
-        """Replace it."""
+        """Replace it. Raises ``OSError``: the older one stays."""
 
 
 class Disk(Protocol):

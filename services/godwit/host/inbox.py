@@ -48,4 +48,7 @@ class Inbox:
     def finish(self, decision: Recorded) -> None:
         """This decision has been carried out, or need not be."""
         self._unfinished.discard(decision.sequence)
-        self._cursor.write(min(self._unfinished, default=self._seen + 1) - 1)
+        try:
+            self._cursor.write(min(self._unfinished, default=self._seen + 1) - 1)
+        except OSError as error:  # an older one does: decisions only come again
+            _log.warning("cursor_not_written", error=error.strerror)

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Final
 
-from godwit.runtime.lane import LaneWriter, Scope, Sealed, position_after, position_in_log
+from godwit.runtime.lane import (
+    ChainPosition,
+    LaneWriter,
+    Scope,
+    Sealed,
+    position_after,
+    position_in_log,
+)
 from godwit_protocol import codec
 from godwit_protocol.events import Lane, Recorded
 
 from .context import HostContext
 from .disk import OpenJournal
 from .facts import FactWriter, decode_record
+
+NOT_BEGUN: Final = ChainPosition()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,7 @@ class Journals:
         """Begin a journal with the decision's stored bytes."""
         journal = self._folder.open(migration)
         journal.append(decision, sync=True)
-        writer = self._writer(migration, machine, ())
+        writer = self._writer(Scope.of_migration(migration, machine))
         facts = FactWriter(writer, journal, self._host.outbox)
         return OpenMigration(migration, codec.decode(decision), facts, (), journal)
 
@@ -71,9 +81,10 @@ class Journals:
         decision = codec.decode(journal.records[0])
         past = tuple(decode_record(record) for record in journal.records[1:])
         machine = decision.envelope.machine
-        writer = self._writer(migration, machine, past)
+        scope = Scope.of_migration(migration, machine)
+        stored = await position_in_log(self._host.log, self._lane, self._host.name, scope)
+        writer = self._writer(scope, past, stored)
         facts = FactWriter(writer, journal, self._host.outbox)
-        stored = await position_in_log(self._host.log, self._lane, self._host.name, writer.scope)
         for sealed in past:
             if codec.decode(sealed.data).envelope.lane_sequence > stored.sequence:
                 facts.hand_over(sealed)
@@ -84,7 +95,15 @@ class Journals:
         await opened.facts.stored()
         await asyncio.to_thread(opened.journal.remove)
 
-    def _writer(self, migration: str, machine: str, past: tuple[Sealed, ...]) -> LaneWriter:
-        position = position_after(self._lane, self._host.name, [sealed.data for sealed in past])
-        scope = Scope.of_migration(migration, machine)
+    def _writer(
+        self,
+        scope: Scope,
+        past: tuple[Sealed, ...] = (),
+        stored: ChainPosition = NOT_BEGUN,
+    ) -> LaneWriter:
+        """Go on after what the journal holds, or after what the log does: a host that loses its
+        power forgets records that were not flushed, also those that the log has got.
+        """
+        own = position_after(self._lane, self._host.name, [sealed.data for sealed in past])
+        position = max(own, stored, key=lambda end: end.sequence)
         return LaneWriter(self._host.clock, self._lane, self._host.name, scope, position)

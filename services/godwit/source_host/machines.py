@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 import structlog
@@ -25,6 +25,7 @@ from godwit_protocol.errors import (
     ConflictError,
     DeadlineError,
     GodwitError,
+    InDoubtError,
     InvalidInputError,
     NotFoundError,
     RefusedError,
@@ -59,6 +60,7 @@ class Machines:
         self._is_moving = is_moving
         self._reservations: dict[str, asyncio.Future[ReservationGranted | ReservationRefused]] = {}
         self._changing: Counter[str] = Counter()
+        self._alone: dict[str, asyncio.Lock] = {}
 
     def is_changing(self, name: str) -> bool:
         """Whether the machine is being started or stopped."""
@@ -66,19 +68,19 @@ class Machines:
 
     async def start(self, request: mev.MachineStartRequested) -> None:
         """Start the machine, or say why not. Nothing of a failed attempt stays."""
-        with self._change(request.spec.name):
+        async with self._change(request.spec.name):
             await self._answer_start(request)
 
     async def stop(self, name: str, request: mev.MachineStopRequested) -> None:
         """Stop the machine, or say why not."""
-        with self._change(name):
+        async with self._change(name):
             await self._answer_stop(name, request)
 
     async def pause(
         self, name: str, asked: mev.MachinePauseRequested | mev.MachineResumeRequested
     ) -> None:
         """Let the machine stand still, or go on, or say why not. Asked twice, it is done twice."""
-        with self._change(name):
+        async with self._change(name):
             writer = await self._writer(name)
             paused = isinstance(asked, mev.MachinePauseRequested)
             done = mev.MachinePaused if paused else mev.MachineResumed
@@ -106,21 +108,31 @@ class Machines:
 
     async def report_failure(self, name: str, message: str) -> None:
         """Say that a machine of this host does not run any more, unless the log says so already."""
-        summary = MachineSummary(name=name)
-        async for stored in self._host.log.read(Scope.of_machine(name).filters()):
-            summary = fold_machine(summary, codec.decode(stored.data, stored.sequence))
-        if not summary.failure:
-            _log.error("machine_failed", machine=name, message=message)
-            await self._append(await self._writer(name), mev.MachineFailed(message=message))
+        async with self._change(name):
+            record = (await self._host.registers.read(name)).record
+            if record is None or not reg.may_run(record, self._host.name):
+                return
+            summary = MachineSummary(name=name)
+            async for stored in self._host.log.read(Scope.of_machine(name).filters()):
+                summary = fold_machine(summary, codec.decode(stored.data, stored.sequence))
+            if not summary.failure_in(record.epoch):
+                _log.error("machine_failed", machine=name, message=message)
+                failed = mev.MachineFailed(message=message, register_epoch=record.epoch)
+                await self._append(await self._writer(name), failed)
 
-    @contextmanager
-    def _change(self, name: str) -> Iterator[None]:
+    @asynccontextmanager
+    async def _change(self, name: str) -> AsyncIterator[None]:
+        """Alone with the machine: what changes it goes one after the other, and so does what is
+        written of it, for a lane has one writer.
+        """
         self._changing[name] += 1
         try:
-            yield
+            async with self._alone.setdefault(name, asyncio.Lock()):
+                yield
         finally:
             self._changing[name] -= 1
-            self._changing += Counter()  # drops what has come to zero
+            if not self._changing[name]:
+                del self._changing[name], self._alone[name]
 
     async def _answer_start(self, request: mev.MachineStartRequested) -> None:
         name = request.spec.name
@@ -145,7 +157,7 @@ class Machines:
             return
         writer = await self._writer(name)
         try:
-            await self._stop(name)
+            epoch = await self._stop(name, request.stop)
         except GodwitError as error:
             refusal = mev.MachineStopRefused(
                 stop=request.stop, code=error.code, message=error.message
@@ -153,7 +165,7 @@ class Machines:
             await self._append(writer, refusal)
             return
         _log.info("machine_stopped", machine=name)
-        await self._append(writer, mev.MachineStopped(stop=request.stop))
+        await self._append(writer, mev.MachineStopped(stop=request.stop, register_epoch=epoch))
 
     def answer_reservation(self, answer: ReservationGranted | ReservationRefused) -> None:
         """Take the tracker's answer."""
@@ -164,6 +176,8 @@ class Machines:
     async def _start(self, request: mev.MachineStartRequested, writer: LaneWriter) -> int:
         spec = _checked(request.spec, load_catalogue(self._host.config.catalogue_file))
         view = await self._host.registers.read(spec.name)
+        if view.record is not None and view.record.start == request.start:
+            return await self._started_before(view.record)
         if view.record is not None and view.record.value is not reg.RegisterValue.STOPPED:
             raise ConflictError(
                 f"machine {spec.name} exists on host {view.record.owner}",
@@ -174,7 +188,7 @@ class Machines:
         vmm = await self._host.hypervisor.create(spec)
         try:
             self._require_held(expires_wall_ns)
-            record = reg.started(spec.name, self._host.name, view.record)
+            record = reg.started(spec.name, self._host.name, view.record, request.start)
             await self._own(record, view.sequence)
             try:
                 await vmm.start(record.epoch)
@@ -184,6 +198,22 @@ class Machines:
         except BaseException:
             await vmm.stop()
             raise
+        return record.epoch
+
+    async def _started_before(self, record: reg.RegisterRecord) -> int:
+        """Go on with a start that a former life of this service did not come to answer.
+
+        Returns the epoch. Raises ``ConflictError`` if the machine has been stopped since.
+        """
+        if record.value is reg.RegisterValue.STOPPED:
+            raise ConflictError(f"machine {record.machine} was started, and stopped since")
+        if record.value is reg.RegisterValue.STARTED:
+            vmm = await self._host.hypervisor.find(record.machine)
+            if vmm is None:
+                await self._disown(record.machine)
+                raise UnreachableError(f"the VMM of {record.machine} died at its start")
+            if (await vmm.status()).state is VmmState.GATED:
+                await vmm.start(record.epoch)
         return record.epoch
 
     async def _clear_unowned(self, name: str) -> None:
@@ -258,18 +288,43 @@ class Machines:
         if view.record is not None and reg.may_run(view.record, self._host.name):
             await self._own(reg.stopped(view.record), view.sequence)
 
-    async def _stop(self, name: str) -> None:
+    async def _stop(self, name: str, stop: str) -> int:
+        """Return the epoch in which the machine was owned last.
+
+        The VMM ends last: until the register says that the machine is stopped, its being here is
+        what tells a service that has restarted in between from one that never had it.
+        """
         view = await self._host.registers.read(name)
-        if not reg.may_run(view.record, self._host.name):
+        vmm = await self._host.hypervisor.find(name)
+        record = view.record
+        if record is None or record.stop != stop:
+            record = await self._give_up(name, stop, view, vmm)
+        if vmm is not None:
+            await vmm.stop()
+        return record.epoch
+
+    async def _give_up(
+        self, name: str, stop: str, view: reg.RegisterView, vmm: Vmm | None
+    ) -> reg.RegisterRecord:
+        """Let the machine hold still and write that it is stopped. If that fails it stays still,
+        for the write may yet come: whoever wanted it stopped can ask again.
+        """
+        if view.record is None or not reg.may_run(view.record, self._host.name):
             raise NotFoundError(f"machine {name} is not on host {self._host.name}")
         if self._is_moving(name):
             raise ConflictError(
                 f"machine {name} is being migrated", hint="cancel the migration first"
             )
-        vmm = await self._host.hypervisor.find(name)
         if vmm is not None:
-            await vmm.stop()
-        await self._disown(name)
+            await _hold_still(vmm)
+        elif name not in await self._host.hypervisor.find_dead():
+            raise InDoubtError(
+                f"the register names {self._host.name}, but machine {name} was not lost there",
+                hint="perhaps the register has lost a write; look where else it runs",
+            )
+        record = reg.stopped(view.record, stop)
+        await self._own(record, view.sequence)
+        return record
 
     async def _is_answered(self, name: str, kind: str, request: str) -> bool:
         """Whether the log has an event that answers the request."""

@@ -20,7 +20,6 @@ from godwit.host.orders import refuse_order
 from godwit.runtime.health import Health
 from godwit.runtime.lane import Scope, position_in_log
 from godwit_protocol import codec
-from godwit_protocol import register as reg
 from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import Lane, Recorded
 from godwit_protocol.events import machine as mev
@@ -57,6 +56,11 @@ class SourceHost:
         self._machines = Machines(host, self._is_moving)
         self._inventory = Inventory(host, gpus)
         self._reported: set[str] = set()
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """The migrations that this service has a part in now."""
+        return tuple(self._departures)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -246,9 +250,6 @@ class SourceHost:
         if name in self._reported or self._is_moving(name) or self._machines.is_changing(name):
             return
         try:
-            view = await self._host.registers.read(name)
-            if not reg.may_run(view.record, self._host.name):
-                return
             await self._machines.report_failure(name, why)
         except GodwitError as error:
             _log.warning("failure_not_reported", machine=name, error=error.message)

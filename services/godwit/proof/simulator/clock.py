@@ -19,6 +19,12 @@ class HostClock:
         self._world = world
         self._boot_ns = world.dice.randrange(1, 10**15)
         self._boot = f"boot-{host}"
+        self._boots = 1
+
+    def reboot(self) -> None:
+        """The host starts anew: its monotonic clock too."""
+        self._boots += 1
+        self._boot_ns = 1_000_000_000 - int(self._world.loop.time() * 1e9)
 
     def wall_ns(self) -> int:
         """As ``Clock.wall_ns``."""
@@ -30,7 +36,7 @@ class HostClock:
 
     def boot(self) -> str:
         """As ``Clock.boot``."""
-        return self._boot
+        return f"{self._boot}-{self._boots}"
 
     def new_id(self) -> str:
         """As ``Clock.new_id``."""

@@ -1,10 +1,12 @@
 """A simulated disk: journals in the real framing, torn where the process died; slow; full.
 
-What a process wrote survives its death, but for the write that it died in.
+What a process wrote survives its death, but for the write that it died in. What it did not flush
+does not survive its host's loss of power, or survives in part.
 """
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,11 +19,14 @@ from .process import DiedError, Process, World
 
 SYNC_S: Final = 0.0004
 SLOW_S: Final = 0.5
+CURSORS_UNFLUSHED: Final = 20
+"""Values of a cursor that may each be what a loss of power leaves, beside none at all."""
 
 
 @dataclass
 class _File:
     data: bytearray = field(default_factory=bytearray)
+    synced_bytes: int = 0
     holder: Process | None = None
 
 
@@ -32,7 +37,23 @@ class HostDisk:
     world: World
     full_until_s: float = 0.0
     files: dict[tuple[str, str], _File] = field(default_factory=dict)
-    cursors: dict[str, int] = field(default_factory=dict)
+    cursors: dict[str, list[int]] = field(default_factory=dict)
+    """By service: every value since it was last certain which one is on the disk."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes nothing more."""
+        return self.full_until_s > self.world.loop.time()
+
+    def lose_power(self) -> None:
+        """Of what was not flushed, some of the beginning stays; of a cursor's values, any."""
+        dice = self.world.dice
+        for file in self.files.values():
+            kept_bytes = dice.randint(file.synced_bytes, len(file.data))
+            del file.data[kept_bytes:]
+            file.synced_bytes = kept_bytes
+        for service, values in self.cursors.items():
+            self.cursors[service] = [dice.choice(values)]
 
     def seen_by(self, process: Process) -> ProcessDisk:
         """The disk as one process uses it."""
@@ -65,12 +86,16 @@ class Cursor:
 
     def read(self) -> int:
         """As ``Cursor.read``."""
-        return self._disk.cursors.get(self._service, 0)
+        return self._disk.cursors.get(self._service, [0])[-1]
 
     def write(self, sequence: int) -> None:
         """As ``Cursor.write``."""
         self._process.step("write the inbox's cursor")
-        self._disk.cursors[self._service] = sequence
+        if self._disk.is_full:
+            raise no_space()
+        values = self._disk.cursors.setdefault(self._service, [0])
+        values.append(sequence)
+        del values[1:-CURSORS_UNFLUSHED]
 
 
 class Journals:
@@ -109,7 +134,9 @@ class Journal:
             raise ConflictError(f"{key} is held by {holder.name}")
         self._file.holder = process
         journaled = decode_journal(bytes(self._file.data))
-        del self._file.data[journaled.whole_bytes :]
+        if journaled.whole_bytes != len(self._file.data):
+            del self._file.data[journaled.whole_bytes :]
+            self._file.synced_bytes = journaled.whole_bytes
         self.records: tuple[bytes, ...] = journaled.payloads
 
     def append(self, payload: bytes, *, sync: bool) -> None:
@@ -122,15 +149,21 @@ class Journal:
             self._write_part(record)
             process.die("killed in the middle of a journal's write")
             raise DiedError
-        if self._disk.full_until_s > self._disk.world.loop.time():
+        if self._disk.is_full:
             self._write_part(record)
             self._failed = True
             raise JournalFailedError("the journal did not take a record: no space left on device")
         self._file.data += record
         if sync:
-            slow = weather.strikes(Fault.DISK_SLOW)
-            process.stop_for(SLOW_S * weather.dice.random() if slow else SYNC_S)
+            self.flush()
         process.step("journal written")
+
+    def flush(self) -> None:
+        """As ``OpenJournal.flush``."""
+        process, weather = self._process, self._disk.world.weather
+        self._file.synced_bytes = len(self._file.data)
+        slow = weather.strikes(Fault.DISK_SLOW)
+        process.stop_for(SLOW_S * weather.dice.random() if slow else SYNC_S)
 
     def remove(self) -> None:
         """As ``OpenJournal.remove``."""
@@ -140,3 +173,8 @@ class Journal:
 
     def _write_part(self, record: bytes) -> None:
         self._file.data += record[: self._disk.world.dice.randrange(len(record) + 1)]
+
+
+def no_space() -> OSError:
+    """What a full disk says."""
+    return OSError(errno.ENOSPC, "No space left on device")

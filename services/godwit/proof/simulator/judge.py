@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 VIOLATIONS_MAX: Final = 20
-PROBE_OUTCOMES: Final = frozenset({AbortReason.NONE, AbortReason.RESERVATION_REFUSED})
+HOST_PLACE: Final = 3
+"""Of the host that a subject is addressed to, among its tokens."""
+PROBE_OUTCOMES: Final = frozenset(
+    {AbortReason.NONE, AbortReason.RESERVATION_REFUSED, AbortReason.INCOMPATIBLE}
+)
 """How a migration may end that nothing disturbs. A host may have no place for a machine."""
 
 
@@ -40,6 +44,14 @@ class MachineTruth:
     """The image at its last stun; None while it runs, or has never run."""
     vmms: list[SimulatedVmm] = field(default_factory=list)
     ran: bool = False
+    over: str = ""
+    """Why no current image is left, if none is: it was stopped, or what alone held it died."""
+    relics: set[SimulatedVmm] = field(default_factory=set)
+    """VMMs from before it was started anew."""
+    stops: dict[str, str] = field(default_factory=dict)
+    """By attempt to stop it that is not answered: the host that was asked."""
+    lost_writes: int = 0
+    """Of its register: from the first one on, the register may name another than the owner."""
 
 
 @dataclass
@@ -49,8 +61,14 @@ class MigrationTruth:
     machine: str
     ended: list[ev.MigrationEnded] = field(default_factory=list)
     moved: bool = False
-    """A register record gave the machine to the destination."""
-    doubts: int = 0
+    """Its last register record gave the machine to the destination."""
+    source: str = ""
+    destination: str = ""
+    lost_image: bool = False
+    """The machine's last current image went while it was open."""
+    answers: int = 0
+    """Alarms, and refusals of an operator's orders."""
+    lost_writes: int = 0
 
 
 class Judge:
@@ -68,6 +86,8 @@ class Judge:
         self.started: set[str] = set()
         self.starts: dict[str, bool] = {}
         """By attempt: whether the machine was started."""
+        self.stops: dict[str, bool] = {}
+        """By attempt: whether the machine was stopped."""
         self.probes: set[str] = set()
         """Migrations that were asked for in the calm."""
         self.events = 0
@@ -94,16 +114,18 @@ class Judge:
             if other is not vmm and other.state is VmmState.RUNNING:
                 self.accuse(f"I1: {name} runs on {other.host} and on {vmm.host}")
         record = self.registers.get(name)
-        if not reg.may_run(record, vmm.host):
+        if not reg.may_run(record, vmm.host) and not truth.lost_writes:
             self.accuse(f"I1: {name} runs on {vmm.host}, but the register holds {record}")
-        if truth.ran and truth.latest is None:
+        if vmm in truth.relics or (truth.over and truth.latest is None):
+            self.accuse(f"I3: {name} runs on {vmm.host}, but its last current image is gone")
+        elif truth.ran and truth.latest is None:
             self.accuse(f"I1: {name} is started on {vmm.host} without having been stunned")
-        if truth.latest is not None and vmm.image() != truth.latest:
+        elif truth.latest is not None and vmm.image() != truth.latest:
             self.accuse(
                 f"I3: {name} runs on {vmm.host} from {_words(vmm.image())}, "
                 f"but at the stun it was {_words(truth.latest)}"
             )
-        truth.latest, truth.ran = None, True
+        truth.latest, truth.ran, truth.over = None, True, ""
 
     def paused(self, vmm: SimulatedVmm) -> None:
         """A VMM was stunned: from now on this is the machine."""
@@ -111,15 +133,51 @@ class Judge:
         self.world.note(vmm.host, f"{vmm.spec.name} stunned after step {vmm.steps}")
 
     def ended(self, vmm: SimulatedVmm) -> None:
-        """A VMM was ended: a complete, current image must be left (I2)."""
+        """A VMM was ended: a complete, current image must be left (I2), unless it was stopped."""
         truth, name = self._truth(vmm), vmm.spec.name
-        truth.vmms.remove(vmm)
         self.world.note(vmm.host, f"VMM of {name} ended, {vmm.state}")
-        if truth.ran and not any(_is_current(other, truth) for other in truth.vmms):
+        if not self._is_last(vmm, truth):
+            return
+        if vmm.host in truth.stops.values():
+            truth.over, truth.latest = "it was stopped", None
+        else:
             self.accuse(f"I2: the last current image of {name} was freed on {vmm.host}")
 
+    def died(self, vmm: SimulatedVmm, how: str) -> None:
+        """A VMM died. If it alone held the machine, the machine is dead with it; unless its last
+        image was stunned and is on its way.
+        """
+        truth, name = self._truth(vmm), vmm.spec.name
+        self.world.note(vmm.host, f"VMM of {name} {how}, {vmm.state}")
+        if self._is_last(vmm, truth):
+            truth.over = f"what alone held it died on {vmm.host}"
+            for migration in self.migrations.values():
+                migration.lost_image |= migration.machine == name and not migration.ended
+            self.world.note(name, f"is dead: {truth.over}")
+
+    def _is_last(self, vmm: SimulatedVmm, truth: MachineTruth) -> bool:
+        """Take out a VMM; return whether it took the last current image with it."""
+        truth.vmms.remove(vmm)
+        truth.relics.discard(vmm)
+        if truth.over or not truth.ran:
+            return False
+        return not any(_is_current(other, truth) for other in truth.vmms)
+
+    def _begins(self, record: reg.RegisterRecord) -> None:
+        """A machine is started: it has no memory of any former life."""
+        truth = self._machine(record.machine)
+        if truth.ran and not truth.over:
+            self.accuse(f"I1: {record.machine} is started on {record.owner}, and was not stopped")
+        truth.relics = {
+            vmm for vmm in truth.vmms if vmm.host != record.owner or vmm.state is not VmmState.GATED
+        }
+        truth.ran, truth.latest, truth.over, truth.lost_writes = False, None, "", 0
+
     def _truth(self, vmm: SimulatedVmm) -> MachineTruth:
-        return self.machines.setdefault(vmm.spec.name, MachineTruth())
+        return self._machine(vmm.spec.name)
+
+    def _machine(self, name: str) -> MachineTruth:
+        return self.machines.setdefault(name, MachineTruth())
 
     # The log.
 
@@ -145,8 +203,11 @@ class Judge:
                 self.migrations[envelope.migration] = MigrationTruth(machine)
             case ev.MigrationEnded() as ended:
                 self._migration_ended(envelope.migration, ended)
-            case ev.DoubtRaised():
-                self.migrations[envelope.migration].doubts += 1
+            case ev.PreparationOrdered(source=source, destination=destination):
+                truth = self.migrations[envelope.migration]
+                truth.source, truth.destination = source, destination
+            case ev.DoubtRaised() | ev.RunOrderRefused():
+                self.migrations[envelope.migration].answers += 1
             case ev.ReservationGranted(reservation=reservation):
                 self.granted.add(reservation)
             case mev.MachineStarted(start=start, spec=spec):
@@ -154,6 +215,15 @@ class Judge:
                 self.starts[start] = True
             case mev.MachineStartRefused(start=start):
                 self.starts[start] = False
+            case mev.MachineStopRequested(stop=stop):
+                self._machine(envelope.machine).stops[stop] = stored.subject.split(".")[HOST_PLACE]
+            case mev.MachineStopped(stop=stop):
+                self._machine(envelope.machine).stops.pop(stop, None)
+                self.started.discard(envelope.machine)
+                self.stops[stop] = True
+            case mev.MachineStopRefused(stop=stop):
+                self._machine(envelope.machine).stops.pop(stop, None)
+                self.stops[stop] = False
             case mev.HostAnnounced(gpus=gpus):
                 picture = self.pictures.get(envelope.host) or HostPicture(host=envelope.host)
                 if not picture.announced:
@@ -189,9 +259,24 @@ class Judge:
         self.world.note("register", says)
         if before is not None and record.epoch < before.epoch:
             self.accuse(f"the register of {record.machine} goes back to epoch {record.epoch}")
-        if record.value is reg.RegisterValue.MOVED:
-            self.migrations[record.migration].moved = True
+        if record.migration:
+            moved = record.value is reg.RegisterValue.MOVED
+            self.migrations[record.migration].moved = moved
+        if record.value is reg.RegisterValue.STARTED:
+            self._begins(record)
         self.registers[record.machine] = record
+
+    def lost(self, stored: Stored, before: Stored | None) -> None:
+        """The log lost a register record that it had acknowledged; ``before`` stands again."""
+        record = reg.decode(stored.data)
+        self.world.note("register", f"{record.machine}: {record.value} {record.epoch} IS LOST")
+        self.machines[record.machine].lost_writes += 1
+        if record.migration:
+            self.migrations[record.migration].lost_writes += 1
+        if before is None:
+            del self.registers[record.machine]
+        else:
+            self.registers[record.machine] = reg.decode(before.data)
 
     def _line(self, stored: Stored) -> None:
         entry = ledger.decode_entry(stored.data)
@@ -206,9 +291,25 @@ class Judge:
     # The end.
 
     @property
+    def unsettled(self) -> set[str]:
+        """Machines that died, each, in a migration that raised the alarm and cannot end: what alone
+        held it was lost, but neither host can know that of the other.
+        """
+        return {
+            truth.machine
+            for truth in self.migrations.values()
+            if truth.lost_image and truth.answers and not truth.ended
+        }
+
+    @property
     def open_migrations(self) -> list[str]:
         """Migrations that have not ended."""
         return [name for name, truth in self.migrations.items() if not truth.ended]
+
+    def holder_of(self, machine: str) -> str:
+        """The host with a current image; nothing if there is none."""
+        truth = self.machines[machine]
+        return next((vmm.host for vmm in truth.vmms if _is_current(vmm, truth)), "")
 
     def outcomes(self) -> Counter[str]:
         """How the migrations ended."""
@@ -222,29 +323,40 @@ class Judge:
     def close(self) -> None:
         """The faults are over and time has passed: all must be at rest, and nothing left behind."""
         for name in self.open_migrations:
-            self.accuse(f"migration {name} of {self.migrations[name].machine} never ended")
+            if self.migrations[name].machine not in self.unsettled:
+                self.accuse(f"migration {name} of {self.migrations[name].machine} never ended")
         for name, truth in self.migrations.items():
             completed = any(ended.outcome is Outcome.COMPLETED for ended in truth.ended)
-            if truth.ended and completed != truth.moved:
+            if truth.ended and completed != truth.moved and not truth.lost_writes:
                 self.accuse(f"migration {name}: completed {completed}, but moved {truth.moved}")
-            if name in self.probes and not PROBE_OUTCOMES.issuperset(
-                ended.reason for ended in truth.ended
+            is_known = not self._machine(truth.machine).lost_writes
+            if (
+                is_known
+                and name in self.probes
+                and not PROBE_OUTCOMES.issuperset(ended.reason for ended in truth.ended)
             ):
                 self.accuse(f"{truth.machine} could not be moved in the calm: {truth.ended}")
-        for machine in sorted(self.started):
-            self._close_machine(machine, self.machines[machine])
+        for machine, standing in sorted(self.machines.items()):
+            if machine not in self.unsettled:
+                self._close_machine(machine, standing)
         self._close_reservations()
 
     def _close_machine(self, name: str, truth: MachineTruth) -> None:
+        """A machine runs where the register says, and is nowhere else."""
         record = self.registers.get(name)
         found = [(vmm.host, vmm.state, vmm.epoch) for vmm in truth.vmms]
-        if record is None or found != [(record.owner, VmmState.RUNNING, record.epoch)]:
-            self.accuse(f"{name} is {found}, and the register holds {record}")
+        expected = []
+        if name in self.started and record is not None:
+            expected = [(record.owner, VmmState.RUNNING, record.epoch)]
+        runs_alone = [state for _, state, _ in found].count(VmmState.RUNNING) == 1
+        if found != expected and not (truth.lost_writes and runs_alone):
+            self.accuse(f"{name} is {found} ({truth.over}), and the register holds {record}")
 
     def _close_reservations(self) -> None:
         held = {name for picture in self.pictures.values() for name in picture.holdings}
         seated = {name for name in self.granted if self._is_used(name)}
-        for name in sorted(held - seated):
+        unsettled = {name for name in held if name in self.open_migrations}
+        for name in sorted(held - seated - unsettled):
             self.accuse(f"reservation {name} is held by nobody: leaked")
         for name in sorted(seated - held):
             self.accuse(f"reservation {name} is used and not held")

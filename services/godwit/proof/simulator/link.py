@@ -32,6 +32,7 @@ class Network:
         self.world = world
         self.connections: list[Connection] = []
         self._cuts_s: dict[tuple[str, str], float] = {}
+        self._isolated_s: dict[str, float] = {}
         self._listeners: dict[tuple[str, int], Listener] = {}
         self._ports = 10_000
 
@@ -40,13 +41,23 @@ class Network:
         until_s = self.world.loop.time() + seconds
         self._cuts_s[source, target] = max(until_s, self._cuts_s.get((source, target), 0.0))
 
+    def isolate(self, host: str, seconds: float) -> None:
+        """Let nothing pass to or from a host for a while."""
+        until_s = self.world.loop.time() + seconds
+        self._isolated_s[host] = max(until_s, self._isolated_s.get(host, 0.0))
+
     def heal(self) -> None:
         """End all cuts."""
         self._cuts_s.clear()
+        self._isolated_s.clear()
 
     def open_s(self, source: str, target: str) -> float:
         """From when on something passes."""
-        return max(self._cuts_s.get((source, target), 0.0), self.world.loop.time())
+        now_s = self.world.loop.time()
+        if not self._cuts_s and not self._isolated_s:
+            return now_s
+        alone_s = max(self._isolated_s.get(source, 0.0), self._isolated_s.get(target, 0.0))
+        return max(self._cuts_s.get((source, target), 0.0), alone_s, now_s)
 
     def listen(self, process: Process) -> Listener:
         """A new port of the process's host."""

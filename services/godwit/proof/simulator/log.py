@@ -8,14 +8,16 @@ server has no leader for seconds; a tail stalls, but loses nothing and gives not
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from godwit.runtime.event_log import MESSAGE_ID_HEADER, AppendConflictError, Stored
+from godwit_protocol import register, subjects
 from godwit_protocol.errors import UnreachableError
-from godwit_protocol.subjects import STREAM_SUBJECTS, stream_of
+from godwit_protocol.subjects import REGISTER, STREAM_SUBJECTS, stream_of
 
 from .clock import EPOCH_NS
 from .faults import Fault
@@ -28,6 +30,10 @@ LATE_S_MAX: Final = 8.0
 DELIVERY_LATE_S_MAX: Final = 3.0
 READ_S_MAX: Final = 5.0
 DUPLICATES_S: Final = 120.0
+LOSS_S: Final = (0.0005, 0.01, 0.5)
+"""Within such times the leader that alone has a record may die."""
+ELECTION_S_MAX: Final = 7.0
+_REGISTERS: Final = subjects.register("")
 
 
 class _Refusal:
@@ -47,9 +53,12 @@ class _Stream:
         self.by_subject: dict[str, list[int]] = {}
         self.by_id: dict[str, tuple[int, float]] = {}
         self.by_token: dict[tuple[int, str], list[int]] = {}
+        """By the id that a subject names, and its place."""
+        self.by_shape: dict[str, tuple[list[str], list[int]]] = {}
+        """By all but the id: the tokens of one such subject, and where such are."""
         self._tails: list[Tail] = []
         self._readers: dict[str, list[Tail]] = {}
-        """By a subject's shape, which is all but its id: the tails that want it."""
+        """By a subject's shape: the tails that want it."""
 
     def join(self, tail: Tail) -> None:
         """Bring it every message from now on."""
@@ -62,8 +71,7 @@ class _Stream:
 
     def readers(self, tokens: list[str]) -> list[Tail]:
         """The tails that want a subject."""
-        place = _id_place(tokens)
-        shape = ".".join(tokens[:place] + tokens[place + 1 :])
+        shape = _shape(tokens)
         readers = self._readers.get(shape)
         if readers is None:
             readers = [tail for tail in self._tails if tail.wants(tokens)]
@@ -76,29 +84,54 @@ class _Stream:
         self.messages.append(stored)
         self.tokens.append(tokens)
         self.by_subject.setdefault(stored.subject, []).append(index)
-        for place in (2, 3, 6):
-            if place < len(tokens):
-                self.by_token.setdefault((place, tokens[place]), []).append(index)
+        place = _id_place(tokens)
+        self.by_token.setdefault((place, tokens[place]), []).append(index)
+        self.by_shape.setdefault(_shape(tokens), (tokens, []))[1].append(index)
+
+    def lose_last(self) -> Stored | None:
+        """Forget the last message, as if it had never been stored; its sequence is given again.
+
+        Returns what stands in its subject now.
+        """
+        assert not self._tails, "what a tail has brought cannot be taken back"
+        stored, tokens = self.messages.pop(), self.tokens.pop()
+        indices = self.by_subject[stored.subject]
+        indices.pop()
+        place = _id_place(tokens)
+        self.by_token[place, tokens[place]].pop()
+        self.by_shape[_shape(tokens)][1].pop()
+        del self.by_id[stored.headers[MESSAGE_ID_HEADER]]
+        return self.messages[indices[-1]] if indices else None
 
     def find(self, filters: Sequence[list[str]], after_sequence: int) -> list[Stored]:
-        found = {
-            index
-            for wanted in filters
-            for index in self._candidates(wanted)
-            if index >= after_sequence and _matches(wanted, self.tokens[index])
-        }
+        """All messages that match any of the filters, in order."""
+        found: set[int] = set()
+        for wanted in filters:
+            for indices in self._candidates(wanted):
+                found.update(indices[bisect_left(indices, after_sequence) :])
         return [self.messages[index] for index in sorted(found)]
 
-    def _candidates(self, wanted: list[str]) -> Sequence[int]:
-        for place in (6, 3, 2):
-            if place < len(wanted) and wanted[place] not in ("*", ">"):
-                return self.by_token.get((place, wanted[place]), ())
-        return range(len(self.messages))
+    def _candidates(self, wanted: list[str]) -> Iterator[list[int]]:
+        """The indices of all messages that match, in lists that are each in order."""
+        place = _id_place(wanted)
+        if place < len(wanted) and wanted[place] not in ("*", ">"):
+            by_id = self.by_token.get((place, wanted[place]), [])
+            yield [index for index in by_id if _matches(wanted, self.tokens[index])]
+            return
+        for tokens, indices in self.by_shape.values():
+            if _matches(wanted, tokens):
+                yield indices
 
 
 def _id_place(tokens: list[str]) -> int:
     """Where a subject names the migration or machine that it is about."""
     return 6 if tokens[2] == "host" else 3
+
+
+def _shape(tokens: list[str]) -> str:
+    """A subject without its id."""
+    place = _id_place(tokens)
+    return ".".join(tokens[:place] + tokens[place + 1 :])
 
 
 def _matches(wanted: list[str], tokens: list[str]) -> bool:
@@ -117,11 +150,20 @@ def _matches(wanted: list[str], tokens: list[str]) -> bool:
 class LogServer:
     """All streams. ``on_stored`` sees every message in the instant in which it is stored."""
 
-    def __init__(self, world: World, on_stored: Callable[[Stored], None]) -> None:
+    def __init__(
+        self,
+        world: World,
+        on_stored: Callable[[Stored], None],
+        on_lost: Callable[[Stored, Stored | None], None],
+    ) -> None:
         self.world = world
+        self.clock_offset_ns = 0
         self.down_until_s = 0.0
         self.streams = {name: _Stream() for name in STREAM_SUBJECTS}
         self._on_stored = on_stored
+        self._on_lost = on_lost
+        self._losers: set[str] = set()
+        """Migrations of which a register record was lost."""
 
     @property
     def is_down(self) -> bool:
@@ -143,7 +185,7 @@ class LogServer:
         stored = Stored(
             subject,
             sequence,
-            EPOCH_NS + int(now_s * 1e9),
+            EPOCH_NS + int(now_s * 1e9) + self.clock_offset_ns,
             data,
             {MESSAGE_ID_HEADER: message_id},
         )
@@ -151,7 +193,25 @@ class LogServer:
         stream.by_id[message_id] = (sequence, now_s)
         self._on_stored(stored)
         self._deliver(stream, stored)
+        if stream is self.streams[REGISTER]:
+            self._may_lose(stream, stored)
         return sequence
+
+    def _may_lose(self, stream: _Stream, stored: Stored) -> None:
+        """Once a migration, a register record can be lost by a leader that dies, and its flush."""
+        if stored.subject.startswith(_REGISTERS) and self.world.weather.can(Fault.LOG_WRITE_LOST):
+            dice = self.world.dice
+            self.world.loop.after(dice.choice(LOSS_S) * dice.random(), self._lose, stream, stored)
+
+    def _lose(self, stream: _Stream, stored: Stored) -> None:
+        migration = register.decode(stored.data).migration
+        if stream.messages[-1] is not stored or not migration or migration in self._losers:
+            return
+        if self.world.weather.strikes(Fault.LOG_WRITE_LOST):
+            self._losers.add(migration)
+            before = stream.lose_last()
+            self._on_lost(stored, before)
+            self.down_until_s = self.world.loop.time() + self.world.dice.random() * ELECTION_S_MAX
 
     def last(self, subject: str) -> Stored | None:
         """The subject's last message."""
@@ -226,7 +286,8 @@ class Tail:
         if world.weather.strikes(Fault.LOG_DELIVERY_LATE):
             late_s = world.dice.random() * DELIVERY_LATE_S_MAX
         now_s = world.loop.time()
-        ready_s = max(now_s, self._log.cut_until_s, self._server.down_until_s)
+        log = self._log
+        ready_s = max(now_s, log.cut_until_s, log.deaf_until_s, self._server.down_until_s)
         arrives_s = max(ready_s + world.latency_s(TRIP_S) + late_s, self._last_s)
         self._last_s = arrives_s
         world.loop.after(arrives_s - now_s, self._arrive, stored)
@@ -263,8 +324,20 @@ class ProcessLog:
     def __init__(self, server: LogServer, process: Process) -> None:
         self.process = process
         self.cut_until_s = 0.0
+        """Nothing passes until then."""
+        self.deaf_until_s = 0.0
+        """Nothing comes back until then."""
+        self._has_vanished = False
         self._server = server
         self._world = process.world
+
+    def heal(self) -> None:
+        """End what lasts."""
+        self.cut_until_s = self.deaf_until_s = 0.0
+
+    def vanish(self) -> None:
+        """The host lost its power: what was still on its way from it never comes."""
+        self._has_vanished = True
 
     async def append(
         self,
@@ -353,16 +426,26 @@ class ProcessLog:
         if trip_s >= attempt_s:
             loop.after(attempt_s, _settle, answer, _SILENT)
         loop.after(trip_s, self._arrive, act, answer, attempt_s - trip_s)
+        if weather.strikes(Fault.LOG_REQUEST_TWICE):
+            loop.after(trip_s + weather.dice.random() * LATE_S_MAX, self._arrive_again, act)
+
+    def _arrive_again(self, act: Callable[[], Any]) -> None:
+        """A copy of a request: nobody waits for what it gives."""
+        if not self._server.is_down and not self._has_vanished:
+            act()
 
     def _arrive(self, act: Callable[[], Any], answer: asyncio.Future[Any], left_s: float) -> None:
         world = self._world
+        if self._has_vanished:
+            return
         if self._server.is_down:
             world.loop.after(max(left_s, 0.0), _settle, answer, _SILENT)
             return
         found = act()
         lost = world.weather.strikes(Fault.LOG_ANSWER_LOST)
         back_s = world.latency_s(TRIP_S)
-        if lost or back_s > left_s or self.cut_until_s > world.loop.time():
+        now_s = world.loop.time()
+        if lost or back_s > left_s or self.cut_until_s > now_s or self.deaf_until_s > now_s:
             world.loop.after(max(left_s, 0.0), _settle, answer, _SILENT)
         else:
             world.loop.after(back_s, _settle, answer, found)

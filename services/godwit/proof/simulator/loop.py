@@ -186,24 +186,34 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def after(self, delay_s: float, act: Callable[..., object], *args: Any) -> Handle:
         """Call it in the world's own context, which no process's death can stop."""
-        return self.call_at(self._now_s + delay_s, act, *args, context=self._world)
+        when_s = self._now_s + delay_s
+        handle = Handle(act, args, self._world, when_s)
+        self._order += 1
+        heapq.heappush(self._timers, (when_s, self._order, handle))
+        return handle
 
     def requeue(self, handles: deque[Handle]) -> None:
         """Run what was held, in its order."""
         self._ready.extend(handles)
 
-    def run_until(self, done: Callable[[], bool], deadline_s: float) -> bool:
-        """Run until ``done`` (asked whenever time moves) or virtual time is ``deadline_s``.
+    def run_until(
+        self, done: Callable[[], bool], deadline_s: float, *, every_s: float = 0.0
+    ) -> bool:
+        """Run until ``done`` or virtual time is ``deadline_s``; return whether it was done.
 
-        Returns whether it was done.
+        It is asked whenever time moves, but no more often than every ``every_s``.
         """
         asyncio._set_running_loop(self)
         try:
-            while not done():
+            look_s = self._now_s
+            while True:
+                if self._now_s >= look_s:
+                    if done():
+                        return True
+                    look_s = self._now_s + every_s
                 self._run_ready()
                 if not self._advance(deadline_s):
                     return done()
-            return True
         finally:
             asyncio._set_running_loop(None)
 
@@ -214,19 +224,21 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._timers.clear()
 
     def _run_ready(self) -> None:
-        ready = self._ready
+        ready, owner_of = self._ready, OWNER
+        world = self._world
         while ready:
             handle = ready.popleft()
             if handle.is_cancelled:
                 continue
             context = handle.context
-            owner = context.get(OWNER)
-            if owner is not None:
-                if not owner.alive:
-                    continue
-                if owner.held is not None:
-                    owner.held.append(handle)
-                    continue
+            if context is not world:
+                owner = context.get(owner_of)
+                if owner is not None:
+                    if not owner.alive:
+                        continue
+                    if owner.held is not None:
+                        owner.held.append(handle)
+                        continue
             self.steps += 1
             context.run(handle.callback, *handle.args)
 

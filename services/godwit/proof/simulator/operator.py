@@ -1,4 +1,6 @@
-"""The operators of a simulated cluster: they start machines, move them, and cancel some moves."""
+"""The operators of a simulated cluster: they start machines, move them, cancel some moves, stop
+machines, end doubts, and start those anew that have died.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ from .process import Process
 from .services import Cluster
 
 LOOK_S: Final = 0.1
+ORDER_S_MAX: Final = 180.0
+"""How long an operator waits for what an order brings."""
 CANCEL_CHANCE: Final = 0.15
+RENEW_CHANCE: Final = 0.02
 ANYWHERE_CHANCE: Final = 0.05
 """Of asking for a host without looking where the machine is."""
 PAGES: Final = (8, 16, 32)
@@ -52,9 +57,11 @@ class Operators:
         self._process = Process(world, "operator", "desk", mortal=False)
         self._log = ProcessLog(cluster.server, self._process)
         self._writers: dict[Scope, LaneWriter] = {}
+        self._alone: dict[Scope, asyncio.Lock] = {}
         self._hosts = [place.host.name for place in cluster.places]
         self._starts = cluster.judge.starts
-        self._cancels: list[asyncio.Task[None]] = []
+        self._stops = cluster.judge.stops
+        self._errands: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin."""
@@ -64,6 +71,64 @@ class Operators:
         """Ask for one migration of each machine, as whether the system still works."""
         self.done = False
         self._process.spawn(self._probe())
+
+    def settle(self) -> None:
+        """Do what alarms ask of an operator: end every doubt, and start anew what is dead."""
+        self.done = False
+        self._process.spawn(self._settle())
+
+    async def _settle(self) -> None:
+        for migration in self._cluster.judge.open_migrations:
+            await self._resolve(migration)
+        await self._renew_all()
+        self.done = True
+
+    async def _renew_all(self) -> None:
+        judge = self._cluster.judge
+        for name in sorted(judge.started):
+            if judge.machines[name].over:
+                await self._renew(name)
+
+    async def _resolve(self, migration: str) -> None:
+        """Order the machine to run where its current image is; if proof is wanted, get it."""
+        judge = self._cluster.judge
+        truth = judge.migrations[migration]
+        hosts = [truth.source, truth.destination]
+        holder = judge.holder_of(truth.machine) or truth.source
+        hosts.sort(key=lambda host: host != holder)
+        for host, other in (hosts, hosts[::-1]):
+            for is_off in (False, True):
+                if truth.ended or not host:
+                    return
+                if is_off:
+                    self._cluster.switch_off(other)
+                await self._order(migration, host, other_is_off=is_off)
+
+    async def _order(self, migration: str, host: str, *, other_is_off: bool) -> None:
+        truth = self._cluster.judge.migrations[migration]
+        answers, deadline_s = truth.answers, self._process.world.loop.time() + ORDER_S_MAX
+        is_source = host == truth.source
+        service = Service.SOURCE_HOST if is_source else Service.DESTINATION_HOST
+        order = ev.RunOrdered(target=host, other_is_off=other_is_off, requested_by="operator")
+        scope = Scope.of_migration(migration, truth.machine)
+        await self._put(scope, order, Address(host, service))
+        while truth.answers == answers and not truth.ended:
+            await asyncio.sleep(LOOK_S)
+            if self._process.world.loop.time() > deadline_s:
+                return
+
+    async def _renew(self, name: str) -> None:
+        """Stop a machine; if that is done, start it again, somewhere."""
+        record = self._cluster.judge.registers.get(name)
+        if record is None:
+            return
+        stop = self._clock.new_id()
+        request = mev.MachineStopRequested(stop=stop)
+        await self._put(Scope.of_machine(name), request, Address(record.owner, Service.SOURCE_HOST))
+        while stop not in self._stops:  # noqa: ASYNC110  # the judge knows no tasks
+            await asyncio.sleep(LOOK_S)
+        if self._stops[stop]:
+            await self._start_machine(name)
 
     async def _probe(self) -> None:
         for machine in sorted(self._cluster.judge.started):
@@ -83,7 +148,9 @@ class Operators:
         for _ in range(self._plan.migrations):
             await self._migrate(self._dice.choice(names))
             await asyncio.sleep(self._dice.expovariate(1 / self._plan.pause_s))
-        await asyncio.gather(*self._cancels)
+            if self._dice.random() < RENEW_CHANCE:
+                self._errands.append(self._process.spawn(self._renew(self._dice.choice(names))))
+        await asyncio.gather(*self._errands)
         self.done = True
 
     async def _start_machine(self, name: str) -> None:
@@ -113,8 +180,8 @@ class Operators:
     async def _migrate(self, machine: str) -> None:
         migration = self._clock.new_id()
         dice = self._dice
-        record = self._cluster.judge.registers[machine]
-        elsewhere = [host for host in self._hosts if host != record.owner]
+        record = self._cluster.judge.registers.get(machine)
+        elsewhere = [host for host in self._hosts if record is None or host != record.owner]
         hosts = self._hosts if dice.random() < ANYWHERE_CHANCE else elsewhere
         requested = ev.MigrationRequested(
             machine=machine,
@@ -128,7 +195,7 @@ class Operators:
         )
         await self._put(Scope.of_migration(migration, machine), requested)
         if dice.random() < CANCEL_CHANCE:
-            self._cancels.append(self._process.spawn(self._cancel(migration, machine)))
+            self._errands.append(self._process.spawn(self._cancel(migration, machine)))
 
     async def _cancel(self, migration: str, machine: str) -> None:
         await asyncio.sleep(self._dice.choice((0.02, 0.1, 0.5, 5.0)) * self._dice.random())
@@ -138,8 +205,9 @@ class Operators:
         writer = self._writers.setdefault(
             scope, LaneWriter(self._clock, Lane.OPERATOR, "desk", scope)
         )
-        sealed = writer.seal(event, to=to)
-        writer.advance(sealed)
-        await patiently(
-            lambda: self._log.append(sealed.subject, sealed.data, message_id=sealed.message_id)
-        )
+        async with self._alone.setdefault(scope, asyncio.Lock()):
+            sealed = writer.seal(event, to=to)
+            await patiently(
+                lambda: self._log.append(sealed.subject, sealed.data, message_id=sealed.message_id)
+            )
+            writer.advance(sealed)

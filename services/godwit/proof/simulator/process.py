@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import inspect
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -137,12 +138,9 @@ class Process:
 
 
 def _close(coroutine: Any) -> None:
-    """Close a coroutine that may wait again while it is being closed.
-
-    One that never began may hold another, which nobody would ever begin.
-    """
+    """Close a coroutine that may wait again while it is being closed, and what it never began."""
     if coroutine.cr_frame is not None and not coroutine.cr_running:
-        for held in tuple(coroutine.cr_frame.f_locals.values()):
+        for held in _held(coroutine):
             if (
                 inspect.iscoroutine(held)
                 and inspect.getcoroutinestate(held) == inspect.CORO_CREATED
@@ -156,6 +154,16 @@ def _close(coroutine: Any) -> None:
         except BaseException:  # the world is over: nobody is interested
             pass
         return
+
+
+def _held(coroutine: Any) -> list[Any]:
+    """What a coroutine's variables hold; of one that never began, also those of its closure."""
+    held = list(coroutine.cr_frame.f_locals.values())
+    if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+        functions = filter(inspect.isfunction, gc.get_referents(coroutine))
+        cells = [cell for function in functions for cell in function.__closure__ or ()]
+        held += [cell.cell_contents for cell in cells]
+    return held
 
 
 def _line(time_s: float, who: str, what: str) -> str:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from . import folds
 from .clock import HostClock
 from .disk import HostDisk
 from .faults import Fault, Weather
 from .hypervisor import Host
 from .judge import Judge
+from .machine import SimulatedVmm
 from .operator import Operators, Plan
 from .process import World
 from .services import Cluster, Place
@@ -23,6 +25,8 @@ CALM_S_MAX: Final = 900.0
 """Virtual seconds in which everything must come to rest after the last fault. The longest wait of
 the services is a migration's deadline and three graces."""
 REST_S: Final = 3.0
+LOOK_S: Final = 0.05
+BOOT_S: Final = 3.0
 HARSH_REMAINDER: Final = 3
 """Every fifth seed is harsh: its services die several times in each migration."""
 
@@ -80,20 +84,24 @@ class _Simulation:
         world.loop.run_until(lambda: False, world.loop.time() + self.dice.random() * 3.0)
         self._calm()
         self._rest()
+        self.operators.settle()
+        self._rest()
         self.operators.move_each_once_more()
         self._rest()
         self._close()
         return self._result()
 
     def _calm(self) -> None:
-        """The faults are over, those that last too. Jumped clocks stay as they are."""
+        """The faults are over, those that last too. Clocks of hosts stay as they are; those that
+        deadlines of migrations are told by are set right.
+        """
         self.weather.raging = False
         self.cluster.heal()
         self.world.note("WEATHER", "the faults are over")
 
     def _rest(self) -> None:
         loop = self.world.loop
-        loop.run_until(self._is_at_rest, loop.time() + CALM_S_MAX)
+        loop.run_until(self._is_at_rest, loop.time() + CALM_S_MAX, every_s=LOOK_S)
         loop.run_until(lambda: False, loop.time() + REST_S)
 
     def _is_at_rest(self) -> bool:
@@ -103,8 +111,12 @@ class _Simulation:
         if not self.operators.done:
             self.judge.accuse("the operators could not do their work")
         self.judge.close()
+        for difference in folds.differences(self.cluster, self.judge):
+            self.judge.accuse(f"fold: {difference}")
         for place in self.cluster.places:
             for service, name in place.disk.files:
+                if name in self.judge.open_migrations:
+                    continue  # what never ended is accused for itself
                 self.judge.accuse(f"{place.host.name} still has a journal of {service}: {name}")
 
     def _result(self) -> Run:
@@ -156,8 +168,14 @@ class _Simulation:
                 running.process.stop_for(seconds)
             case Fault.LOG_DOWN:
                 self.cluster.server.down_until_s = now_s + seconds
+            case Fault.VMM_KILLED:
+                self._kill_a_vmm()
+            case Fault.POWER_LOST:
+                self.cluster.lose_power(place, BOOT_S + seconds)
             case Fault.LOG_CUT:
                 running.log.cut_until_s = now_s + seconds
+            case Fault.LOG_HALF_CUT:
+                running.log.deaf_until_s = now_s + seconds
             case Fault.LINK_RESET:
                 if network.connections:
                     dice.choice(network.connections).reset()
@@ -169,6 +187,25 @@ class _Simulation:
             case Fault.DISK_FULL:
                 place.disk.full_until_s = now_s + seconds
             case Fault.CLOCK_JUMP:
-                place.clock.wall_offset_ns += dice.randrange(-60, 60) * 1_000_000_000
+                self._jump(dice.randrange(-60, 60) * 1_000_000_000)
             case _:
                 raise ValueError(f"{fault} strikes calls, not the world")
+
+    def _kill_a_vmm(self) -> None:
+        vmms = [(place.host, vmm) for place in self.cluster.places for vmm in _vmms(place)]
+        if vmms:
+            host, vmm = self.dice.choice(vmms)
+            host.kill(vmm, "killed")
+
+    def _jump(self, by_ns: int) -> None:
+        """The wall clock of a host, of a replica's host, or of the log's server."""
+        clocks = self.cluster.clocks
+        which = self.dice.randrange(len(clocks) + 1)
+        if which < len(clocks):
+            clocks[which].wall_offset_ns += by_ns
+        else:
+            self.cluster.server.clock_offset_ns += by_ns
+
+
+def _vmms(place: Place) -> list[SimulatedVmm]:
+    return [vmm for _, vmm in sorted(place.host.vmms.items())]

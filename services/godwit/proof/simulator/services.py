@@ -11,11 +11,13 @@ from typing import Any, Final
 
 from godwit.catalogue.loading import load as load_catalogue
 from godwit.coordinator import service as coordinator
+from godwit.coordinator.service import Desk
 from godwit.destination_host.service import DestinationHost
 from godwit.gpu_state_tracker import service as tracker
+from godwit.gpu_state_tracker.tracker import Tracker
 from godwit.gpus.simulated import SimulatedGpus
 from godwit.host.context import HostContext
-from godwit.host.fencing import NoFencing
+from godwit.host.fencing import NoFencing, Proof
 from godwit.host.registers import Registers
 from godwit.runtime import config as configuration
 from godwit.runtime.config import Config, Service
@@ -26,6 +28,7 @@ from godwit_protocol.errors import GodwitError
 
 from .clock import HostClock
 from .disk import HostDisk
+from .faults import Fault
 from .hypervisor import Host, ProcessHypervisor
 from .judge import Judge
 from .link import Network
@@ -33,7 +36,12 @@ from .log import LogServer, ProcessLog
 from .process import Process, World
 
 RESTART_S: Final = 0.3
+OFF_S: Final = 30.0
+SWITCH_S: Final = 1.0
+HALF: Final = 0.5
 CONTROL_HOST: Final = "control"
+COORDINATORS: Final = ("coordinator-1", "coordinator-2")
+TRACKERS: Final = ("tracker-1", "tracker-2")
 
 Life = Callable[["Running"], Coroutine[Any, Any, None]]
 
@@ -46,6 +54,8 @@ class Running:
     log: ProcessLog
     tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
     outbox: Outbox | None = None
+    service: Desk | Tracker | SourceHost | DestinationHost | None = None
+    """What has the state of this life."""
 
 
 @dataclass
@@ -56,6 +66,8 @@ class Place:
     clock: HostClock
     disk: HostDisk
     gpus: str
+    off_until_s: float = 0.0
+    """It has no power until then."""
 
 
 class Cluster:
@@ -66,21 +78,28 @@ class Cluster:
         self.judge = judge
         self.places = places
         self.network = Network(world)
-        self.server = LogServer(world, judge.stored)
+        self.server = LogServer(world, judge.stored, judge.lost)
+        self.has_switch = world.weather.has_deaths and world.dice.random() < HALF
+        """Whether a host's power can be taken by a program."""
         self.running: dict[str, Running] = {}
         self.restarts: Counter[str] = Counter()
-        self._clock = HostClock(world, CONTROL_HOST)
+        self._replicas = {name: HostClock(world, name) for name in (*COORDINATORS, *TRACKERS)}
 
     def start(self) -> None:
         """Start everything."""
-        for name in ("coordinator-1", "coordinator-2"):
+        for name in COORDINATORS:
             self._live(name, CONTROL_HOST, self._coordinator(name))
-        for name in ("tracker-1", "tracker-2"):
+        for name in TRACKERS:
             self._live(name, CONTROL_HOST, self._tracker(name))
         for place in self.places:
             name = place.host.name
             self._live(f"source-{name}", name, self._source(place))
             self._live(f"destination-{name}", name, self._destination(place))
+
+    @property
+    def clocks(self) -> list[HostClock]:
+        """Every wall clock but the log server's."""
+        return [place.clock for place in self.places] + list(self._replicas.values())
 
     @property
     def is_idle(self) -> bool:
@@ -94,10 +113,33 @@ class Cluster:
         """End what lasts: cuts, silence, full disks."""
         self.network.heal()
         self.server.down_until_s = 0.0
+        self.server.clock_offset_ns = 0
+        for clock in self._replicas.values():
+            clock.wall_offset_ns = 0
         for running in self.running.values():
-            running.log.cut_until_s = 0.0
+            running.log.heal()
         for place in self.places:
             place.disk.full_until_s = 0.0
+
+    def lose_power(self, place: Place, seconds: float) -> None:
+        """All that runs on a host is gone at once, and nobody is told. It boots after a while."""
+        now_s = self.world.loop.time()
+        if place.off_until_s > now_s:
+            return
+        place.off_until_s = now_s + seconds
+        self.network.isolate(place.host.name, seconds)
+        for running in self.running.values():
+            if running.process.host == place.host.name:
+                running.process.die("lost its power")
+                running.log.vanish()
+        place.host.lose_power()
+        place.disk.lose_power()
+        place.clock.reboot()
+
+    def switch_off(self, host: str) -> None:
+        """Whoever must know that a host runs nothing takes its power."""
+        place = next(place for place in self.places if place.host.name == host)
+        self.lose_power(place, OFF_S)
 
     def _live(self, name: str, host: str, life: Life) -> None:
         process = Process(self.world, name, host)
@@ -110,6 +152,9 @@ class Cluster:
     def _again(self, name: str, host: str, life: Life) -> None:
         self.restarts[name] += 1
         delay_s = RESTART_S * (1 + 4 * self.world.dice.random())
+        # The place is looked up when the process is dead: a host that has no power says so first.
+        off_s = [place.off_until_s for place in self.places if place.host.name == host]
+        delay_s += max(sum(off_s) - self.world.loop.time(), 0.0)
         self.world.loop.after(delay_s, self._live, name, host, life)
 
     async def _run(self, running: Running, life: Life) -> None:
@@ -129,13 +174,17 @@ class Cluster:
 
     def _coordinator(self, name: str) -> Life:
         async def life(running: Running) -> None:
-            await coordinator.run(running.log, self._clock, name, running.tasks, Health(name))
+            clock = self._replicas[name]
+            running.service = Desk(running.log, clock, name, running.tasks, load_catalogue())
+            await coordinator.serve(running.service, running.log, Health(name))
 
         return life
 
     def _tracker(self, name: str) -> Life:
         async def life(running: Running) -> None:
-            await tracker.run(running.log, self._clock, name, running.tasks, Health(name))
+            clock = self._replicas[name]
+            running.service = Tracker(running.log, clock, name, load_catalogue())
+            await tracker.serve(running.service, running.log, running.tasks, Health(name))
 
         return life
 
@@ -145,7 +194,8 @@ class Cluster:
         async def life(running: Running) -> None:
             host = self._context(place, running, config)
             gpus = SimulatedGpus(host.name, config.gpus, load_catalogue(), config.gpu_facts)
-            await SourceHost(host, running.tasks, Health("source_host"), gpus).run()
+            running.service = SourceHost(host, running.tasks, Health("source_host"), gpus)
+            await running.service.run()
 
         return life
 
@@ -156,7 +206,8 @@ class Cluster:
             host = self._context(place, running, config)
             listener = self.network.listen(running.process)
             health = Health("destination_host")
-            await DestinationHost(host, running.tasks, health, listener).run()
+            running.service = DestinationHost(host, running.tasks, health, listener)
+            await running.service.run()
 
         return life
 
@@ -173,8 +224,27 @@ class Cluster:
             hypervisor=ProcessHypervisor(place.host, process, self.network),
             disk=place.disk.seen_by(process),
             dial=self.network.dialer(process),
-            fencing=NoFencing(),
+            fencing=PowerSwitch(self, process) if self.has_switch else NoFencing(),
         )
+
+
+class PowerSwitch:
+    """``host.fencing.Fencing``: a site's program that takes a host's power, and says so."""
+
+    needs_operator: Final = False
+
+    def __init__(self, cluster: Cluster, process: Process) -> None:
+        self._cluster = cluster
+        self._process = process
+
+    async def prove_off(self, host: str, vouched_by: str = "") -> Proof:
+        """As ``Fencing.prove_off``: no word of an operator is needed, nor taken."""
+        self._process.step(f"switch off {host}")
+        await asyncio.sleep(self._process.world.latency_s(SWITCH_S))
+        self._cluster.switch_off(host)
+        self._process.world.weather.injected[Fault.FENCED] += 1
+        self._process.step(f"{host} is off")
+        return Proof(program="power-switch", answer=f"powered-off {host}")
 
 
 def _config(service: Service, place: Place) -> Config:

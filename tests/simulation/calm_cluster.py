@@ -1,0 +1,87 @@
+"""A simulated cluster in calm weather, driven step by step by a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from godwit.proof.simulator.clock import HostClock
+from godwit.proof.simulator.disk import HostDisk
+from godwit.proof.simulator.faults import Weather
+from godwit.proof.simulator.hypervisor import Host
+from godwit.proof.simulator.judge import Judge
+from godwit.proof.simulator.log import ProcessLog
+from godwit.proof.simulator.process import Process, World
+from godwit.proof.simulator.services import Cluster, Place
+from godwit.runtime.lane import LaneWriter, Scope
+from godwit_protocol import codec, subjects
+from godwit_protocol.events import Event, Lane
+from godwit_protocol.events import machine as mev
+from godwit_protocol.events import migration as ev
+from godwit_protocol.machine import MachineSpec
+from godwit_protocol.roles.effects import Address, Service
+
+SPEC = MachineSpec(name="m", guest="simulated:Guest", ram_bytes=8 * 4096)
+PATIENCE_S = 300.0
+
+
+class CalmCluster:
+    """Two or more hosts, all services, no faults but those that the test makes."""
+
+    def __init__(self, hosts: int = 2) -> None:
+        self.world = World(Weather(Random(1)))
+        self.judge = Judge(self.world)
+        names = [f"host-{index}" for index in range(1, hosts + 1)]
+        self.cluster = Cluster(self.world, self.judge, [self._place(name) for name in names])
+        self._desk = Process(self.world, "operator", "desk", mortal=False)
+        self._log = ProcessLog(self.cluster.server, self._desk)
+        self._clock = HostClock(self.world, "desk")
+        self._writers: dict[Scope, LaneWriter] = {}
+        self.cluster.start()
+
+    def place(self, host: str) -> Place:
+        return next(place for place in self.cluster.places if place.host.name == host)
+
+    def until(self, done: Callable[[], bool]) -> None:
+        deadline_s = self.world.loop.time() + PATIENCE_S
+        assert self.world.loop.run_until(done, deadline_s), "\n".join(self.world.notes()[-40:])
+
+    def rest(self, seconds: float = 5.0) -> None:
+        self.world.loop.run_until(lambda: False, self.world.loop.time() + seconds)
+
+    def put(self, scope: Scope, event: Event, to: Address | None = None) -> None:
+        """Append an operator's event; it is stored soon."""
+        fresh = LaneWriter(self._clock, Lane.OPERATOR, "desk", scope)
+        writer = self._writers.setdefault(scope, fresh)
+        sealed = writer.seal(event, to=to)
+        writer.advance(sealed)
+        append = self._log.append(sealed.subject, sealed.data, message_id=sealed.message_id)
+        self._desk.spawn(append)
+
+    def start(self, host: str = "host-1") -> None:
+        request = mev.MachineStartRequested(start="start", spec=SPEC)
+        self.put(Scope.of_machine("m"), request, Address(host, Service.SOURCE_HOST))
+
+    def stop(self, stop: str = "stop", host: str = "host-1") -> None:
+        request = mev.MachineStopRequested(stop=stop)
+        self.put(Scope.of_machine("m"), request, Address(host, Service.SOURCE_HOST))
+
+    def migrate(self, destination: str = "host-2") -> str:
+        migration = self._clock.new_id()
+        limits = ev.Limits(stun_limit_ns=2_000_000_000)
+        requested = ev.MigrationRequested(machine="m", destination=destination, limits=limits)
+        self.put(Scope.of_migration(migration, "m"), requested)
+        return migration
+
+    def told(self, kind: type[Event]) -> list[Event]:
+        """All events of a type, in the log's order."""
+        stored = self.cluster.server.streams[subjects.EVENTS].messages
+        events = [codec.decode(message.data).event for message in stored]
+        return [event for event in events if isinstance(event, kind)]
+
+    def has_told(self, kind: type[Event], times: int = 1) -> Callable[[], bool]:
+        return lambda: len(self.told(kind)) >= times
+
+    def _place(self, name: str) -> Place:
+        clock = HostClock(self.world, name)
+        return Place(Host(name, clock, self.judge, 1e8), clock, HostDisk(self.world), "")

@@ -1,0 +1,122 @@
+"""What dies, loses its power or is stopped at a bad moment; each once found by a seed."""
+
+from collections.abc import Iterator
+
+import pytest
+from calm_cluster import CalmCluster
+
+from godwit.hypervisor.port import VmmState
+from godwit.proof.simulator import folds
+from godwit_protocol import subjects
+from godwit_protocol.events import machine as mev
+from godwit_protocol.events import migration as ev
+from godwit_protocol.register import RegisterValue
+
+
+@pytest.fixture
+def calm() -> Iterator[CalmCluster]:
+    cluster = CalmCluster()
+    yield cluster
+    cluster.world.bury()
+
+
+def check(calm: CalmCluster) -> None:
+    calm.rest()
+    calm.judge.close()
+    assert calm.judge.violations == []
+    assert list(folds.differences(calm.cluster, calm.judge)) == []
+
+
+def test_a_service_that_dies_in_a_start_says_afterwards_that_it_was_done(
+    calm: CalmCluster,
+) -> None:
+    calm.start()
+    calm.until(lambda: "m" in calm.judge.registers)
+    calm.cluster.running["source-host-1"].process.die("killed")
+    calm.until(calm.has_told(mev.MachineStarted))
+    assert calm.told(mev.MachineStartRefused) == []
+    assert calm.judge.machines["m"].ran
+    check(calm)
+
+
+def test_of_two_stops_at_once_one_is_refused(calm: CalmCluster) -> None:
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    calm.stop("first")
+    calm.stop("second")
+    calm.until(calm.has_told(mev.MachineStopRefused))
+    assert len(calm.told(mev.MachineStopped)) == 1
+    check(calm)
+
+
+def test_a_service_that_dies_in_a_stop_carries_it_out_afterwards(calm: CalmCluster) -> None:
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    calm.stop()
+    calm.until(lambda: calm.judge.registers["m"].value is RegisterValue.STOPPED)
+    calm.cluster.running["source-host-1"].process.die("killed")
+    calm.until(calm.has_told(mev.MachineStopped))
+    assert calm.judge.machines["m"].vmms == []
+    check(calm)
+
+
+def test_a_machine_that_the_register_forgot_to_have_left_is_not_stopped(
+    calm: CalmCluster,
+) -> None:
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    calm.migrate()
+    calm.until(calm.has_told(ev.MigrationEnded))
+    registers = calm.cluster.server.streams[subjects.REGISTER]
+    while calm.judge.registers["m"].value is RegisterValue.MOVED:
+        stored = registers.messages[-1]
+        before = registers.lose_last()
+        if stored.subject == subjects.register("m"):
+            calm.judge.lost(stored, before)
+    calm.stop()
+    calm.until(calm.has_told(mev.MachineStopRefused))
+    refusal = calm.told(mev.MachineStopRefused)[0]
+    assert isinstance(refusal, mev.MachineStopRefused)
+    assert refusal.code == "in_doubt"
+    assert [vmm.state for vmm in calm.judge.machines["m"].vmms] == [VmmState.RUNNING]
+
+
+def test_a_lane_goes_on_after_what_the_log_has_of_a_host_that_lost_its_power(
+    calm: CalmCluster,
+) -> None:
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    calm.migrate()
+    calm.until(calm.has_told(ev.DestinationPrepared))
+    place = calm.place("host-2")
+    for file in place.disk.files.values():
+        assert len(file.data) > file.synced_bytes
+        del file.data[file.synced_bytes :]
+    calm.cluster.lose_power(place, seconds=10.0)
+    calm.until(calm.has_told(ev.ImageDiscarded))
+    calm.until(calm.has_told(ev.MigrationEnded))
+    check(calm)
+
+
+def test_a_machine_is_dead_only_with_the_one_host_that_held_it(calm: CalmCluster) -> None:
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    calm.cluster.lose_power(calm.place("host-2"), seconds=10.0)
+    calm.rest(20.0)
+    check(calm)
+    calm.cluster.lose_power(calm.place("host-1"), seconds=10.0)
+    assert calm.judge.machines["m"].over
+    calm.until(calm.has_told(mev.MachineFailed))
+    calm.stop()
+    calm.until(calm.has_told(mev.MachineStopped))
+    check(calm)
+
+
+def test_a_full_disk_does_not_end_a_service_that_has_read_its_inbox(calm: CalmCluster) -> None:
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    calm.place("host-1").disk.full_until_s = float("inf")
+    calm.stop()
+    calm.until(calm.has_told(mev.MachineStopped))
+    calm.rest()
+    assert not calm.cluster.restarts

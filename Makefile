@@ -6,13 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt
 
-.PHONY: help setup demo test test-fast chaos lint docs clean
+.PHONY: help setup demo test test-fast chaos mutation lint docs clean
 
 help:
 	@echo "make demo       move a running machine with a real model between two hosts"
 	@echo "make test       run all tests; the whole chaos matrix is make chaos"
 	@echo "make test-fast  run the unit and property tests only"
 	@echo "make chaos      break every party at every step of a migration (about an hour)"
+	@echo "make mutation   take each guard of the switchover out: some test must fail (an hour)"
 	@echo "make lint       style, types and the layering contract"
 	@echo "make docs       regenerate the parts of docs/ that come from the code"
 	@echo "make clean      remove the virtual environment"
@@ -46,6 +47,9 @@ test-fast: $(VENV)/.installed-dev
 # Goes on where it was interrupted, as long as the revision is the same. ARENAS: clusters at once.
 chaos: $(VENV)/.installed-dev
 	@PYTHONPATH=tests/chaos:tests/support $(BIN)/python tests/chaos/matrix.py $(or $(ARENAS),4)
+
+mutation: $(VENV)/.installed-dev
+	@$(BIN)/python tests/mutation/driver.py
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

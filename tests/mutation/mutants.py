@@ -1,0 +1,292 @@
+"""Every small way to break a module: a guard forced or turned round, an effect or a row taken out.
+
+A mutant is one change to the module's syntax tree. The operators are those that matter for a
+protocol whose guards are data and conditions:
+
+- a condition is forced true, forced false, or one of its operands is taken out;
+- a comparison is turned round;
+- a row of a table, or a member of a set or a tuple of phases and inputs, is taken out;
+- an effect is taken out, or done before the one that it follows;
+- an append is made less durable, or reaches nobody;
+- a field that a step sets is left as it was;
+- a case of a ``match``, or a statement that does something, is taken out.
+
+It must not know which tests there are.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+_TURNED: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Lt: ast.GtE,
+    ast.GtE: ast.Lt,
+    ast.Gt: ast.LtE,
+    ast.LtE: ast.Gt,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
+_LESS_DURABLE: Final = {"JOURNALED": "LAGGING", "FLUSHING": "LAGGING", "LOGGED": "LAGGING"}
+_LESS_DURABLE_CALL: Final = {"journaled": "lagging"}
+_UPDATES: Final = {"_replace", "replace"}
+_SHOWN_MAX: Final = 90
+
+
+class Spot(NamedTuple):
+    """Where a change is made: a field of the n-th node of a walk, and the place in it if a list."""
+
+    node: int
+    field: str
+    place: int | None = None
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change. ``key`` stays the same while the function around it does not change."""
+
+    function: str
+    line: int
+    operator: str
+    before: str
+    after: str
+    spot: Spot
+    replacement: ast.AST | None
+    """None takes the node out."""
+
+    @property
+    def key(self) -> str:
+        """Names the mutant, without its line."""
+        return f"{self.function}: {self.operator}: {self.before} -> {self.after}"
+
+    def applied(self, source: str) -> ast.Module:
+        """The changed module."""
+        tree = ast.parse(source)
+        owner = list(ast.walk(tree))[self.spot.node]
+        replacement = copy.deepcopy(self.replacement)
+        if self.spot.place is None:
+            setattr(owner, self.spot.field, replacement)
+        elif replacement is not None:
+            getattr(owner, self.spot.field)[self.spot.place] = replacement
+        else:
+            del getattr(owner, self.spot.field)[self.spot.place]
+            if isinstance(owner, ast.Dict):
+                del owner.values[self.spot.place]
+            if isinstance(owner, ast.BoolOp) and len(owner.values) == 1:
+                owner.values *= 2  # a BoolOp has two operands at least
+        return ast.fix_missing_locations(tree)
+
+
+def mutants(source: str) -> list[Mutant]:
+    """All mutants of a module, by line; equal ones of one function get a number."""
+    tree = ast.parse(source)
+    found: list[Mutant] = []
+    names = _functions(tree)
+    seen: dict[str, int] = {}
+    for number, node in enumerate(ast.walk(tree)):
+        function = names.get(node, "")
+        for operator, spot, old, new in _changes(number, node):
+            line = getattr(old, "lineno", getattr(node, "lineno", 0))
+            before, after = _shown(old), _shown(new) if new is not None else "(nothing)"
+            mutant = Mutant(function, line, operator, before, after, spot, new)
+            seen[mutant.key] = seen.get(mutant.key, 0) + 1
+            if seen[mutant.key] > 1:
+                numbered = f"{operator} {seen[mutant.key]}"
+                mutant = Mutant(function, line, numbered, before, after, spot, new)
+            found.append(mutant)
+    return sorted(found, key=lambda mutant: mutant.line)
+
+
+Change = tuple[str, Spot, ast.AST, ast.AST | None]
+
+
+def _changes(number: int, node: ast.AST) -> Iterator[Change]:
+    for look in _OPERATORS:
+        yield from look(number, node)
+
+
+def _conditions(number: int, node: ast.AST) -> Iterator[Change]:
+    """Each condition of an ``if`` or a conditional expression, and of a case, forced both ways."""
+    if isinstance(node, ast.If | ast.IfExp):
+        yield from _forced(Spot(number, "test"), node.test)
+    if isinstance(node, ast.match_case) and node.guard is not None:
+        yield from _forced(Spot(number, "guard"), node.guard)
+    if isinstance(node, ast.comprehension):
+        for place, test in enumerate(node.ifs):
+            yield from _forced(Spot(number, "ifs", place), test)
+
+
+def _forced(spot: Spot, test: ast.expr) -> Iterator[Change]:
+    for value in (True, False):
+        yield f"forced {value}".lower(), spot, test, ast.Constant(value)
+
+
+def _operands(number: int, node: ast.AST) -> Iterator[Change]:
+    """Each operand of ``and`` and ``or``."""
+    if isinstance(node, ast.BoolOp):
+        for place, operand in enumerate(node.values):
+            yield "operand out", Spot(number, "values", place), operand, None
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        turned = ast.Call(ast.Name("bool", ast.Load()), [node.operand], [])
+        yield "not out", Spot(number, "operand"), node, ast.UnaryOp(ast.Not(), turned)
+
+
+def _comparisons(number: int, node: ast.AST) -> Iterator[Change]:
+    if isinstance(node, ast.Compare):
+        for place, op in enumerate(node.ops):
+            turned = _TURNED[type(op)]()
+            yield "turned round", Spot(number, "ops", place), node, turned
+
+
+def _rows(number: int, node: ast.AST) -> Iterator[Change]:
+    """Rows of tables, and members of sets and of tuples of names, outside of returned results."""
+    if isinstance(node, ast.Set):
+        for place, member in enumerate(node.elts):
+            yield "member out", Spot(number, "elts", place), member, None
+    if isinstance(node, ast.Tuple) and _is_of_names(node):
+        for place, member in enumerate(node.elts):
+            yield "member out", Spot(number, "elts", place), member, None
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "row":
+        for place, phase in enumerate(node.args[1:], start=1):
+            yield "phase out", Spot(number, "args", place), phase, None
+
+
+def _is_of_names(node: ast.Tuple) -> bool:
+    """Such as ``(inp.LinkLost, inp.Tick)``, but not a pair that is a key or is unpacked."""
+    if isinstance(node.ctx, ast.Store) or len(node.elts) < 3:
+        return False
+    return all(isinstance(each, ast.Attribute | ast.Starred) for each in node.elts)
+
+
+def _effects(number: int, node: ast.AST) -> Iterator[Change]:
+    """Each effect of a returned ``(state, (effect, …))``, and each pair of neighbours."""
+    value = node.value if isinstance(node, ast.Return) else None
+    if not isinstance(value, ast.Tuple):
+        return
+    for place, part in enumerate(value.elts):
+        if not isinstance(part, ast.Tuple):
+            continue
+        for index, effect in enumerate(part.elts):
+            left = ast.Tuple([*part.elts[:index], *part.elts[index + 1 :]], ast.Load())
+            changed = _with_part(value, place, left)
+            yield "effect out", Spot(number, "value"), effect, changed
+        for index in range(len(part.elts) - 1):
+            swapped = [*part.elts]
+            swapped[index], swapped[index + 1] = swapped[index + 1], swapped[index]
+            changed = _with_part(value, place, ast.Tuple(swapped, ast.Load()))
+            yield "effect before", Spot(number, "value"), part.elts[index + 1], changed
+
+
+def _with_part(value: ast.Tuple, place: int, part: ast.Tuple) -> ast.Tuple:
+    return ast.Tuple([*value.elts[:place], part, *value.elts[place + 1 :]], ast.Load())
+
+
+def _durability(number: int, node: ast.AST) -> Iterator[Change]:
+    if not isinstance(node, ast.Call):
+        return
+    for place, keyword in enumerate(node.keywords):
+        less = _LESS_DURABLE.get(getattr(keyword.value, "attr", ""))
+        if keyword.arg == "durability" and less is not None:
+            lesser = ast.Attribute(ast.Name("Durability", ast.Load()), less, ast.Load())
+            changed = ast.keyword("durability", _like(keyword.value, lesser))
+            yield "less durable", Spot(number, "keywords", place), keyword, changed
+        if keyword.arg in ("to", "held"):
+            yield f"no {keyword.arg}", Spot(number, "keywords", place), keyword, None
+    for place, argument in enumerate(node.args):
+        less = _LESS_DURABLE.get(getattr(argument, "attr", ""))
+        if less is not None:
+            changed_argument = _like(argument, ast.Attribute(argument, less, ast.Load()))
+            yield "less durable", Spot(number, "args", place), argument, changed_argument
+    less = _LESS_DURABLE_CALL.get(getattr(node.func, "id", ""))
+    if less is not None:
+        yield "less durable", Spot(number, "func"), node.func, ast.Name(less, ast.Load())
+
+
+def _like(original: ast.AST, lesser: ast.Attribute) -> ast.Attribute:
+    """``lesser`` as an attribute of whatever the original is one of, such as ``fx.Durability``."""
+    assert isinstance(original, ast.Attribute)
+    return ast.Attribute(original.value, lesser.attr, ast.Load())
+
+
+def _updates(number: int, node: ast.AST) -> Iterator[Change]:
+    """Each field that a step sets, left as it was."""
+    if isinstance(node, ast.Call) and _last_name(node.func) in _UPDATES:
+        for place, keyword in enumerate(node.keywords):
+            yield "left as it was", Spot(number, "keywords", place), keyword, None
+
+
+def _last_name(function: ast.expr) -> str:
+    return getattr(function, "attr", getattr(function, "id", ""))
+
+
+def _statements(number: int, node: ast.AST) -> Iterator[Change]:
+    """Cases, and statements that do something."""
+    if isinstance(node, ast.Match):
+        for place, case in enumerate(node.cases):
+            if len(node.cases) > 1:
+                yield "case out", Spot(number, "cases", place), case.pattern, None
+    if isinstance(node, ast.Dict) and len(node.keys) > 1:
+        for place, key in enumerate(node.keys):
+            if key is not None:
+                yield "row out", Spot(number, "keys", place), key, None
+    for field in ("body", "orelse"):
+        children = getattr(node, field, None)
+        if not isinstance(children, list):
+            continue
+        for place, child in enumerate(children):
+            if _does_something(child):
+                yield "statement out", Spot(number, field, place), child, ast.Pass()
+
+
+def _does_something(statement: ast.AST) -> bool:
+    if isinstance(statement, ast.Expr):
+        return isinstance(statement.value, ast.Call)
+    if isinstance(statement, ast.Assign):
+        return isinstance(statement.targets[0], ast.Subscript | ast.Attribute)
+    return isinstance(statement, ast.AugAssign | ast.Raise)
+
+
+_OPERATORS: Final[tuple[Callable[[int, ast.AST], Iterator[Change]], ...]] = (
+    _conditions,
+    _operands,
+    _comparisons,
+    _rows,
+    _effects,
+    _durability,
+    _updates,
+    _statements,
+)
+
+
+def _functions(tree: ast.Module) -> dict[ast.AST, str]:
+    """The function, or the name at the top of the module, that each node belongs to."""
+    names: dict[ast.AST, str] = {}
+
+    def visit(node: ast.AST, name: str) -> None:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            name = f"{name}.{node.name}" if name else node.name
+        elif not name and isinstance(node, ast.AnnAssign | ast.Assign):
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            name = ast.unparse(target)
+        names[node] = name
+        for child in ast.iter_child_nodes(node):
+            visit(child, name)
+
+    visit(tree, "")
+    return names
+
+
+def _shown(node: ast.AST) -> str:
+    text = " ".join(ast.unparse(node).split()) if not isinstance(node, ast.cmpop) else _sign(node)
+    return text if len(text) <= _SHOWN_MAX else text[: _SHOWN_MAX - 1] + "…"
+
+
+def _sign(op: ast.cmpop) -> str:
+    return ast.unparse(ast.Compare(ast.Name("a"), [op], [ast.Name("b")]))[1:-1].strip()

@@ -31,9 +31,7 @@ def wrap(kind: type, method: str, name: str) -> None:
     """Write down each call of ``kind.method`` as a span ``name``."""
     original = getattr(kind, method)
 
-    def note(began_ns: int, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if named.get("sync") is False:
-            return  # no flush
+    def note(began_ns: int, arguments: tuple[Any, ...]) -> None:
         detail = type(arguments[0]).__name__ if arguments else ""
         span = {"name": name, "detail": detail, "began_ns": began_ns, "ended_ns": _now_ns()}
         _spans.append(span)
@@ -44,7 +42,7 @@ def wrap(kind: type, method: str, name: str) -> None:
         try:
             return original(self, *arguments, **named)
         finally:
-            note(began_ns, arguments, named)
+            note(began_ns, arguments)
 
     @functools.wraps(original)
     async def timed_async(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -52,7 +50,7 @@ def wrap(kind: type, method: str, name: str) -> None:
         try:
             return await original(self, *arguments, **named)
         finally:
-            note(began_ns, arguments, named)
+            note(began_ns, arguments)
 
     setattr(kind, method, timed_async if inspect.iscoroutinefunction(original) else timed)
 
@@ -76,7 +74,7 @@ def _write_at_the_end_of_each_migration(path: Path) -> None:
 def main() -> None:
     module = sys.argv[1]
     service = "-".join((os.environ.get("GODWIT_HOST", "cluster"), module.rpartition(".")[2]))
-    wrap(Journal, "append", "journal")
+    wrap(Journal, "flush", "journal")
     wrap(Channel, "ask", "vmm")
     wrap(WriteProtectTracker, "scan", "scan")
     wrap(BulkSender, "send_round", "send")

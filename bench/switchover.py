@@ -50,12 +50,13 @@ KINDS = {"scan": "transfer", "send": "transfer", "cas": "cas", "journal": "journ
 REST = "link and handing over"
 BARE_OF = {
     "cas": {"publish": 1.0},
-    "journal": {"append": 4.0},
+    "journal": {"overwrite": 3.0},
     "vmm": {"round trip": 3.0},
     REST: {"round trip": 1.5},
 }
-"""What the switchover cannot do without: how often each bare cost. Stage, Staged and Go are half a
-round trip each; a pause, a load and the opening of the gate are a round trip to a VMM each."""
+"""What the switchover cannot do without: how often each bare cost. STAGED, GO and ACTIVATING are
+flushed one after the other (FROZEN beside the transfer); Stage, Staged and Go are half a round trip
+each; a pause, a load and the opening of the gate are a round trip to a VMM each."""
 
 Span = dict[str, Any]
 
@@ -196,7 +197,8 @@ def _read_spans(file: Path) -> list[Span]:
 
 
 async def measure(moves: int, ram: str, directory: Path) -> dict[str, Any]:
-    os.environ |= {"SPANS_DIR": str(directory), "PYTHONPATH": str(Path(__file__).parent)}
+    path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ |= {"SPANS_DIR": str(directory), "PYTHONPATH": os.pathsep.join(path)}
     result: dict[str, Any] = {"bare_ms": {}, "moves": []}
     async with await Cluster.start(directory / "cluster", launch_through=("spans",)) as cluster:
         log = await NatsLog.connect(cluster.nats_url, name="bench")

@@ -70,7 +70,7 @@ def test_a_flushed_record_changes_nothing_but_bytes_that_were_there(path: Path) 
     size = path.stat().st_size
     for _ in range(3):
         journal.append(bytes(100), sync=False)
-    journal.append(bytes(HEADROOM_BYTES - 400), sync=True)
+    journal.append(bytes(HEADROOM_BYTES - 12), sync=True, into_headroom=True)
     assert path.stat().st_size == size
 
 
@@ -136,6 +136,22 @@ def test_after_a_disk_failure_nothing_more_is_taken(
     with pytest.raises(JournalFailedError, match="reopened"):
         journal.append(b"two", sync=False)
     journal.close()
+
+
+def test_a_flush_takes_all_that_was_appended_and_is_done_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal.open(path)
+    journal.append(b"decision", sync=True)
+    flushes: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", flushes.append)
+    journal.append(b"FROZEN", sync=False, into_headroom=True)
+    journal.append(b"more", sync=False, into_headroom=True)
+    assert not flushes
+    journal.flush()
+    journal.flush()
+    assert len(flushes) == 1
+    assert reopened(journal) == (b"decision", b"FROZEN", b"more")
 
 
 def test_what_a_killed_process_appended_is_there(path: Path) -> None:

@@ -228,6 +228,8 @@ class World:
                     self.link.control[peer(role)].append(None)
             case fx.Finish():
                 self.finished.add(role)
+            case fx.AwaitFlush():
+                pass  # no host loses its power here: that is the checker's part
             case _:
                 check_wanted(self, role, effect)
                 self._begin(role, effect)

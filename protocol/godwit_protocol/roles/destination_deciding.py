@@ -25,7 +25,7 @@ def go(state: DestinationState, given: Input, _now_ns: int) -> Result:
 
 
 def _activate(state: DestinationState, *, go_heard_ns: int = 0) -> Result:
-    told = journaled(ev.ActivationStarted(go_heard_ns=go_heard_ns))
+    told = journaled(ev.ActivationStarted(go_heard_ns=go_heard_ns), held=True)
     return _replace(state, phase=Phase.ACTIVATING, alarmed=False), (told, _claim(state))
 
 

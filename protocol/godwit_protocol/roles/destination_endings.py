@@ -60,8 +60,8 @@ def lagging(event: Event) -> Effect:
     return fx.Append(event=event, durability=Durability.LAGGING)
 
 
-def journaled(event: Event) -> Effect:
-    return fx.Append(event=event, durability=Durability.JOURNALED)
+def journaled(event: Event, *, held: bool = False) -> Effect:
+    return fx.Append(event=event, durability=Durability.JOURNALED, held=held)
 
 
 def to_source(state: DestinationState, event: Event) -> Effect:

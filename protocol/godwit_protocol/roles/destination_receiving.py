@@ -74,7 +74,7 @@ def loaded(state: DestinationState, given: Input, now_ns: int) -> Result:
     after = _replace(
         state, phase=Phase.STAGED, deadline_ns=now_ns + LOOK_NS, alarm_ns=now_ns + GRACE_NS
     )
-    return after, (journaled(staged), fx.Say(message=link.Staged()))
+    return after, (journaled(staged, held=True), fx.Say(message=link.Staged()))
 
 
 def give_up(state: DestinationState, given: Input, now_ns: int) -> Result:

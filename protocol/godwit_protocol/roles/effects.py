@@ -20,6 +20,8 @@ class Durability(StrEnum):
     """The log has acknowledged it; the role is told by ``Appended`` or ``AppendFailed``."""
     JOURNALED = "journaled"
     """It is on this host's disk (fdatasync); the log may lag."""
+    FLUSHING = "flushing"
+    """It is written to the journal's file, and on its way to the disk; ``AwaitFlush`` waits."""
     LAGGING = "lagging"
     """It is written to the journal's file; disk and log may lag."""
 
@@ -43,11 +45,20 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Append(Effect, frozen=True, kw_only=True):
-    """Write an event to our lane."""
+    """Write an event to our lane.
+
+    ``held``: the log gets it together with the next that is not held, or a little later: what is
+    published during a stun competes with what the stun waits for.
+    """
 
     event: Event
     durability: Durability
     to: Address | None = None
+    held: bool = False
+
+
+class AwaitFlush(Effect, frozen=True, kw_only=True):
+    """All that was appended is on this host's disk before the next effect may be done."""
 
 
 class Say(Effect, frozen=True, kw_only=True):

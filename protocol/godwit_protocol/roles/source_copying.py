@@ -109,11 +109,11 @@ def paused(state: SourceState, given: Input, now_ns: int) -> Result:
     stunned = ev.MachineStunned(
         stopped_ns=given.stopped_ns, checkpoint_bytes=given.checkpoint_bytes
     )
-    frozen = fx.Append(event=stunned, durability=Durability.JOURNALED)
     after = _replace(state, stopped_ns=given.stopped_ns)
     if state.abort_reason is not AbortReason.NONE:
         resuming, effects = resume(after, state.abort_reason, state.abort_message)
-        return resuming, (frozen, *effects)
+        return resuming, (lagging(stunned), *effects)
+    frozen = fx.Append(event=stunned, durability=Durability.FLUSHING, held=True)
     final = state.rounds_sent + 1
     after = _replace(
         after,
@@ -141,6 +141,9 @@ def pause_failed(state: SourceState, given: Input, _now_ns: int) -> Result:
 
 
 def final_sent(state: SourceState, given: Input, now_ns: int) -> Result:
+    """FROZEN went to the disk beside the last pages. Once Stage is said the destination may have a
+    whole image: a source that restarts must know from then on that it may not just resume.
+    """
     assert isinstance(given, inp.FinalSent)
     sent = ev.FinalCopySent(
         pages=given.pages,
@@ -151,7 +154,11 @@ def final_sent(state: SourceState, given: Input, now_ns: int) -> Result:
     )
     wait_ns = SWITCHOVER_STEP_DEADLINE_NS + state.verification_ns
     after = _replace(state, phase=Phase.STAGING, deadline_ns=now_ns + wait_ns)
-    return after, (fx.SayStage(round=state.rounds_sent, verify=state.verify), lagging(sent))
+    return after, (
+        fx.AwaitFlush(),
+        fx.SayStage(round=state.rounds_sent, verify=state.verify),
+        fx.Append(event=sent, durability=Durability.LAGGING, held=True),
+    )
 
 
 def resume_unless_in_time(state: SourceState, given: Input, now_ns: int) -> Result:

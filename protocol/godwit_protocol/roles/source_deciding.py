@@ -38,7 +38,7 @@ def staged(state: SourceState, given: Input, now_ns: int) -> Result:
     after = _replace(state, phase=Phase.COMMITTED, deadline_ns=now_ns + SWITCHOVER_STEP_DEADLINE_NS)
     go = ev.GoGiven(staged_heard_ns=given.heard_ns)
     return after, (
-        fx.Append(event=go, durability=Durability.JOURNALED),
+        fx.Append(event=go, durability=Durability.JOURNALED, held=True),
         fx.Say(message=link.Go()),
     )
 

@@ -44,6 +44,8 @@ STAGE_S_MAX: Final = 30.0
 LEAVING_NS_MAX: Final = 5_000_000_000
 LEAVING_LOOK_S: Final = 0.05
 CAS_PACE_S: Final = 0.2
+ALIVE_NS: Final = 5_000_000
+"""How long a VMM that has answered counts as alive: a stun would wait for another answer."""
 
 _log = structlog.get_logger(__name__)
 
@@ -87,6 +89,8 @@ class Arrival:
         self._stage: link.Stage | None = None
         self._owned_ns = 0
         self._has_claimed = False
+        self._alive_until_ns = 0
+        """Until then the VMM need not be asked whether it lives."""
 
     def tell(self, given: inp.Input) -> None:
         """Hand the role an input that came by the log."""
@@ -121,6 +125,8 @@ class Arrival:
         match effect:
             case fx.Append():
                 self._append(effect)
+            case fx.AwaitFlush():
+                self._facts.await_flush()
             case fx.Say():
                 if self._control is not None:
                     self._control.say(effect.message)
@@ -149,8 +155,8 @@ class Arrival:
         state = self._runner.state
         record = state.register.record if state else None
         self._facts.writer.epoch = record.epoch if record else 0
-        self._facts.write(effect.event, effect.durability, effect.to)
-        _log.info("fact", type=effect.event.TYPE)
+        self._facts.write(effect.event, effect.durability, effect.to, held=effect.held)
+        _log.debug("fact", type=effect.event.TYPE)
 
     async def _obey(self, ordered: ev.RunOrdered) -> inp.Input:
         """Get the proof that the source is off, if it is not there, before the role is told."""
@@ -284,11 +290,13 @@ class Arrival:
             digests = await self._open_incoming().digests()
             _compare(self._stage.digests, digests)
         await self._vmm.load(self._stage.checkpoint)
+        staged_ns = self._host.clock.monotonic_ns()
+        self._alive_until_ns = staged_ns + ALIVE_NS
         return inp.ImageLoaded(
             pages=totals.pages,
             received_bytes=totals.payload_bytes,
             received_ns=received_ns,
-            staged_ns=self._host.clock.monotonic_ns(),
+            staged_ns=staged_ns,
             digests=digests,
         )
 
@@ -339,6 +347,8 @@ class Arrival:
 
     async def _is_vmm_dead(self) -> bool:
         """Asked of the VMM itself: while a process dies, its socket still takes connections."""
+        if self._host.clock.monotonic_ns() < self._alive_until_ns:
+            return False
         vmm = await self._find_vmm()
         if vmm is None:
             return True

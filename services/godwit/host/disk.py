@@ -21,8 +21,11 @@ class OpenJournal(Protocol):
     records: tuple[bytes, ...]
     """What had been appended when the journal was opened."""
 
-    def append(self, payload: bytes, *, sync: bool) -> None:
+    def append(self, payload: bytes, *, sync: bool, into_headroom: bool = False) -> None:
         """Append one record. Raises ``JournalFailedError``."""
+
+    def flush(self) -> None:
+        """Take to the disk what was appended. Raises ``JournalFailedError``."""
 
     def remove(self) -> None:
         """Delete the journal, durably. Idempotent."""

@@ -7,9 +7,11 @@ outbox, so that a service that dies in between can put them there again, byte fo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import msgspec
 
+from godwit.runtime.journal import JournalFailedError
 from godwit.runtime.lane import LaneWriter, Sealed
 from godwit.runtime.outbox import Outbox
 from godwit_protocol.errors import CorruptError, UnreachableError
@@ -52,23 +54,44 @@ class FactWriter:
         self._last: asyncio.Future[bool] | None = None
 
     def write(
-        self, event: Event, durability: Durability, to: Address | None = None
+        self,
+        event: Event,
+        durability: Durability,
+        to: Address | None = None,
+        *,
+        held: bool = False,
     ) -> asyncio.Future[bool]:
         """Journal the event and hand it to the outbox; the future tells when the log has it.
 
-        With ``JOURNALED`` it is on disk when this returns (about a millisecond). Raises ``OSError``
-        if the journal cannot be written: then nothing was handed on.
+        With ``JOURNALED`` it is on disk when this returns (less than a millisecond). Raises
+        ``JournalFailedError`` if the journal cannot be written: then nothing was handed on.
         """
         sealed = self.writer.seal(event, to=to)
-        self._journal.append(encode_record(sealed), sync=durability is Durability.JOURNALED)
+        sync = durability is Durability.JOURNALED
+        self._journal.append(encode_record(sealed), sync=sync, into_headroom=held)
+        if durability is Durability.FLUSHING:
+            # Not in this turn of the loop, nor the next: what the role wants done beside the flush
+            # begins first, in threads that need no more of this one.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._flush_beside)
         self.writer.advance(sealed)
-        return self.hand_over(sealed)
+        return self.hand_over(sealed, held=held)
 
-    def hand_over(self, sealed: Sealed) -> asyncio.Future[bool]:
+    def await_flush(self) -> None:
+        """Wait until all that was written is on the disk. Raises ``JournalFailedError``."""
+        self._journal.flush()
+
+    def _flush_beside(self) -> None:
+        with contextlib.suppress(JournalFailedError):  # ``await_flush`` raises it again
+            self._journal.flush()
+
+    def hand_over(self, sealed: Sealed, *, held: bool = False) -> asyncio.Future[bool]:
         """Put what the journal holds into the outbox."""
         scope = self.writer.scope
         lane = f"{scope.kind}/{scope.id}"
-        self._last = self._outbox.put(sealed.subject, sealed.data, sealed.message_id, lane=lane)
+        self._last = self._outbox.put(
+            sealed.subject, sealed.data, sealed.message_id, lane=lane, held=held
+        )
         return self._last
 
     async def stored(self) -> None:

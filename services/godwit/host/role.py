@@ -1,12 +1,15 @@
 """Runs a role: carries inputs into its pure core, and the core's effects out, in order.
 
 Decides nothing. Long effects are the performer's to start as tasks, whose results come back as
-inputs; a tick comes when the state's deadline has.
+inputs; a tick comes when the state's deadline has. An input is taken where it is told, without
+another turn of the loop: a stun takes a dozen of them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -50,14 +53,26 @@ class RoleRunner(Generic[S]):
         self._core = core
         self._perform = perform
         self._now_ns = now_ns
-        self._inputs: asyncio.Queue[Input] = asyncio.Queue(INPUTS_MAX)
+        self._inputs: deque[Input] = deque()
+        self._is_stepping = True
+        """Nothing is taken before ``run``, nor in the middle of a step."""
+        self._context = contextvars.Context()
+        """Every step is taken in that of ``run``, so that logs say which migration it is."""
+        self._moved = asyncio.Event()
+        self._failure: Exception | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._finished = False
 
     def tell(self, given: Input) -> None:
-        """Hand an input to the core, soon. Dropped once the role has finished."""
-        if not self._finished:
-            self._inputs.put_nowait(given)
+        """Hand an input to the core, at once if it is not in a step. Dropped once the role has
+        finished. What goes wrong is raised by ``run``.
+        """
+        if self._finished or self._failure is not None:
+            return
+        assert len(self._inputs) < INPUTS_MAX, "a role is too far behind"
+        self._inputs.append(given)
+        if not self._is_stepping:
+            self._context.run(self._step_all)
 
     def start(
         self,
@@ -91,10 +106,14 @@ class RoleRunner(Generic[S]):
 
         Raises ``JournalFailedError``, ``OutboxFullError``: nothing may follow but a restart.
         """
+        self._context = contextvars.copy_context()
         try:
             self._take(state, effects)
-            while not self._finished:
-                self._step(await self._next())
+            self._step_all()
+            while not self._finished and self._failure is None:
+                await self._wait()
+            if self._failure is not None:
+                raise self._failure
             if self._tasks:
                 await asyncio.wait(set(self._tasks))
         finally:
@@ -102,6 +121,17 @@ class RoleRunner(Generic[S]):
                 task.cancel()
         assert self.state is not None
         return self.state
+
+    def _step_all(self) -> None:
+        """Take all that was told. Whoever told the last of it is not to answer for a failure."""
+        self._is_stepping = True
+        try:
+            while self._inputs and not self._finished:
+                self._step(self._inputs.popleft())
+        except Exception as error:
+            self._failure = error
+        self._is_stepping = False
+        self._moved.set()
 
     def _step(self, given: Input) -> None:
         assert self.state is not None
@@ -125,14 +155,17 @@ class RoleRunner(Generic[S]):
             self._finished = self._finished or isinstance(effect, Finish)
             self._perform(effect)
 
-    async def _next(self) -> Input:
+    async def _wait(self) -> None:
+        """Wait for the next step, or take one if the state's deadline comes before."""
         assert self.state is not None
+        self._moved.clear()
         deadline_ns = self._core.next_deadline_ns(self.state)
         if deadline_ns is None:
-            return await self._inputs.get()
+            await self._moved.wait()
+            return
         wait_s = max(deadline_ns - self._now_ns(), 0) / 1e9
         try:
             async with asyncio.timeout(wait_s):
-                return await self._inputs.get()
+                await self._moved.wait()
         except TimeoutError:
-            return Tick()
+            self.tell(Tick())

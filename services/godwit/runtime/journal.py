@@ -26,7 +26,7 @@ JOURNAL_BYTES_MAX: Final = 256 * 1024 * 1024
 RESERVED_BYTES: Final = 16 * 1024
 """How much the file grows at a time, zeros that are flushed at once."""
 HEADROOM_BYTES: Final = 8 * 1024
-"""What an append that need not be flushed leaves free: the facts of a stun, which must be."""
+"""What every append leaves free for the facts of a stun, which must not wait for more room."""
 
 
 class JournalFailedError(CorruptError):
@@ -44,7 +44,7 @@ class Journal:
         self._failed = False
         self._end = 0
         self._reserved = 0
-        self._is_flushed = True
+        self._flushed = 0
         self.records: tuple[bytes, ...] = self._recover()
         """What had been appended when the journal was opened."""
 
@@ -67,23 +67,28 @@ class Journal:
             raise
         return journal
 
-    def append(self, payload: bytes, *, sync: bool) -> None:
+    def append(self, payload: bytes, *, sync: bool, into_headroom: bool = False) -> None:
         """Append one record. With ``sync`` it, and all before it, is on the disk on return.
 
-        Without ``sync`` it survives the death of this process, but not of the host. Raises
+        Without ``sync`` it survives the death of this process, but not of the host, until
+        ``flush``. ``into_headroom``: it is one of the few that room was left for. Raises
         ``InvalidInputError`` for a payload too large, ``JournalFailedError`` if the disk fails;
         from then on the journal takes nothing more.
         """
-        record = encode_record(payload, follows_flush=self._is_flushed)
-        if self._failed:
-            raise JournalFailedError(f"{self.path} failed before and must be reopened")
+        record = encode_record(payload, follows_flush=self._flushed == self._end)
         with self._failing_for_good():
-            self._reserve(len(record) if sync else len(record) + HEADROOM_BYTES)
+            self._reserve(len(record) if into_headroom else len(record) + HEADROOM_BYTES)
             _write(self._descriptor, record, self._end)
             self._end += len(record)
-            self._is_flushed = False
-            if sync:
-                self._flush()
+        if sync:
+            self.flush()
+
+    def flush(self) -> None:
+        """Take to the disk what was appended and is not there. Raises ``JournalFailedError``."""
+        with self._failing_for_good():
+            if self._flushed < self._end:
+                os.fdatasync(self._descriptor)
+                self._flushed = self._end
 
     def close(self) -> None:
         """Let go of the file. Idempotent."""
@@ -110,6 +115,7 @@ class Journal:
             os.ftruncate(self._descriptor, self._end)
             self._reserved = self._end
         os.fsync(self._descriptor)  # what a former life wrote counts from now on
+        self._flushed = self._end
         return journaled.payloads
 
     def _reserve(self, byte_count: int) -> None:
@@ -117,14 +123,12 @@ class Journal:
         while self._end + byte_count > self._reserved:
             _write(self._descriptor, bytes(RESERVED_BYTES), self._reserved)
             self._reserved += RESERVED_BYTES
-            self._flush()
-
-    def _flush(self) -> None:
-        os.fdatasync(self._descriptor)
-        self._is_flushed = True
+            os.fdatasync(self._descriptor)
 
     @contextlib.contextmanager
     def _failing_for_good(self) -> Iterator[None]:
+        if self._failed:
+            raise JournalFailedError(f"{self.path} failed before and must be reopened")
         try:
             yield
         except OSError as error:

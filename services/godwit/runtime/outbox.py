@@ -31,6 +31,8 @@ APPENDS_IN_FLIGHT_MAX: Final = 64
 APPEND_S_MAX: Final = 5.0
 BACKOFF_S_MIN: Final = 0.1
 BACKOFF_S_MAX: Final = 5.0
+HOLD_S_MAX: Final = 0.1
+"""How long a message that is held waits for one of its lane that is not."""
 READ_BACK_AFTER_S: Final = 60.0
 """Well within the log's deduplication window, after which a repeat would be stored twice."""
 
@@ -61,7 +63,8 @@ class Outbox:
         self._messages_max = messages_max
         self._bytes_max = bytes_max
         self._lanes: dict[str, deque[_Pending]] = {}
-        self._workers: set[asyncio.Task[None]] = set()
+        self._workers: dict[str, asyncio.Task[None]] = {}
+        self._holds: dict[str, asyncio.TimerHandle] = {}
         self._in_flight = asyncio.Semaphore(APPENDS_IN_FLIGHT_MAX)
         self._empty = asyncio.Event()
         self._empty.set()
@@ -95,10 +98,13 @@ class Outbox:
         headers: Mapping[str, str] | None = None,
         *,
         lane: str | None = None,
+        held: bool = False,
     ) -> asyncio.Future[bool]:
         """Take a message; never waits. Messages of one ``lane`` are stored in this order.
 
-        The lane is by default the subject without its last token, the event's type. The future that
+        The lane is by default the subject without its last token, the event's type. One that is
+        ``held`` goes out with the next of its lane that is not, or after ``HOLD_S_MAX``: while it
+        waits, it does not compete with what is more urgent. The future that
         is returned becomes true once the message is stored, false if the log will never take it,
         and is cancelled by ``close``. Raises ``OutboxFullError``, or ``LocalProtocolError`` after
         ``close``.
@@ -114,11 +120,13 @@ class Outbox:
         stored = loop.create_future()
         pending = _Pending(subject, data, message_id, dict(headers or {}), loop.time(), stored)
         self._count(pending, +1)
-        self._enqueue(lane or subject.rpartition(".")[0], pending)
+        self._enqueue(lane or subject.rpartition(".")[0], pending, held=held)
         return stored
 
     async def flush(self, timeout_s: float) -> None:
         """Wait until all is stored. Raises ``DeadlineError``; what is left stays and goes on."""
+        for lane in [*self._holds]:
+            self._begin(lane)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._empty.wait()
@@ -133,23 +141,33 @@ class Outbox:
         Idempotent.
         """
         self._closed = True
-        for worker in self._workers:
+        for hold in self._holds.values():
+            hold.cancel()
+        for worker in self._workers.values():
             worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        await asyncio.gather(*self._workers.values(), return_exceptions=True)
         for pending in itertools.chain.from_iterable(self._lanes.values()):
             pending.stored.cancel()
         if self._depth:
             _log.error("outbox closed with messages", depth=self._depth)
         return self._depth
 
-    def _enqueue(self, lane: str, pending: _Pending) -> None:
-        if lane in self._lanes:
-            self._lanes[lane].append(pending)
+    def _enqueue(self, lane: str, pending: _Pending, *, held: bool) -> None:
+        self._lanes.setdefault(lane, deque()).append(pending)
+        if lane in self._workers:
             return
-        self._lanes[lane] = deque([pending])
-        worker = asyncio.create_task(self._deliver(lane), name=f"outbox {lane}")
-        self._workers.add(worker)
-        worker.add_done_callback(self._workers.discard)
+        if not held:
+            self._begin(lane)
+        elif lane not in self._holds:
+            loop = asyncio.get_running_loop()
+            self._holds[lane] = loop.call_later(HOLD_S_MAX, self._begin, lane)
+
+    def _begin(self, lane: str) -> None:
+        """Deliver a lane that nobody delivers."""
+        hold = self._holds.pop(lane, None)
+        if hold is not None:
+            hold.cancel()
+        self._workers[lane] = asyncio.create_task(self._deliver(lane), name=f"outbox {lane}")
 
     def _count(self, pending: _Pending, sign: int) -> None:
         self._depth += sign
@@ -168,7 +186,7 @@ class Outbox:
             self._count(pending, -1)
             if not pending.stored.done():
                 pending.stored.set_result(is_stored)
-        del self._lanes[lane]
+        del self._lanes[lane], self._workers[lane]
 
     async def _store(self, pending: _Pending) -> bool:
         """Try until it is stored; False if the log will never take it."""

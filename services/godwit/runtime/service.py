@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -147,6 +148,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 async def _serve(service: Service, config: Config, main: Main) -> None:
+    gc.freeze()  # What was imported stays: no collection need look at it again, least in a stun.
     health = Health(service)
     directory = service_directory(service, config)
     async with _health_served(health, config, directory), _connected(service, config) as log:

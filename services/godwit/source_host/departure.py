@@ -118,6 +118,8 @@ class Departure:
         match effect:
             case fx.Append():
                 self._append(effect)
+            case fx.AwaitFlush():
+                self._facts.await_flush()
             case fx.Say():
                 self._say(effect.message)
             case fx.OpenLink():
@@ -147,8 +149,8 @@ class Departure:
 
     def _append(self, effect: fx.Append) -> None:
         self._facts.writer.epoch = self._runner.state.epoch if self._runner.state else 0
-        stored = self._facts.write(effect.event, effect.durability, effect.to)
-        _log.info("fact", type=effect.event.TYPE)
+        stored = self._facts.write(effect.event, effect.durability, effect.to, held=effect.held)
+        _log.debug("fact", type=effect.event.TYPE)
         if effect.durability is Durability.LOGGED:
             event_type = effect.event.TYPE
 

@@ -21,6 +21,9 @@ import msgspec
 import numpy as np
 
 from godwit.runtime.event_log import EventLog
+
+# Not by the thread that needs it: the import would hold up what the VMM is asked meanwhile.
+from godwit.runtime.nats_log import NatsLog
 from godwit_protocol.errors import (
     ConflictError,
     CorruptError,
@@ -275,8 +278,6 @@ class VmmProcess:
 
 
 async def _connect(url: str, machine: str) -> EventLog:
-    from godwit.runtime.nats_log import NatsLog  # a slow import, which the loop need not wait for
-
     return await NatsLog.connect(url, name=f"vmm-{machine}")
 
 

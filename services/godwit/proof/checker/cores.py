@@ -123,6 +123,7 @@ class DeedKind(IntEnum):
     CLOSE = 2
     BEGIN = 3
     FINISH = 4
+    FLUSH = 5
 
 
 class Deed(NamedTuple):
@@ -320,6 +321,8 @@ class Roles:
                         yield Deed(DeedKind.APPEND, fact=fact, is_synced=is_synced)
                     if effect.durability is Durability.LOGGED:
                         yield Deed(DeedKind.BEGIN, operation=Operation(Work.AWAIT_LOG))
+                case fx.AwaitFlush():
+                    yield Deed(DeedKind.FLUSH)
                 case fx.Say():
                     yield Deed(DeedKind.SAY, message=message_of(effect.message))
                 case fx.SayStage():

@@ -281,6 +281,8 @@ def _do(draft: Draft, who: int, deed: Deed) -> None:
     match deed.kind:
         case DeedKind.APPEND:
             draft.post(who, deed.fact, is_synced=deed.is_synced)
+        case DeedKind.FLUSH:
+            draft.flush(who)
         case DeedKind.SAY:
             assert deed.message is not None
             draft.say(who, deed.message)

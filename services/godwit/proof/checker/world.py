@@ -214,6 +214,11 @@ class Draft:
         elif not side.journal & fact:
             self.sides[who] = side._replace(unsynced=side.unsynced | fact)
 
+    def flush(self, who: int) -> None:
+        """All that was written is on the disk."""
+        side = self.sides[who]
+        self.sides[who] = side._replace(journal=side.journal | side.unsynced, unsynced=0)
+
     # The machine.
 
     def run(self, who: int) -> None:

@@ -139,7 +139,7 @@ class Journal:
             self._file.synced_bytes = journaled.whole_bytes
         self.records: tuple[bytes, ...] = journaled.payloads
 
-    def append(self, payload: bytes, *, sync: bool) -> None:
+    def append(self, payload: bytes, *, sync: bool, into_headroom: bool = False) -> None:
         """As ``OpenJournal.append``."""
         process, weather, record = self._process, self._disk.world.weather, encode_record(payload)
         process.check()

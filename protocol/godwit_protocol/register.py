@@ -75,7 +75,7 @@ def started(
         machine=machine,
         owner=host,
         epoch=epoch,
-        nonce=f"{host}/S/{epoch}/{start}",
+        nonce="/".join(filter(None, (host, "S", str(epoch), start))),
         start=start,
     )
 

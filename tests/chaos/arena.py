@@ -111,6 +111,8 @@ class Arena:
                 laid = await stack.enter_async_context(Wires.lay(HOSTS, directory, servers.url))
             cluster = await _start_cluster(directory, servers.url, setting)
             stack.push_async_callback(cluster.stop)
+            if isinstance(servers, NatsCluster):
+                await servers.all_current()  # the streams may have no leaders yet
             log = await NatsLog.connect(servers.url, name="chaos")
             stack.push_async_callback(log.close)
             arena = cls(cluster, servers, log, laid)

@@ -10,6 +10,7 @@ from godwit.proof.simulator import folds
 from godwit_protocol import subjects
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events.migration import AbortReason
 from godwit_protocol.register import RegisterValue
 
 
@@ -46,6 +47,22 @@ def test_of_two_stops_at_once_one_is_refused(calm: CalmCluster) -> None:
     calm.stop("second")
     calm.until(calm.has_told(mev.MachineStopRefused))
     assert len(calm.told(mev.MachineStopped)) == 1
+    check(calm)
+
+
+def test_a_machine_that_is_being_stopped_does_not_depart(calm: CalmCluster) -> None:
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    calm.migrate()
+    calm.until(calm.has_told(ev.StartDecided))
+    calm.stop()
+    calm.until(calm.has_told(ev.MigrationEnded))
+    ended = calm.told(ev.MigrationEnded)[0]
+    assert isinstance(ended, ev.MigrationEnded)
+    assert ended.reason is AbortReason.SUPERSEDED
+    calm.stop("again")
+    calm.until(lambda: "again" in calm.judge.stops)
+    assert calm.judge.machines["m"].vmms == []
     check(calm)
 
 

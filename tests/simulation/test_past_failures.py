@@ -7,6 +7,7 @@ from godwit.runtime.journal import JournalFailedError
 from godwit_protocol import register as reg
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.machine import MachineFailed
+from godwit_protocol.events.migration import AbortReason
 from godwit_protocol.machine import MachineSpec
 from godwit_protocol.roles import destination, recovery, source, succession
 from godwit_protocol.roles import effects as fx
@@ -16,6 +17,7 @@ from godwit_protocol.roles.source_state import Phase as SourcePhase
 from godwit_protocol.roles.source_state import SourceState
 
 OURS, LATER = "ours", "later"
+STOPPED = "the machine was stopped"
 SPEC = MachineSpec(name="m", guest="g:G", ram_bytes=4096)
 
 
@@ -92,6 +94,14 @@ def test_a_destination_of_the_past_writes_no_register(
     assert isinstance(effects[-1], fx.FreeMemory if image_left else fx.Finish)
     if facts and not image_left:
         assert state.phase is destination.Phase.ACTIVE
+
+
+def test_a_source_of_the_past_that_stunned_nothing_moved_nothing() -> None:
+    state, effects = succession.source_after(begun_source(), frozenset())
+    assert state.phase is SourcePhase.ABANDONED
+    told = [effect.event for effect in effects if isinstance(effect, fx.Append)]
+    assert told == [ev.MigrationAbandoned(reason=AbortReason.SUPERSEDED, message=STOPPED)]
+    assert not any(isinstance(effect, fx.FreeMemory) for effect in effects)
 
 
 @pytest.mark.parametrize("released", [False, True])

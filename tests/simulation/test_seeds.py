@@ -8,7 +8,7 @@ import pytest
 from godwit.proof.simulator.report import Tally, simulate_all, table, verdict
 from godwit.proof.simulator.run import simulate
 
-SEEDS: Final = range(1, 401)
+SEEDS: Final = range(1, 361)
 MIGRATIONS_MIN: Final = 10_000
 OUTCOMES_MIN: Final = 10
 FAULTS_MIN: Final = 24

@@ -19,6 +19,7 @@ from . import destination, source_state
 from . import effects as fx
 from .destination import DestinationState
 from .effects import Durability, Effect
+from .source_endings import abandon
 from .source_state import SourceState
 
 Effects = tuple[Effect, ...]
@@ -35,10 +36,14 @@ def has_gone_on(record: RegisterRecord | None, migration: str, epoch: int) -> bo
 
 
 def source_after(begun: SourceState, facts: AbstractSet[str]) -> tuple[SourceState, Effects]:
-    """End a source's part: the machine left, for it could not have gone on otherwise."""
+    """End a source's part. A machine that was stunned left: it could not have gone on otherwise;
+    one that was not has been stopped, and started again.
+    """
     if ev.MigrationAbandoned.TYPE in facts:
         phase = source_state.Phase.ABANDONED
         return _replace(begun, phase=phase), (fx.Finish(reason=AbortReason.SERVICE_RESTARTED),)
+    if ev.MachineStunned.TYPE not in facts:
+        return abandon(begun, AbortReason.SUPERSEDED, "the machine was stopped")
     releasing = _replace(begun, phase=source_state.Phase.RELEASING)
     if ev.MachineReleased.TYPE in facts:
         return releasing, (fx.FreeMemory(),)

@@ -99,6 +99,8 @@ class RoleRunner(Generic[S]):
         task = asyncio.create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # One that is cancelled before it begins would leave the operation without a beginning.
+        task.add_done_callback(lambda _: operation.close())
         return task
 
     async def run(self, state: S, effects: Effects) -> S:

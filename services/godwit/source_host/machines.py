@@ -373,9 +373,15 @@ async def is_failed(vmm: Vmm) -> str:
 
 
 async def _hold_still(vmm: Vmm) -> None:
-    """Pause a machine that is to be stopped; end one that cannot be paused."""
+    """Pause a machine that is to be stopped; end one that cannot be paused.
+
+    Raises ``ConflictError`` if it is still arriving.
+    """
     try:
-        if (await vmm.status()).state is VmmState.RUNNING:
+        state = (await vmm.status()).state
+        if state in (VmmState.GATED, VmmState.LOADED):
+            raise ConflictError(f"machine {vmm.name} does not run here yet", hint="try again")
+        if state is VmmState.RUNNING:
             await vmm.pause()
     except (DeadlineError, UnreachableError):
         await vmm.stop()

@@ -24,7 +24,7 @@ from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import Lane, Recorded
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
-from godwit_protocol.register import RegisterValue
+from godwit_protocol.register import NO_REGISTER, RegisterValue, RegisterView
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles import source, succession
 from godwit_protocol.roles.effects import Effect
@@ -53,6 +53,8 @@ class SourceHost:
         self._inbox = Inbox(host.log, host.name, SERVICE, host.disk.cursor(SERVICE))
         self._journals = Journals(host, SERVICE, Lane.SOURCE)
         self._departures: dict[str, Departure] = {}
+        self._beginning = ""
+        """The machine whose departure is about to be among them."""
         self._machines = Machines(host, self._is_moving)
         self._inventory = Inventory(host, gpus)
         self._reported: set[str] = set()
@@ -145,8 +147,12 @@ class SourceHost:
         migration, machine = decision.envelope.migration, decision.envelope.machine
         if self._journals.exists(migration) or await self._is_known(migration):
             return
-        opened = self._journals.create(migration, machine, codec.encode(decision.envelope))
-        self._run(opened, *await self._begin(opened, started))
+        self._beginning = machine
+        try:
+            opened = self._journals.create(migration, machine, codec.encode(decision.envelope))
+            self._run(opened, *await self._begin(opened, started))
+        finally:
+            self._beginning = ""
 
     async def _is_known(self, migration: str) -> bool:
         scope = Scope.of_migration(migration)
@@ -156,7 +162,17 @@ class SourceHost:
     async def _begin(
         self, opened: OpenMigration, started: ev.MigrationStarted
     ) -> tuple[SourceState, tuple[Effect, ...]]:
+        """Begin from what the register says; of a machine that is being started or stopped, nothing
+        can be said, and the migration is abandoned.
+        """
+        if self._machines.is_changing(opened.decision.envelope.machine):
+            return self._begin_from(NO_REGISTER, opened, started)
         register = await self._host.registers.read(opened.decision.envelope.machine)
+        return self._begin_from(register, opened, started)
+
+    def _begin_from(
+        self, register: RegisterView, opened: OpenMigration, started: ev.MigrationStarted
+    ) -> tuple[SourceState, tuple[Effect, ...]]:
         return source.begin(
             started,
             opened.decision.envelope.machine,
@@ -212,6 +228,8 @@ class SourceHost:
         self._tasks.create_task(run())
 
     def _is_moving(self, machine: str) -> bool:
+        if machine == self._beginning:
+            return True
         return any(departure.machine == machine for departure in self._departures.values())
 
     # The machines.

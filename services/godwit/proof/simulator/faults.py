@@ -125,10 +125,8 @@ class Weather:
 
     def strikes(self, fault: Fault) -> bool:
         """Whether ``fault`` strikes this call; it is counted if so."""
-        if not self.raging:
-            return False
         chance = self._chances[fault]
-        if not chance or self.dice.random() >= chance:
+        if not chance or not self.raging or self.dice.random() >= chance:
             return False
         self.injected[fault] += 1
         return True

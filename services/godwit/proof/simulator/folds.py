@@ -79,7 +79,7 @@ def differences(cluster: Cluster, judge: Judge) -> Iterator[str]:
         is_open = migration and folded.migrations[migration].outcome not in ENDED
         if is_open and machine not in judge.unsettled:
             yield f"the claim on {machine} is held by {migration}, which has not ended"
-    yield from _of_services(cluster, judge)
+    yield from lagging(cluster, judge)
 
 
 def _of_machine(name: str, truth: MachineTruth, folded: Folded, judge: Judge) -> Iterator[str]:
@@ -100,7 +100,8 @@ def _of_machine(name: str, truth: MachineTruth, folded: Folded, judge: Judge) ->
             yield f"the log says that {name} is {folded.owners[name]}'s, the register {record}"
 
 
-def _of_services(cluster: Cluster, judge: Judge) -> Iterator[str]:
+def lagging(cluster: Cluster, judge: Judge) -> Iterator[str]:
+    """What services hold in memory and the log does not say, or says no more."""
     for name, running in sorted(cluster.running.items()):
         if isinstance(running.service, Tracker):
             yield from _of_tracker(name, running.service, judge)

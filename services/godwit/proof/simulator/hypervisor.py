@@ -211,10 +211,11 @@ class ProcessVmm:
     async def _command(self, name: str, allowed: Sequence[VmmState], act: Callable[[], T]) -> T:
         vmm, process = self._vmm, self._process
         process.step(f"{name} {self.name}")
-        sent = process.world.loop.create_future()
-        process.world.loop.after(
-            process.world.latency_s(CALL_S) + process.lag_s(), self._obey, sent, name, allowed, act
-        )
+        loop = process.world.loop
+        sent = loop.create_future()
+        arrives_s = loop.time() + process.world.latency_s(CALL_S) + process.lag_s()
+        vmm.busy_until_s = max(arrives_s, vmm.busy_until_s)
+        loop.at(vmm.busy_until_s, self._obey, sent, name, allowed, act)
         result: T = await sent
         process.step(f"{name} {vmm.spec.name}: done")
         return result

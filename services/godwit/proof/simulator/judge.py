@@ -50,6 +50,8 @@ class MachineTruth:
     """VMMs from before it was started anew."""
     stops: dict[str, str] = field(default_factory=dict)
     """By attempt to stop it that is not answered: the host that was asked."""
+    ordered: set[str] = field(default_factory=set)
+    """Hosts on which an operator ordered it to run, knowing what may be lost."""
     lost_writes: int = 0
     """Of its register: from the first one on, the register may name another than the owner."""
 
@@ -116,7 +118,10 @@ class Judge:
         record = self.registers.get(name)
         if not reg.may_run(record, vmm.host) and not truth.lost_writes:
             self.accuse(f"I1: {name} runs on {vmm.host}, but the register holds {record}")
-        if vmm in truth.relics or (truth.over and truth.latest is None):
+        is_accepted = vmm.host in truth.ordered and vmm not in truth.relics
+        if truth.over and truth.latest is None and is_accepted:
+            self.world.note(name, "runs by an operator's order, from an older image: that was said")
+        elif vmm in truth.relics or (truth.over and truth.latest is None):
             self.accuse(f"I3: {name} runs on {vmm.host}, but its last current image is gone")
         elif truth.ran and truth.latest is None:
             self.accuse(f"I1: {name} is started on {vmm.host} without having been stunned")
@@ -172,6 +177,7 @@ class Judge:
             vmm for vmm in truth.vmms if vmm.host != record.owner or vmm.state is not VmmState.GATED
         }
         truth.ran, truth.latest, truth.over, truth.lost_writes = False, None, "", 0
+        truth.ordered.clear()
 
     def _truth(self, vmm: SimulatedVmm) -> MachineTruth:
         return self._machine(vmm.spec.name)
@@ -206,6 +212,8 @@ class Judge:
             case ev.PreparationOrdered(source=source, destination=destination):
                 truth = self.migrations[envelope.migration]
                 truth.source, truth.destination = source, destination
+            case ev.RunOrdered(target=target):
+                self._machine(envelope.machine).ordered.add(target)
             case ev.DoubtRaised() | ev.RunOrderRefused():
                 self.migrations[envelope.migration].answers += 1
             case ev.ReservationGranted(reservation=reservation):
@@ -283,7 +291,8 @@ class Judge:
         picture = self.pictures.get(entry.host) or HostPicture(host=entry.host)
         picture = ledger.apply(picture, entry, stored.sequence)
         self.pictures[entry.host] = picture
-        self.world.note(f"ledger {entry.host}", f"{entry.kind} {entry.reservation[-6:]}")
+        what = f"{entry.kind} {entry.reservation[-6:]} {entry.why}"
+        self.world.note(f"ledger {entry.host}", what)
         for gpu in picture.gpus:
             if picture.free_bytes(gpu.index) < 0:
                 self.accuse(f"reservations overlap on GPU {gpu.index} of {entry.host}")
@@ -329,10 +338,11 @@ class Judge:
             completed = any(ended.outcome is Outcome.COMPLETED for ended in truth.ended)
             if truth.ended and completed != truth.moved and not truth.lost_writes:
                 self.accuse(f"migration {name}: completed {completed}, but moved {truth.moved}")
-            is_known = not self._machine(truth.machine).lost_writes
+            is_settled = truth.machine not in self.unsettled
             if (
-                is_known
-                and name in self.probes
+                name in self.probes
+                and is_settled
+                and not self._machine(truth.machine).lost_writes
                 and not PROBE_OUTCOMES.issuperset(ended.reason for ended in truth.ended)
             ):
                 self.accuse(f"{truth.machine} could not be moved in the calm: {truth.ended}")

@@ -196,7 +196,7 @@ class End:
             late_s = world.dice.random() * LATE_S_MAX
         arrives_s = ready_s + world.latency_s(TRIP_S) + late_s + self.process.lag_s()
         self._arrives_s = max(arrives_s, self._arrives_s)
-        world.loop.after(self._arrives_s - now_s, self.other.receive, data)
+        world.loop.at(self._arrives_s, self.other.receive, data)
 
     def receive(self, data: bytes | None) -> None:
         """Bytes, or the end of the stream, have come."""

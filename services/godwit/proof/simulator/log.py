@@ -8,9 +8,8 @@ server has no leader for seconds; a tail stalls, but loses nothing and gives not
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from godwit_protocol.subjects import REGISTER, STREAM_SUBJECTS, stream_of
 from .clock import EPOCH_NS
 from .faults import Fault
 from .process import Process, World
+from .streams import Stream
 
 TRIP_S: Final = 0.0002
 FIRST_ATTEMPT_S: Final = 0.5
@@ -44,109 +44,6 @@ _REFUSED: Final = _Refusal()
 _SILENT: Final = object()
 
 
-class _Stream:
-    """One stream: its messages, findable by subject, id and the tokens that filters name."""
-
-    def __init__(self) -> None:
-        self.messages: list[Stored] = []
-        self.tokens: list[list[str]] = []
-        self.by_subject: dict[str, list[int]] = {}
-        self.by_id: dict[str, tuple[int, float]] = {}
-        self.by_token: dict[tuple[int, str], list[int]] = {}
-        """By the id that a subject names, and its place."""
-        self.by_shape: dict[str, tuple[list[str], list[int]]] = {}
-        """By all but the id: the tokens of one such subject, and where such are."""
-        self._tails: list[Tail] = []
-        self._readers: dict[str, list[Tail]] = {}
-        """By a subject's shape: the tails that want it."""
-
-    def join(self, tail: Tail) -> None:
-        """Bring it every message from now on."""
-        for wanted in tail.filters:
-            place = _id_place(wanted)
-            assert place >= len(wanted) or wanted[place] in ("*", ">"), "a tail names no id"
-        self._tails = [one for one in self._tails if one.process.alive]
-        self._tails.append(tail)
-        self._readers.clear()
-
-    def readers(self, tokens: list[str]) -> list[Tail]:
-        """The tails that want a subject."""
-        shape = _shape(tokens)
-        readers = self._readers.get(shape)
-        if readers is None:
-            readers = [tail for tail in self._tails if tail.wants(tokens)]
-            self._readers[shape] = readers
-        return readers
-
-    def add(self, stored: Stored) -> None:
-        tokens = stored.subject.split(".")
-        index = len(self.messages)
-        self.messages.append(stored)
-        self.tokens.append(tokens)
-        self.by_subject.setdefault(stored.subject, []).append(index)
-        place = _id_place(tokens)
-        self.by_token.setdefault((place, tokens[place]), []).append(index)
-        self.by_shape.setdefault(_shape(tokens), (tokens, []))[1].append(index)
-
-    def lose_last(self) -> Stored | None:
-        """Forget the last message, as if it had never been stored; its sequence is given again.
-
-        Returns what stands in its subject now.
-        """
-        assert not self._tails, "what a tail has brought cannot be taken back"
-        stored, tokens = self.messages.pop(), self.tokens.pop()
-        indices = self.by_subject[stored.subject]
-        indices.pop()
-        place = _id_place(tokens)
-        self.by_token[place, tokens[place]].pop()
-        self.by_shape[_shape(tokens)][1].pop()
-        del self.by_id[stored.headers[MESSAGE_ID_HEADER]]
-        return self.messages[indices[-1]] if indices else None
-
-    def find(self, filters: Sequence[list[str]], after_sequence: int) -> list[Stored]:
-        """All messages that match any of the filters, in order."""
-        found: set[int] = set()
-        for wanted in filters:
-            for indices in self._candidates(wanted):
-                found.update(indices[bisect_left(indices, after_sequence) :])
-        return [self.messages[index] for index in sorted(found)]
-
-    def _candidates(self, wanted: list[str]) -> Iterator[list[int]]:
-        """The indices of all messages that match, in lists that are each in order."""
-        place = _id_place(wanted)
-        if place < len(wanted) and wanted[place] not in ("*", ">"):
-            by_id = self.by_token.get((place, wanted[place]), [])
-            yield [index for index in by_id if _matches(wanted, self.tokens[index])]
-            return
-        for tokens, indices in self.by_shape.values():
-            if _matches(wanted, tokens):
-                yield indices
-
-
-def _id_place(tokens: list[str]) -> int:
-    """Where a subject names the migration or machine that it is about."""
-    return 6 if tokens[2] == "host" else 3
-
-
-def _shape(tokens: list[str]) -> str:
-    """A subject without its id."""
-    place = _id_place(tokens)
-    return ".".join(tokens[:place] + tokens[place + 1 :])
-
-
-def _matches(wanted: list[str], tokens: list[str]) -> bool:
-    if wanted[-1] == ">":
-        if len(tokens) < len(wanted):
-            return False
-        wanted = wanted[:-1]
-    elif len(tokens) != len(wanted):
-        return False
-    for token, other in zip(wanted, tokens, strict=False):  # noqa: SIM110  # twice as fast
-        if token not in ("*", other):
-            return False
-    return True
-
-
 class LogServer:
     """All streams. ``on_stored`` sees every message in the instant in which it is stored."""
 
@@ -159,7 +56,7 @@ class LogServer:
         self.world = world
         self.clock_offset_ns = 0
         self.down_until_s = 0.0
-        self.streams = {name: _Stream() for name in STREAM_SUBJECTS}
+        self.streams = {name: Stream() for name in STREAM_SUBJECTS}
         self._on_stored = on_stored
         self._on_lost = on_lost
         self._losers: set[str] = set()
@@ -176,7 +73,7 @@ class LogServer:
         """Store a message, or say which one stands in its place."""
         stream = self.streams[stream_of(subject)]
         now_s = self.world.loop.time()
-        known = stream.by_id.get(message_id)
+        known = stream.by_message_id.get(message_id)
         if known is not None and now_s - known[1] < DUPLICATES_S:
             return known[0]
         if expected is not None and expected != self._last_sequence(stream, subject):
@@ -189,21 +86,20 @@ class LogServer:
             data,
             {MESSAGE_ID_HEADER: message_id},
         )
-        stream.add(stored)
-        stream.by_id[message_id] = (sequence, now_s)
+        stream.add(stored, now_s)
         self._on_stored(stored)
-        self._deliver(stream, stored)
+        stream.deliver()
         if stream is self.streams[REGISTER]:
             self._may_lose(stream, stored)
         return sequence
 
-    def _may_lose(self, stream: _Stream, stored: Stored) -> None:
+    def _may_lose(self, stream: Stream, stored: Stored) -> None:
         """Once a migration, a register record can be lost by a leader that dies, and its flush."""
         if stored.subject.startswith(_REGISTERS) and self.world.weather.can(Fault.LOG_WRITE_LOST):
             dice = self.world.dice
             self.world.loop.after(dice.choice(LOSS_S) * dice.random(), self._lose, stream, stored)
 
-    def _lose(self, stream: _Stream, stored: Stored) -> None:
+    def _lose(self, stream: Stream, stored: Stored) -> None:
         migration = register.decode(stored.data).migration
         if stream.messages[-1] is not stored or not migration or migration in self._losers:
             return
@@ -215,21 +111,18 @@ class LogServer:
 
     def last(self, subject: str) -> Stored | None:
         """The subject's last message."""
-        stream = self.streams[stream_of(subject)]
-        indices = stream.by_subject.get(subject)
-        return stream.messages[indices[-1]] if indices else None
+        return self.streams[stream_of(subject)].last(subject)
 
     def find(self, filters: Sequence[str], after_sequence: int) -> list[Stored]:
         """All messages that match, in order."""
-        stream = self.streams[stream_of(filters[0])]
-        return stream.find([wanted.split(".") for wanted in filters], after_sequence)
+        return self.streams[stream_of(filters[0])].find(filters, after_sequence)
 
-    def _last_sequence(self, stream: _Stream, subject: str) -> int:
+    def _last_sequence(self, stream: Stream, subject: str) -> int:
         indices = stream.by_subject.get(subject)
         return indices[-1] + 1 if indices else 0
 
     def _own_earlier(
-        self, stream: _Stream, subject: str, message_id: str, expected: int
+        self, stream: Stream, subject: str, message_id: str, expected: int
     ) -> int | _Refusal:
         later = [index for index in stream.by_subject.get(subject, ()) if index >= expected]
         if later:
@@ -237,11 +130,6 @@ class LogServer:
             if first.headers[MESSAGE_ID_HEADER] == message_id:
                 return first.sequence
         return _REFUSED
-
-    def _deliver(self, stream: _Stream, stored: Stored) -> None:
-        for tail in stream.readers(stream.tokens[-1]):
-            if tail.process.alive:
-                tail.deliver(stored)
 
 
 class Tail:
@@ -251,7 +139,7 @@ class Tail:
         self, log: ProcessLog, server: LogServer, filters: Sequence[str], after_sequence: int
     ) -> None:
         self.process = log.process
-        self.filters = [wanted.split(".") for wanted in filters]
+        self.filters = filters
         self._log = log
         self._server = server
         self._after_sequence = after_sequence
@@ -275,9 +163,10 @@ class Tail:
             await self._waiting
         return self._arrived.popleft()
 
-    def wants(self, tokens: list[str]) -> bool:
-        """Whether a subject matches."""
-        return any(_matches(wanted, tokens) for wanted in self.filters)
+    @property
+    def alive(self) -> bool:
+        """As ``Reader.alive``."""
+        return self.process.alive
 
     def deliver(self, stored: Stored) -> None:
         """Bring a message, some time after all before it."""
@@ -290,7 +179,7 @@ class Tail:
         ready_s = max(now_s, log.cut_until_s, log.deaf_until_s, self._server.down_until_s)
         arrives_s = max(ready_s + world.latency_s(TRIP_S) + late_s, self._last_s)
         self._last_s = arrives_s
-        world.loop.after(arrives_s - now_s, self._arrive, stored)
+        world.loop.at(arrives_s, self._arrive, stored)
 
     def _arrive(self, stored: Stored) -> None:
         if not self.process.alive:

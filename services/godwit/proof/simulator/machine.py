@@ -37,6 +37,8 @@ class SimulatedVmm:
     checkpoint: bytes = b""
     stopped_s: float = 0.0
     step_s: float = 0.001
+    busy_until_s: float = 0.0
+    """Commands are obeyed in the order in which they were given."""
     _ran_until_s: float = 0.0
     _slow_percent: int = 0
     _slower: Process | None = None

@@ -105,7 +105,9 @@ class _Simulation:
         loop.run_until(lambda: False, loop.time() + REST_S)
 
     def _is_at_rest(self) -> bool:
-        return self.operators.done and not self.judge.open_migrations and self.cluster.is_idle
+        if not self.operators.done or self.judge.open_migrations or not self.cluster.is_idle:
+            return False
+        return next(folds.lagging(self.cluster, self.judge), None) is None
 
     def _close(self) -> None:
         if not self.operators.done:

@@ -145,13 +145,15 @@ class Cluster:
         process = Process(self.world, name, host)
         running = Running(process, ProcessLog(self.server, process))
         self.running[name] = running
-        process.on_death.append(lambda: self._again(name, host, life))
+        process.on_death.append(lambda: self._again(process, life))
         process.spawn(self._run(running, life))
         self.world.note(name, "started")
 
-    def _again(self, name: str, host: str, life: Life) -> None:
+    def _again(self, process: Process, life: Life) -> None:
+        """The next life begins when all that the last one did has left it."""
+        name, host = process.name, process.host
         self.restarts[name] += 1
-        delay_s = RESTART_S * (1 + 4 * self.world.dice.random())
+        delay_s = RESTART_S * (1 + 4 * self.world.dice.random()) + process.lag_s()
         # The place is looked up when the process is dead: a host that has no power says so first.
         off_s = [place.off_until_s for place in self.places if place.host.name == host]
         delay_s += max(sum(off_s) - self.world.loop.time(), 0.0)

@@ -196,7 +196,7 @@ class BulkEnd:
         if world.weather.strikes(Fault.LINK_SLOW):
             ready_s += world.dice.random() * LATE_S_MAX
         self._arrive_s[connection] = max(ready_s, self._arrive_s[connection])
-        world.loop.after(self._arrive_s[connection] - world.loop.time(), act, *args)
+        world.loop.at(self._arrive_s[connection], act, *args)
 
     def _arrive(self, connection: int, round_number: int | None, values: dict[int, int]) -> None:
         if self.session is not None and self._destination.alive:

@@ -12,6 +12,7 @@ from godwit.runtime.lane import Scope
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol.events import CHAIN_START, Event, Lane, stored_hash
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events.estimate import EstimateMade
 from godwit_protocol.events.migration import AbortReason, Outcome
 
 from .service_processes import StartService
@@ -47,6 +48,7 @@ def assert_chains(watch: Watch) -> None:
 EACH_ONCE = Counter(
     kind.TYPE
     for kind in (
+        EstimateMade,
         ev.ReservationRequested,
         ev.PreparationOrdered,
         ev.StartDecided,

@@ -19,7 +19,7 @@ from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
 from godwit.runtime.lane import LaneWriter, Scope
 from godwit.runtime.patience import patiently
 from godwit_protocol import codec, subjects
-from godwit_protocol.errors import CorruptError
+from godwit_protocol.errors import CorruptError, InvalidInputError
 from godwit_protocol.estimation import history as hist
 from godwit_protocol.estimation import record
 from godwit_protocol.estimation.forecast import Estimate
@@ -91,10 +91,7 @@ class Histories:
             last_sequence = stored.sequence
         async for stored in self._event_log.read(KEPT):
             self._take_back(stored)
-        news = [
-            self._learn_window(stored.subject, stored.data)
-            async for stored in self._event_log.read(WINDOWS)
-        ]
+        news = await self._learn_kept_windows()
         for machine in {learned.machine for learned in news if learned is not None}:
             await self._keep_machine(self._machines[machine])
         for link in self._links.values():
@@ -103,6 +100,19 @@ class Histories:
         async with asyncio.TaskGroup() as both:
             both.create_task(self._follow_events(last_sequence))
             both.create_task(self._follow_windows())
+
+    async def _learn_kept_windows(self) -> list[MachineHistory | None]:
+        """The windows that came while no tracker listened, if they are still there: telemetry is
+        kept in memory, and a server that was restarted has not even the stream.
+        """
+        try:
+            return [
+                self._learn_window(stored.subject, stored.data)
+                async for stored in self._event_log.read(WINDOWS)
+            ]
+        except InvalidInputError as error:
+            _log.warning("no telemetry kept", error=error.message)
+            return []
 
     async def _follow_events(self, after: int) -> None:
         async for stored in self._event_log.tail(EVENTS, after_sequence=after):

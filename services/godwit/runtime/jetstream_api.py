@@ -31,6 +31,8 @@ FULL_CODES: Final = frozenset({10023, 10028, 10047, 10077})
 STREAM_IN_USE_CODE: Final = 10058
 """Somebody created it with other rules in the meantime."""
 NO_STREAM_CODE: Final = 10059
+IN_PROCESS_CODE: Final = 10158
+"""The same message id is being stored: its first sender was not answered, and asks again."""
 NO_MESSAGE_CODE: Final = 10037
 UNAVAILABLE: Final = 503
 

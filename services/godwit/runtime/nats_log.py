@@ -445,6 +445,8 @@ def _decoded(data: bytes, shape: type[api.ReplyT]) -> api.ReplyT:
 
 
 def _worth_a_retry(error: api.ApiError) -> bool:
+    if error.err_code == api.IN_PROCESS_CODE:
+        return True
     return error.code == api.UNAVAILABLE and error.err_code not in api.FULL_CODES
 
 

@@ -29,6 +29,7 @@ async def test_two_coordinators_end_a_migration_once(arena: Arena, fault: Fault,
     assert outcome.result is Result.MOVED, outcome
 
 
+@pytest.mark.chaos
 async def test_a_streams_leader_is_killed_during_the_stun(replicated: Arena) -> None:
     """For 4 to 7 s the register takes nothing. Then the machine runs on one host."""
     outcome = await run_cell(replicated, Cell(Party.REGISTER_LEADER, Fault.KILL, step("s10")))

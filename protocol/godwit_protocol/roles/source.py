@@ -110,6 +110,14 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
         (p.YIELDED, inp.Tick): row(deciding.alarm, p.YIELDED),
         (p.DOUBTING, inp.PeerActive): row(deciding.active, p.RELEASING, p.DOUBTING),
     }
+    _add_troubles(rows)
+    _add_late(rows)
+    return rows
+
+
+def _add_troubles(rows: dict[tuple[StrEnum, type[Input]], Row[SourceState]]) -> None:
+    """What may go wrong in several phases alike."""
+    p = Phase
     trouble: tuple[type[Input], ...] = (inp.LinkLost, inp.AbortWanted, inp.Tick)
     before_stage: tuple[type[Input], ...] = (*trouble, inp.PeerRefused)
     for phase in NEVER_STOPPED:
@@ -139,8 +147,6 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
         rows[phase, inp.RunOrdered] = row(deciding.run_on_order, phase, p.RECLAIMING, p.RESUMING)
     for phase in (p.COMMITTED, p.AWAITING_QUARANTINE, p.DOUBTING):
         rows[phase, inp.RegisterRead] = row(deciding.look, phase, p.YIELDED)
-    _add_late(rows)
-    return rows
 
 
 _AFTER_A_WRITE: Final = {

@@ -139,7 +139,11 @@ def migrate(
                 return await find_migration(log, migration)
             return await _watch(log, migration, limits, silent=as_json_)
 
-    summary = run(work())
+    _tell(run(work()), wait=wait, as_json_=as_json_)
+
+
+def _tell(summary: MigrationSummary, *, wait: bool, as_json_: bool) -> None:
+    """Print how it went, or that it was asked for. Raises if it failed."""
     if as_json_:
         output.print_json(as_json(summary))
     elif not wait:

@@ -279,7 +279,7 @@ class ProcessLog:
 
     async def listen(self, subjects: Sequence[str]) -> AsyncIterator[tuple[str, bytes]]:
         """As ``EventLog.listen``. No service listens."""
-        raise NotImplementedError(f"nobody announces on {subjects}")
+        raise AssertionError(f"nobody announces on {subjects}")
         yield "", b""
 
     async def close(self) -> None:

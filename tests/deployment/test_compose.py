@@ -46,7 +46,8 @@ async def test_a_machine_moves_there_and_back_between_restarts(containers: Local
     for name in ("host-2-source", "host-2-destination"):
         await containers.start(name)
 
-    back = await _json(containers, "migrate", "hog", "--to", "host-1")
+    # One move is all the estimate knows: on a busy machine its bound may be over the usual limit.
+    back = await _json(containers, "migrate", "hog", "--to", "host-1", "--admission", "warn")
     assert (back["outcome"], back["destination"]) == ("completed", "host-1")
     shown = await _json(containers, "machine", "show", "hog")
     assert (shown["host"], shown["epoch"]) == ("host-1", 3)

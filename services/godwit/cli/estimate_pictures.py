@@ -13,7 +13,7 @@ from godwit_protocol.events.estimate import EstimateCompared
 from godwit_protocol.events.migration import Limits
 
 from . import reading
-from .figures import duration, milliseconds, rate, size
+from .figures import count, duration, milliseconds, rate, size
 from .machine_pictures import MachinePicture, MachineState
 from .narrative import reason
 
@@ -78,7 +78,7 @@ def forecast_text(found: Forecast) -> str:
         return f"not known: {reason(found.lacking)}"
     text = (
         f"stun {duration(estimate.stun_ns.median)}, at most {duration(estimate.stun_ns.bound)};"
-        f" {estimate.rounds.median} rounds, {size(estimate.sent_bytes.median)}"
+        f" {count(estimate.rounds.median, 'round')}, {size(estimate.sent_bytes.median)}"
         f" in {duration(estimate.total_ns.median)}"
         f" ({rate(estimate.bytes_per_second)}; {reason(estimate.basis)})"
     )

@@ -37,7 +37,6 @@ class Service(StrEnum):
     SOURCE_HOST = "source_host"
     DESTINATION_HOST = "destination_host"
     GPU_STATE_TRACKER = "gpu_state_tracker"
-    MONITOR = "monitor"
     PROVISION = "provision"
     COMMAND = "godwit"
 

@@ -99,6 +99,13 @@ def test_its_own_moves_tell_most_and_other_links_least() -> None:
         assert (made.basis, made.stun_ns.median) == (basis, stun_ns)
 
 
+def test_another_machine_s_last_copy_says_nothing_of_this_one_s() -> None:
+    written = [window(0, 0, 0, 0, 64 * MIB, resident_bytes=64 * MIB)]
+    others = [link(1e9, machine="x", final_bytes=64 * MIB)] * 5
+    own = [link(1e9, final_bytes=64 * MIB)] * 5
+    assert estimate(written, others).stun_ns.median < estimate(written, own).stun_ns.median
+
+
 def test_only_the_newest_windows_are_played() -> None:
     old, new = [steady(300 * 10**6)] * 100, [window(0)] * WINDOWS_PLAYED_MAX
     made = estimate(old + new, [link(1e9)])

@@ -70,6 +70,14 @@ def test_the_stun_sends_what_was_written_since_the_last_round_s_scan() -> None:
     assert played.final_bytes == Curve(steady(100 * MIB)).written_bytes(last.duration_ns + 10 * MS)
 
 
+def test_a_guest_that_writes_at_its_steps_ends_is_known_by_its_own_stuns() -> None:
+    at_once = window(0, 0, 0, 50 * MIB, 50 * MIB)
+    assert play(Curve(at_once), link(20_000 * MIB), LIMITS).final_bytes == 0
+    own = link(20_000 * MIB, final_bytes=60 * MIB)
+    assert play(Curve(at_once), own, LIMITS).final_bytes == 50 * MIB
+    assert play(Curve(window(0)), own, LIMITS).final_bytes == 0  # it has stopped writing since
+
+
 def test_a_machine_faster_than_its_link_is_given_up() -> None:
     played = play(Curve(steady(200 * MIB)), link(100 * MIB), LIMITS)
     assert played.decision is Decision.GIVE_UP

@@ -47,6 +47,7 @@ def link(
     intent_ns: int = 0,
     switchover_ns: int = 10 * MS,
     around_ns: int = 0,
+    final_bytes: int = 0,
 ) -> LinkSample:
     """A link as one move found it."""
     return LinkSample(
@@ -59,6 +60,7 @@ def link(
         intent_ns=intent_ns,
         switchover_ns=switchover_ns,
         around_ns=around_ns,
+        final_bytes=final_bytes,
     )
 
 
@@ -80,4 +82,5 @@ links = st.builds(
     intent_ns=durations,
     switchover_ns=durations,
     around_ns=durations,
+    final_bytes=st.integers(0, 4096 * MIB),
 )

@@ -129,10 +129,16 @@ def _chosen(
     if len(own) >= OWN_MOVES_MIN:
         return own[-SAMPLES_PLAYED_MAX:], Basis.OWN_MOVES
     if same_link:
-        return same_link[-SAMPLES_PLAYED_MAX:], Basis.SAME_LINK
+        return _of_links(same_link), Basis.SAME_LINK
     ends = {source, destination}
     near = [sample for sample in samples if ends & {sample.source, sample.destination}]
-    return (near or samples)[-SAMPLES_PLAYED_MAX:], Basis.OTHER_LINKS
+    return _of_links(near or samples), Basis.OTHER_LINKS
+
+
+def _of_links(samples: Sequence[LinkSample]) -> Sequence[LinkSample]:
+    """The newest, without what they say of the machines that were moved."""
+    newest = samples[-SAMPLES_PLAYED_MAX:]
+    return [msgspec.structs.replace(sample, final_bytes=0) for sample in newest]
 
 
 def _rate(window: DirtyWindow) -> float:

@@ -101,7 +101,8 @@ class LinkSample(msgspec.Struct, frozen=True, kw_only=True):
 
     ``bytes_per_second``: of its largest round. ``round_overhead_ns``: what a round took beyond its
     bytes. ``intent_ns``: from the last round's end to the guest's last step. ``switchover_ns``: the
-    stun but for its bytes. ``around_ns``: all that was neither round nor stun.
+    stun but for its bytes. ``around_ns``: all that was neither round nor stun. ``final_bytes``:
+    what the stun sent; 0 where another machine must not be judged by it.
     """
 
     migration: str
@@ -113,6 +114,7 @@ class LinkSample(msgspec.Struct, frozen=True, kw_only=True):
     intent_ns: int
     switchover_ns: int
     around_ns: int
+    final_bytes: int = 0
 
 
 class LinkHistory(msgspec.Struct, frozen=True, kw_only=True):

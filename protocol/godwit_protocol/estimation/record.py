@@ -38,6 +38,7 @@ def link_sample(summary: MigrationSummary) -> LinkSample | None:
         intent_ns=intent_ns,
         switchover_ns=switchover_ns,
         around_ns=max(summary.duration_ns - moved_ns, 0),
+        final_bytes=summary.final_bytes,
     )
 
 

@@ -3,6 +3,9 @@
 Rounds follow each other as the live source sends them, and ``convergence.decide`` ends them, the
 same that decides there. A round that takes t leaves what the machine writes in t; the stun begins
 a little after the last round's end and sends what was written until then.
+
+A guest is stopped between two of its steps, and may write most at the end of each, as a trainer
+does. A window, which begins anywhere in a step, cannot tell that; the stuns of its own moves can.
 """
 
 from __future__ import annotations
@@ -57,6 +60,7 @@ class Curve:
         self.resident_bytes = window.resident_bytes
         self._elapsed_ns = (0, *window.elapsed_ns)
         self._written_bytes = (0, *window.written_bytes)
+        self.most_bytes = self._written_bytes[-1]
 
     def written_bytes(self, elapsed_ns: int) -> int:
         """How much is dirty ``elapsed_ns`` after all was clean. Never falls as time goes on."""
@@ -101,7 +105,8 @@ def play(curve: Curve, link: LinkSample, limits: MoveLimits) -> Played:
     ).decision is Decision.ANOTHER_ROUND:
         slowing = slowing._replace(percent=verdict.slow_percent)
         rounds.append(_round(curve, link, rounds[-1].remaining_bytes, slowing))
-    final_bytes = curve.written_bytes(_own_ns(rounds[-1].duration_ns + link.intent_ns, slowing))
+    written_bytes = curve.written_bytes(_own_ns(rounds[-1].duration_ns + link.intent_ns, slowing))
+    final_bytes = max(written_bytes, min(link.final_bytes, curve.most_bytes))
     stun_ns = link.switchover_ns + _sending_ns(final_bytes, link)
     taken_ns = sum(done.duration_ns for done in rounds) + link.intent_ns + stun_ns
     return Played(

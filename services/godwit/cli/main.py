@@ -14,7 +14,7 @@ import typer
 
 from godwit_protocol.errors import GodwitError
 
-from . import capacity, demo, estimates, events, gpus, machine, migration, simulate, up
+from . import capacity, demo, estimate, estimates, events, gpus, machine, migration, simulate, up
 from .connection import LEVEL_VARIABLE, is_debugging
 
 DEFECT_STATUS: Final = GodwitError.exit_code
@@ -33,6 +33,7 @@ app.add_typer(migration.app, name="migration")
 app.command("events")(events.events)
 app.command("gpus")(gpus.gpus)
 app.command("capacity")(capacity.capacity)
+app.command("estimate")(estimate.estimate)
 app.command("estimates")(estimates.estimates)
 app.command("simulate")(simulate.simulate)
 

@@ -146,9 +146,4 @@ async def append_as_operator(
     clock = SystemClock()
     writer = LaneWriter(clock, Lane.OPERATOR, f"cli-{clock.new_id()[-8:]}", scope)
     sealed = writer.seal(event, to=to)
-    return await log.append(
-        sealed.subject,
-        sealed.data,
-        message_id=sealed.message_id,
-        expected_last_sequence=0 if once else None,
-    )
+    return await sealed.append_to(log, expected_last_sequence=0 if once else None)

@@ -183,14 +183,7 @@ class Conductor:
         if sealed.subject in self._decided:
             return
         try:
-            await patiently(
-                lambda: self._event_log.append(
-                    sealed.subject,
-                    sealed.data,
-                    message_id=sealed.message_id,
-                    expected_last_sequence=0,
-                )
-            )
+            await patiently(lambda: sealed.append_to(self._event_log, expected_last_sequence=0))
         except AppendConflictError:
             await self._adopt(sealed.subject, lane)
         else:

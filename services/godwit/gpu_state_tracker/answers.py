@@ -116,12 +116,7 @@ class Answers:
     async def _write(self, sealed: Sealed, expected_sequence: int) -> bool:
         try:
             await patiently(
-                lambda: self._event_log.append(
-                    sealed.subject,
-                    sealed.data,
-                    message_id=sealed.message_id,
-                    expected_last_sequence=expected_sequence,
-                )
+                lambda: sealed.append_to(self._event_log, expected_last_sequence=expected_sequence)
             )
         except AppendConflictError:
             return False

@@ -229,14 +229,7 @@ class Histories:
 
     async def _write(self, scope: Scope, compared: EstimateCompared) -> None:
         sealed = LaneWriter(self._clock, Lane.TRACKER, self._name, scope).seal(compared)
-        await patiently(
-            lambda: self._event_log.append(
-                sealed.subject,
-                sealed.data,
-                message_id=sealed.message_id,
-                expected_last_sequence=0,
-            )
-        )
+        await patiently(lambda: sealed.append_to(self._event_log, expected_last_sequence=0))
 
     async def _keep_machine(self, machine: MachineHistory) -> None:
         await self._keep(subjects.machine_history(machine.machine), hist.encode(machine))

@@ -90,7 +90,12 @@ class FactWriter:
         scope = self.writer.scope
         lane = f"{scope.kind}/{scope.id}"
         self._last = self._outbox.put(
-            sealed.subject, sealed.data, sealed.message_id, lane=lane, held=held
+            sealed.subject,
+            sealed.data,
+            sealed.message_id,
+            sealed.headers(),
+            lane=lane,
+            held=held,
         )
         return self._last
 

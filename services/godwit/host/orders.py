@@ -26,4 +26,4 @@ async def refuse_order(host: HostContext, lane: Lane, order: Recorded) -> None:
     writer = LaneWriter(host.clock, lane, host.name, scope, position)
     why = f"{host.name} has no part in this migration, or has done it"
     sealed = writer.seal(RunOrderRefused(order=envelope.id, message=why))
-    await host.log.append(sealed.subject, sealed.data, message_id=sealed.message_id)
+    await sealed.append_to(host.log)

@@ -7,13 +7,13 @@ the caller's matter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import EventLog
-from godwit_protocol import codec, subjects
+from godwit_protocol import cloudevents, codec, subjects
 from godwit_protocol.events import CHAIN_START, Envelope, Event, Lane, stored_hash
 from godwit_protocol.roles.effects import Address
 
@@ -67,6 +67,20 @@ class Sealed:
     subject: str
     message_id: str
     data: bytes
+
+    async def append_to(self, log: EventLog, *, expected_last_sequence: int | None = None) -> int:
+        """Store it now. Raises as ``EventLog.append``."""
+        return await log.append(
+            self.subject,
+            self.data,
+            message_id=self.message_id,
+            expected_last_sequence=expected_last_sequence,
+            headers=self.headers(),
+        )
+
+    def headers(self) -> Mapping[str, str]:
+        """What tools that know CloudEvents, and not Godwit, read of it."""
+        return cloudevents.headers_of(self.data)
 
 
 @dataclass(frozen=True, slots=True)

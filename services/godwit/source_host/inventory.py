@@ -109,12 +109,8 @@ class Inventory:
             writer = LaneWriter(self._host.clock, Lane.SOURCE, self._host.name, scope, position)
             sealed = writer.seal(found)
             try:
-                await self._host.log.append(
-                    sealed.subject,
-                    sealed.data,
-                    message_id=sealed.message_id,
-                    expected_last_sequence=0 if last is None else last.sequence,
-                )
+                expected = 0 if last is None else last.sequence
+                await sealed.append_to(self._host.log, expected_last_sequence=expected)
             except AppendConflictError:
                 continue
             self._announced = found

@@ -345,7 +345,7 @@ class Machines:
 
     async def _append(self, writer: LaneWriter, event: Event) -> None:
         sealed = writer.seal(event)
-        await self._host.log.append(sealed.subject, sealed.data, message_id=sealed.message_id)
+        await sealed.append_to(self._host.log)
         writer.advance(sealed)
 
 

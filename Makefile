@@ -39,7 +39,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/godwit demo
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -m "not chaos"
+	@$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -m "not e2e"
@@ -47,7 +47,6 @@ test-fast: $(VENV)/.installed-dev
 # Goes on where it was interrupted, as long as the revision is the same. ARENAS: clusters at once.
 chaos: $(VENV)/.installed-dev
 	@PYTHONPATH=tests/chaos:tests/support $(BIN)/python tests/chaos/matrix.py $(or $(ARENAS),4)
-	@$(BIN)/python -m pytest -m chaos
 
 mutation: $(VENV)/.installed-dev
 	@$(BIN)/python tests/mutation/driver.py

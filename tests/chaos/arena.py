@@ -34,7 +34,6 @@ from godwit.hypervisor.native.paths import MachineFolder
 from godwit.hypervisor.port import VmmState, VmmStatus
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
-from godwit_protocol import subjects
 from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import migration as ev
 from nats_cluster import SERVERS, NatsCluster
@@ -112,10 +111,6 @@ class Arena:
                 laid = await stack.enter_async_context(Wires.lay(HOSTS, directory, servers.url))
             cluster = await _start_cluster(directory, servers.url, setting)
             stack.push_async_callback(cluster.stop)
-            if isinstance(servers, NatsCluster):
-                for stream in subjects.STREAM_SUBJECTS:  # they may have no leaders yet
-                    await servers.leader_of(stream)
-                await servers.all_current()
             log = await NatsLog.connect(servers.url, name="chaos")
             stack.push_async_callback(log.close)
             arena = cls(cluster, servers, log, laid)

@@ -14,7 +14,7 @@ from steps import step
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def replicated(tmp_path: Path) -> AsyncIterator[Arena]:
     """With three nats-servers."""
     async with Arena.open(tmp_path / "c", Setting.THREE_SERVERS) as opened:
@@ -29,7 +29,6 @@ async def test_two_coordinators_end_a_migration_once(arena: Arena, fault: Fault,
     assert outcome.result is Result.MOVED, outcome
 
 
-@pytest.mark.chaos
 async def test_a_streams_leader_is_killed_during_the_stun(replicated: Arena) -> None:
     """For 4 to 7 s the register takes nothing. Then the machine runs on one host."""
     outcome = await run_cell(replicated, Cell(Party.REGISTER_LEADER, Fault.KILL, step("s10")))

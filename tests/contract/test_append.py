@@ -252,6 +252,14 @@ async def test_of_several_servers_one_that_answers_is_enough(nats_server: NatsSe
     await log.close()
 
 
+async def test_a_connection_that_is_used_on_another_event_loop_says_so(
+    log: NatsLog, unique_name: str
+) -> None:
+    """Its client's tasks sleep there: a question would only seem not to be answered."""
+    with pytest.raises(RuntimeError, match="event loop that connected"):
+        await asyncio.to_thread(asyncio.run, log.last(subjects.register(unique_name)))
+
+
 async def test_an_append_after_close_is_refused_at_once(log: NatsLog, unique_name: str) -> None:
     await log.close()
     async with asyncio.timeout(1):

@@ -76,6 +76,7 @@ class NatsLog:
         self._closed = asyncio.Event()
         self._closing = False
         self._last_error = ""
+        self._loop = asyncio.get_running_loop()
         self._readers: set[PullReader] = set()
         self._listeners: set[asyncio.Event] = set()
 
@@ -245,6 +246,7 @@ class NatsLog:
         async def deliver(message: Msg) -> None:
             keep(message)
 
+        self._check_loop()
         try:
             subscription = await self._client.subscribe(subject, cb=deliver)
         except nats.errors.ConnectionClosedError as error:
@@ -313,6 +315,7 @@ class NatsLog:
         attempt_s: float,
     ) -> api.ReplyT | None:
         """One attempt. None: no usable answer, and it is worth another one."""
+        self._check_loop()
         if self._closed.is_set():
             raise _closed_error()
         before = _cancellations()
@@ -349,6 +352,11 @@ class NatsLog:
 
     async def _stream_info(self, stream: str, timeout_s: float) -> api.StreamReply:
         return await self.ask_api(f"STREAM.INFO.{stream}", {}, api.StreamReply, timeout_s)
+
+    def _check_loop(self) -> None:
+        """On another loop the client's own tasks do not run: all would be silence, not an error."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("a NatsLog works on the event loop that connected it alone")
 
     def _check_size(self, subject: str, data: bytes, headers: Mapping[str, str]) -> None:
         """Refuse here what would make the server end the connection."""

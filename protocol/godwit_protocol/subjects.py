@@ -14,6 +14,8 @@
 ``godwit.v1.history.machine.<machine>``               what estimates are made from: the last windows
 ``godwit.v1.history.link.<source>.<destination>``     of a machine's writes, samples of a link
 ``godwit.v1.telemetry.<scope>.<id>.<kind>``           live progress; nobody relies on it
+``godwit.live.v1.…``                                  each event once more when it is stored, for
+                                                      those who may only watch
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Final
 from .errors import InvalidInputError
 
 ROOT: Final = "godwit.v1"
+LIVE_ROOT: Final = "godwit.live.v1"
 NAME_PATTERN: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 EVENTS: Final = "GODWIT_EVENTS"

@@ -24,7 +24,7 @@ class NatsCluster:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._ports = [[_free_port() for _ in range(SERVERS)] for _ in range(3)]
+        self._ports = [[free_port() for _ in range(SERVERS)] for _ in range(3)]
         self._processes: dict[int, asyncio.subprocess.Process] = {}
 
     @classmethod
@@ -131,6 +131,7 @@ def _get(url: str) -> dict[str, Any]:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])

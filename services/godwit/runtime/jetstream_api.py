@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -108,6 +108,13 @@ class Discard(StrEnum):
     NEW = "new"
 
 
+class Republished(NamedTuple):
+    """What is stored under ``src`` is said once more under ``dest``, both with a wildcard."""
+
+    src: str
+    dest: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamRules:
     """What a stream must be. -1 and 0 mean without limit, as on the server."""
@@ -122,11 +129,15 @@ class StreamRules:
     duplicate_window_s: int
     keep_for_ever: bool
     """Nobody may delete or purge a message."""
+    live: Republished | None = None
+    """Those who may not read the stream can watch it."""
     replicas: int = 1
 
     def configuration(self) -> dict[str, Any]:
         """Return the stream's configuration as the server takes it and gives it back."""
+        live = {} if self.live is None else {"republish": self.live._asdict()}
         return {
+            **live,
             "name": self.name,
             "subjects": list(self.subjects),
             "retention": "limits",

@@ -14,7 +14,13 @@ from typing import Any, Final
 import structlog
 
 from godwit.runtime.config import Service
-from godwit.runtime.jetstream_api import FORBIDDEN_OPTIONS, Discard, Storage, StreamRules
+from godwit.runtime.jetstream_api import (
+    FORBIDDEN_OPTIONS,
+    Discard,
+    Republished,
+    Storage,
+    StreamRules,
+)
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.service import ServiceContext, run_service
 from godwit_protocol.errors import ConflictError
@@ -23,13 +29,16 @@ from godwit_protocol.subjects import (
     GUEST,
     HISTORY,
     LEDGER,
+    LIVE_ROOT,
     REGISTER,
+    ROOT,
     STREAM_SUBJECTS,
     TELEMETRY,
 )
 
 _KEPT_DUPLICATE_WINDOW_S: Final = 2 * 60
 _GUEST_DUPLICATE_WINDOW_S: Final = 10 * 60
+_LIVE: Final = Republished(src=f"{ROOT}.>", dest=f"{LIVE_ROOT}.>")
 _GUEST_BYTES_MAX: Final = 1024**3
 _GUEST_AGE_S_MAX: Final = 24 * 3600
 _HISTORY_AGE_S_MAX: Final = 30 * 24 * 3600
@@ -62,6 +71,7 @@ def stream_rules(*, replicas: int = 1) -> tuple[StreamRules, ...]:
             subjects=STREAM_SUBJECTS[name],
             duplicate_window_s=_KEPT_DUPLICATE_WINDOW_S,
             keep_for_ever=True,
+            live=_LIVE if name == EVENTS else None,
             replicas=replicas,
         )
         for name in (EVENTS, REGISTER, LEDGER)

@@ -132,6 +132,36 @@ def _next(
     )
 
 
+def has_gone_back(found: RegisterView, seen: RegisterView) -> bool:
+    """Whether a register that shows ``found`` has lost a write: it shows less than was ``seen`` of
+    it, or another owner in the same epoch. Sequences decide within an epoch only: a stream that has
+    lost messages gives theirs to others.
+    """
+    if seen.record is None or found.record is None:
+        return seen.record is not None
+    if found.record.epoch != seen.record.epoch:
+        return found.record.epoch < seen.record.epoch
+    if found.record.owner != seen.record.owner:
+        return True
+    return found.record.value != seen.record.value and found.sequence <= seen.sequence
+
+
+def restored(
+    seen: RegisterView, found: RegisterView, host: str, running_epoch: int
+) -> RegisterRecord | None:
+    """The record that ``host`` may write again over ``found``, which has gone back; None if none.
+
+    Only what gave the machine to ``host``, which runs it in just that epoch; and only if nobody has
+    been given it in that epoch or a later one since.
+    """
+    record = seen.record
+    if record is None or not may_run(record, host) or record.epoch != running_epoch:
+        return None
+    if found.record is not None and found.record.epoch >= record.epoch:
+        return None
+    return msgspec.structs.replace(record, nonce=f"{record.nonce}/over {found.sequence}")
+
+
 def may_run(record: RegisterRecord | None, host: str) -> bool:
     """Whether the register names ``host`` as the one that may run the machine."""
     return record is not None and record.owner == host and record.value in OWNED
@@ -145,6 +175,16 @@ def encode(record: RegisterRecord) -> bytes:
 def decode(data: bytes) -> RegisterRecord:
     """Return the record. Raises ``CorruptError`` for anything that is not one."""
     return unpack(_record_decoder, data, "a register record", bytes_max=RECORD_BYTES_MAX)
+
+
+def encode_view(view: RegisterView) -> bytes:
+    """Return the view as MessagePack."""
+    return msgspec.msgpack.encode(view)
+
+
+def decode_view(data: bytes) -> RegisterView:
+    """Return the view. Raises ``CorruptError`` for anything that is not one."""
+    return unpack(_view_decoder, data, "a register view", bytes_max=RECORD_BYTES_MAX)
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,4 +205,5 @@ def decode_claim(data: bytes) -> Claim:
 
 
 _record_decoder: Final = msgspec.msgpack.Decoder(RegisterRecord)
+_view_decoder: Final = msgspec.msgpack.Decoder(RegisterView)
 _claim_decoder: Final = msgspec.msgpack.Decoder(Claim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,3 +106,41 @@ def test_a_writer_that_tries_again_writes_the_same_nonce() -> None:
         current.nonce,
     }
     assert len(nonces) == 7
+
+
+def _view(record: reg.RegisterRecord | None, sequence: int) -> reg.RegisterView:
+    return reg.RegisterView(record, sequence)
+
+
+def test_a_register_has_gone_back_if_it_shows_less_than_was_seen_or_something_else() -> None:
+    first = reg.started("m", "host-1", None)
+    moved, back = reg.moved(first, "host-2", "now"), reg.taken_back(first, "now")
+    seen = _view(moved, 7)
+    assert not reg.has_gone_back(seen, reg.NO_REGISTER)
+    assert not reg.has_gone_back(seen, seen)
+    assert not reg.has_gone_back(_view(reg.abort_intended(moved, "next"), 9), seen)
+    assert not reg.has_gone_back(_view(reg.moved(moved, "host-3", "next"), 9), seen)
+    assert reg.has_gone_back(reg.NO_REGISTER, seen)
+    assert reg.has_gone_back(_view(first, 5), seen)
+    assert reg.has_gone_back(_view(reg.abort_intended(first, "now"), 9), seen), "an older epoch"
+    assert reg.has_gone_back(_view(back, 9), seen), "an epoch has one owner"
+    assert not reg.has_gone_back(_view(moved, 6), seen), "it was written again"
+    intended = _view(reg.abort_intended(moved, "next"), 9)
+    assert reg.has_gone_back(seen, intended), "the same epoch, but an older record"
+
+
+def test_only_the_host_that_runs_the_machine_in_that_epoch_may_write_again_what_was_lost() -> None:
+    first = reg.started("m", "host-1", None)
+    moved, back = reg.moved(first, "host-2", "now"), reg.taken_back(first, "now")
+    seen, found = _view(moved, 7), _view(first, 5)
+    again = reg.restored(seen, found, "host-2", 2)
+    assert again is not None
+    assert again.nonce != moved.nonce
+    assert msgspec.structs.replace(again, nonce=moved.nonce) == moved
+    assert reg.restored(seen, reg.NO_REGISTER, "host-2", 2) is not None
+    assert reg.restored(seen, found, "host-1", 2) is None, "it was not given to that host"
+    assert reg.restored(seen, found, "host-2", 1) is None, "it does not run in that epoch"
+    assert reg.restored(seen, _view(back, 9), "host-2", 2) is None, "it is another's by now"
+    stopped = _view(reg.stopped(moved), 9)
+    assert reg.restored(stopped, seen, "host-2", 2) is None, "it may not run at all"
+    assert reg.restored(reg.NO_REGISTER, found, "host-2", 2) is None

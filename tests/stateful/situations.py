@@ -230,6 +230,7 @@ def _told_to_both() -> list[Given]:
         Given("AbortWanted", inp.AbortWanted(reason=AbortReason.CANCELLED, message="cancelled")),
         Given("PeerFenced", inp.PeerFenced()),
         Given("RunOrdered", inp.RunOrdered()),
+        Given("RunOrdered over S(1)", inp.RunOrdered(standing=registers()["S(1)"])),
         Given("CasUnclear", inp.CasUnclear(message="no answer")),
     ]
     for name, view in registers().items():
@@ -267,6 +268,7 @@ _TOLD: dict[Role, list[Given]] = {
         ),
         Given("Resumed", inp.Resumed(first_step_ns=SOON_NS)),
         Given("MemoryFreed", inp.MemoryFreed()),
+        Given("MemoryLeft", inp.MemoryLeft(message="it does not die")),
         Given(
             "PeerRefused",
             inp.PeerRefused(reason=AbortReason.VERIFICATION_FAILED, message="ram differs"),
@@ -290,6 +292,7 @@ _TOLD: dict[Role, list[Given]] = {
         ),
         Given("GateOpened", inp.GateOpened(owned_ns=START_NS, first_step_ns=SOON_NS)),
         Given("MemoryFreed", inp.MemoryFreed()),
+        Given("MemoryLeft", inp.MemoryLeft(message="it does not die")),
         Given("PeerHello: epoch 1", inp.PeerHello(register_epoch=1)),
         Given("PeerHello: epoch 2", inp.PeerHello(register_epoch=2)),
         Given("PeerStage", inp.PeerStage(verify=Verify.FULL)),

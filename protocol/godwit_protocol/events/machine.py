@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import ClassVar
 
 import msgspec
@@ -128,6 +129,60 @@ class MachineFailed(Event, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "machine_failed"
     message: str
     register_epoch: int = 0
+
+
+class LeftoverKind(StrEnum):
+    """What a VMM that no migration holds any more holds itself."""
+
+    EMPTY = "empty"
+    """Memory without a whole image."""
+    STAGED = "staged"
+    """A whole image that never ran here."""
+    STUNNED = "stunned"
+    """The machine, as it was when it was stunned here, or when its guest failed."""
+    RUNNING = "running"
+
+
+class OrphanCollected(Event, frozen=True, kw_only=True):
+    """A host ended a VMM that was left behind: its machine is ``owner``'s, in a later epoch.
+
+    ``image_epoch``: the epoch in which its image was current.
+    """
+
+    TYPE: ClassVar[str] = "orphan_collected"
+    kind: LeftoverKind
+    image_epoch: int
+    owner: str
+    register_epoch: int
+
+
+class StaleMachineFrozen(Event, frozen=True, kw_only=True):
+    """Alarm: a machine ran here that is ``owner``'s in a later epoch. It is paused, and kept."""
+
+    TYPE: ClassVar[str] = "stale_machine_frozen"
+    image_epoch: int
+    owner: str
+    register_epoch: int
+
+
+class RegisterWentBack(Event, frozen=True, kw_only=True):
+    """Alarm: the machine's register shows less than this host has seen: it has lost a write. The
+    host decides nothing about the machine until it shows more again, or an operator orders it.
+    """
+
+    TYPE: ClassVar[str] = "register_went_back"
+    seen_sequence: int
+    seen_epoch: int
+    found_sequence: int
+    found_epoch: int
+
+
+class RegisterRestored(Event, frozen=True, kw_only=True):
+    """A host that runs the machine wrote again what the register had lost: that it may."""
+
+    TYPE: ClassVar[str] = "register_restored"
+    register_epoch: int
+    register_sequence: int
 
 
 class HostAnnounced(Event, frozen=True, kw_only=True):

@@ -390,6 +390,15 @@ class ImageDiscarded(Event, frozen=True, kw_only=True):
     message: str = ""
 
 
+class MemoryLeft(Event, frozen=True, kw_only=True):
+    """Alarm: a host could not end the VMM of a machine that has left it, or did not come. It is
+    collected as an orphan, once it can be.
+    """
+
+    TYPE: ClassVar[str] = "memory_left"
+    message: str
+
+
 class DoubtRaised(Event, frozen=True, kw_only=True):
     """Alarm: a party cannot prove who may run the machine, and holds it still."""
 

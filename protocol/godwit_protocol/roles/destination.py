@@ -100,6 +100,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[DestinationState]]:
         ),
         (p.QUARANTINED, inp.PeerFenced): row(deciding.claim_fenced, p.ACTIVATING, p.DOUBTING),
         (p.DISCARDING, inp.MemoryFreed): row(endings.discarded, p.DISCARDED),
+        (p.DISCARDING, inp.MemoryLeft): row(endings.not_discarded, p.DISCARDED),
         (p.DOUBTING, inp.PeerRuns): row(endings.source_runs, p.DISCARDING),
         (p.DOUBTING, inp.PeerFenced): row(deciding.note_fenced, p.DOUBTING),
         (p.DOUBTING, inp.RunOrdered): row(

@@ -60,16 +60,19 @@ def _is_abort_intended(record: reg.RegisterRecord | None) -> bool:
     return record is not None and record.value is reg.RegisterValue.ABORT_INTENDED
 
 
-def run_on_order(state: DestinationState, _given: Input, _now_ns: int) -> Result:
+def run_on_order(state: DestinationState, given: Input, _now_ns: int) -> Result:
     """The operator's word on whose image is current; that the peer runs nothing must be proven."""
+    assert isinstance(given, inp.RunOrdered)
+    was_shown = state.register.record is not None
+    after = state if was_shown else _replace(state, register=given.standing)
     message = ""
     if not state.fenced:
         message = "nothing proves that the source does not"
-    elif state.register.record is None:
+    elif after.register.record is None:
         message = "the register says nothing"
     if message:
         return state, (lagging(ev.DoubtRaised(message=f"ordered to run, but {message}")),)
-    return open_gate(state) if is_ours(state) else _activate(state)
+    return open_gate(state) if was_shown and is_ours(state) else _activate(after)
 
 
 def note_fenced(state: DestinationState, _given: Input, _now_ns: int) -> Result:
@@ -138,13 +141,13 @@ def run_on(state: DestinationState) -> Result:
 
 def opened(state: DestinationState, given: Input, _now_ns: int) -> Result:
     assert isinstance(given, inp.GateOpened)
-    assert state.register.record is not None
+    epoch = state.register.record.epoch if state.register.record else 0
     told = ev.MachineActivated(
         register_sequence=state.register.sequence,
         owned_ns=given.owned_ns,
         first_step_ns=given.first_step_ns,
     )
-    active = link.Active(epoch=state.register.record.epoch, first_step_ns=given.first_step_ns)
+    active = link.Active(epoch=epoch, first_step_ns=given.first_step_ns)
     return _replace(state, phase=Phase.ACTIVE), (
         fx.Say(message=active),
         to_source(state, told),

@@ -35,6 +35,17 @@ def discarded(state: DestinationState, _given: Input, _now_ns: int) -> Result:
     )
 
 
+def not_discarded(state: DestinationState, given: Input, _now_ns: int) -> Result:
+    """Nothing runs here, and nothing will; but the memory is not free."""
+    assert isinstance(given, inp.MemoryLeft)
+    told = ev.MemoryLeft(message=given.message)
+    return _replace(state, phase=Phase.DISCARDED), (
+        journaled(told),
+        fx.CloseLink(),
+        fx.Finish(reason=state.abort_reason),
+    )
+
+
 def source_runs(state: DestinationState, _given: Input, _now_ns: int) -> Result:
     reason = state.abort_reason or AbortReason.CANCELLED
     return discard(state, reason, "the source runs the machine")

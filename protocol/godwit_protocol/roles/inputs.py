@@ -11,7 +11,7 @@ from ..compatibility.verdict import Verdict
 from ..events.estimate import EstimateMade
 from ..events.migration import AbortReason, Limits, Placement, RoundFigures, Verify
 from ..machine import MachineSpec
-from ..register import RegisterRecord, RegisterView
+from ..register import NO_REGISTER, RegisterRecord, RegisterView
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,8 +87,11 @@ class RunOrdered(Input, frozen=True, kw_only=True):
     """An operator, called by an alarm, ordered that the machine run here, knowing what may be lost.
 
     It settles what nobody can prove: whose image is current. It is no proof that the peer runs
-    nothing: that must come from the peer's quarantine or from its fencing.
+    nothing: that must come from the peer's quarantine or from its fencing. ``standing``: what the
+    register holds, for a role that was not shown it, because it went back.
     """
+
+    standing: RegisterView = NO_REGISTER
 
 
 # Source
@@ -133,6 +136,12 @@ class Resumed(Input, frozen=True, kw_only=True):
 
 class MemoryFreed(Input, frozen=True, kw_only=True):
     """The VMM is gone and its memory with it."""
+
+
+class MemoryLeft(Input, frozen=True, kw_only=True):
+    """The VMM could not be ended, however often that was tried: whoever collects orphans has to."""
+
+    message: str
 
 
 class PeerRefused(PeerInput, frozen=True, kw_only=True):

@@ -106,6 +106,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
         (p.RESUMING, inp.Resumed): row(endings.resumed, p.ABANDONED),
         (p.RESUMING, inp.OperationFailed): row(endings.resume_failed, p.ABANDONED, p.DOUBTING),
         (p.RELEASING, inp.MemoryFreed): row(deciding.freed, p.RELEASED),
+        (p.RELEASING, inp.MemoryLeft): row(deciding.not_freed, p.RELEASED),
         (p.YIELDED, inp.PeerActive): row(deciding.active, p.RELEASING, p.DOUBTING),
         (p.YIELDED, inp.Tick): row(deciding.alarm, p.YIELDED),
         (p.DOUBTING, inp.PeerActive): row(deciding.active, p.RELEASING, p.DOUBTING),

@@ -92,21 +92,24 @@ def reclaim(state: SourceState, given: Input, _now_ns: int) -> Result:
     return after, (_cas(after, _wanted(after)),)
 
 
-def run_on_order(state: SourceState, _given: Input, _now_ns: int) -> Result:
+def run_on_order(state: SourceState, given: Input, _now_ns: int) -> Result:
     """The operator's word on whose image is current; that the peer runs nothing must be proven."""
+    assert isinstance(given, inp.RunOrdered)
+    was_shown = state.register.record is not None
+    after = state if was_shown else _replace(state, register=given.standing)
     why_not = ""
     if state.gave_up:
         why_not = "the VMM is dead"
     elif not state.peer_runs_nothing:
         why_not = "the destination may run it"
-    elif state.register.record is None:
+    elif after.register.record is None:
         why_not = "the register says nothing"
     if why_not:
         told = ev.DoubtRaised(message=f"ordered to run the machine, but {why_not}")
         return state, (lagging(told),)
-    if is_taken_back(state):
+    if was_shown and is_taken_back(state):
         return run_again(state)
-    after = _replace(state, phase=Phase.RECLAIMING, alarmed=False)
+    after = _replace(after, phase=Phase.RECLAIMING, alarmed=False)
     return after, (_cas(after, _wanted(after)),)
 
 
@@ -197,6 +200,13 @@ def _release(state: SourceState) -> Result:
 
 def freed(state: SourceState, _given: Input, _now_ns: int) -> Result:
     return _replace(state, phase=Phase.RELEASED), (fx.Finish(reason=AbortReason.NONE),)
+
+
+def not_freed(state: SourceState, given: Input, now_ns: int) -> Result:
+    """The machine is gone all the same: what is left of it here is no migration's business."""
+    assert isinstance(given, inp.MemoryLeft)
+    released, effects = freed(state, given, now_ns)
+    return released, (lagging(ev.MemoryLeft(message=given.message)), *effects)
 
 
 def alarm(state: SourceState, _given: Input, now_ns: int) -> Result:

@@ -9,12 +9,15 @@ that is older than the register.
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
+from enum import Enum
+from typing import NamedTuple
 
 import msgspec
 
 from ..events import migration as ev
+from ..events.machine import LeftoverKind
 from ..events.migration import AbortReason
-from ..register import RegisterRecord
+from ..register import OWNED, RegisterRecord, RegisterValue
 from . import destination, source_state
 from . import effects as fx
 from .destination import DestinationState
@@ -33,6 +36,58 @@ def has_gone_on(record: RegisterRecord | None, migration: str, epoch: int) -> bo
     next.
     """
     return record is not None and record.epoch > epoch and record.migration != migration
+
+
+class Leftover(NamedTuple):
+    """A VMM on a host, held by no migration there that has not ended."""
+
+    kind: LeftoverKind
+    epoch: int
+    """In which its image was current; 0 if that is not known."""
+    migration: str = ""
+    """That brought it, if it never ran here; empty if that is not known."""
+
+
+class Fate(Enum):
+    """What is to become of a leftover."""
+
+    KEEP = 0
+    COLLECT = 1
+    FREEZE = 2
+
+
+def fate_of(
+    left: Leftover, record: RegisterRecord | None, host: str, facts: AbstractSet[str]
+) -> Fate:
+    """What is to become of ``left`` on ``host``. Whatever is not known keeps it.
+
+    ``facts``: the types of the events in the log of the migration that brought it; of what ran
+    here, of the one that ``record`` names.
+    """
+    if record is None or record.owner == host or record.value not in OWNED:
+        return Fate.KEEP
+    if left.kind is LeftoverKind.EMPTY:
+        return Fate.COLLECT
+    if left.kind is LeftoverKind.STAGED:
+        return Fate.COLLECT if _is_image_over(left, record, facts) else Fate.KEEP
+    if not 0 < left.epoch < record.epoch or not _has_run(left, record, facts):
+        return Fate.KEEP
+    return Fate.FREEZE if left.kind is LeftoverKind.RUNNING else Fate.COLLECT
+
+
+def _is_image_over(left: Leftover, record: RegisterRecord, facts: AbstractSet[str]) -> bool:
+    """Whether the machine is known to have run, or to have been discarded here, since the stun."""
+    if not left.migration:
+        return False
+    told = {ev.MigrationAbandoned.TYPE, ev.ImageDiscarded.TYPE}
+    return bool(told & facts) or has_gone_on(record, left.migration, left.epoch)
+
+
+def _has_run(left: Leftover, record: RegisterRecord, facts: AbstractSet[str]) -> bool:
+    """Whether the machine is known to have run elsewhere since it was stunned here."""
+    if record.value is RegisterValue.STARTED or record.epoch > left.epoch + 1:
+        return True
+    return ev.MachineActivated.TYPE in facts
 
 
 def source_after(begun: SourceState, facts: AbstractSet[str]) -> tuple[SourceState, Effects]:

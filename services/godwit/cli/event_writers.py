@@ -38,6 +38,7 @@ LANES: Final[dict[type[Event], tuple[Lane, ...]]] = {
     migration.MigrationAbandoned: (Lane.SOURCE,),
     migration.ImageQuarantined: (Lane.DESTINATION,),
     migration.ImageDiscarded: (Lane.DESTINATION,),
+    migration.MemoryLeft: HOST_LANES,
     migration.DoubtRaised: (Lane.COORDINATOR, *HOST_LANES),
     migration.RunOrdered: (Lane.OPERATOR,),
     migration.RunOrderRefused: HOST_LANES,
@@ -56,6 +57,10 @@ LANES: Final[dict[type[Event], tuple[Lane, ...]]] = {
     machine.MachinePaused: (Lane.SOURCE,),
     machine.MachineResumed: (Lane.SOURCE,),
     machine.MachinePauseRefused: (Lane.SOURCE,),
+    machine.OrphanCollected: HOST_LANES,
+    machine.StaleMachineFrozen: (Lane.SOURCE,),
+    machine.RegisterWentBack: HOST_LANES,
+    machine.RegisterRestored: (Lane.SOURCE,),
     machine.MachineFailed: HOST_LANES,
     machine.HostAnnounced: (Lane.SOURCE,),
 }

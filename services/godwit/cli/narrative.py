@@ -295,7 +295,7 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
         f"owns the machine and runs it;"
         f" from ownership to the first step {duration(max(e.first_step_ns - e.owned_ns, 0))}"
     ),
-    ev.MachineReleased: lambda _: "heard that the machine runs there, and freed its memory here",
+    ev.MachineReleased: lambda _: "heard that the machine runs there, and frees its memory here",
     ev.AbortIntended: lambda e: (
         f"wants the machine back after GO and wrote so to the register,"
         f" because: {_because(e.reason)}"
@@ -307,6 +307,7 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
     ev.ImageQuarantined: lambda e: (
         f"keeps the bytes but will not run them, because: {_because(e.reason)}"
     ),
+    ev.MemoryLeft: lambda e: f"ALARM: could not free the machine's memory, because: {e.message}",
     ev.ImageDiscarded: lambda e: (
         f"freed what it had received, because: {_because(e.reason, e.message)}"
     ),
@@ -333,6 +334,21 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
     mev.MachineResumed: lambda _: "resumed the machine: it goes on",
     mev.MachinePauseRefused: lambda e: (
         f"neither paused nor resumed the machine, because: {reason(e.code)} ({e.message})"
+    ),
+    mev.OrphanCollected: lambda e: (
+        f"ended a VMM that was left behind ({e.kind}, epoch {e.image_epoch}):"
+        f" {e.owner} owns the machine in epoch {e.register_epoch}"
+    ),
+    mev.StaleMachineFrozen: lambda e: (
+        f"ALARM: paused a machine that ran here in epoch {e.image_epoch},"
+        f" though {e.owner} owns it in epoch {e.register_epoch}"
+    ),
+    mev.RegisterWentBack: lambda e: (
+        f"ALARM: the register went back from revision {e.seen_sequence} (epoch {e.seen_epoch})"
+        f" to {e.found_sequence} (epoch {e.found_epoch}): nothing is decided on it"
+    ),
+    mev.RegisterRestored: lambda e: (
+        f"wrote into the register again that it runs the machine (epoch {e.register_epoch})"
     ),
     mev.MachineFailed: lambda e: f"found the machine dead, because: {e.message}",
     mev.HostAnnounced: _announced,

@@ -41,6 +41,8 @@ def input_of(event: Event) -> Input | None:
         case ev.ImageDiscarded():
             # A destination that was restarted while it prepared has nothing to say but this.
             return inp.Refused(reason=event.reason, message=event.message)
+        case ev.MemoryLeft():
+            return inp.Refused(reason=AbortReason.DESTINATION_REFUSED, message=event.message)
         case ev.StartDecided():
             return inp.StartKnown(start=event.start, reason=event.reason, message=event.message)
         case ev.CancelRequested():

@@ -13,6 +13,7 @@ import structlog
 
 from godwit.host.context import HostContext
 from godwit.host.facts import FactWriter
+from godwit.host.freeing import freed
 from godwit.host.peer_fence import PeerFence
 from godwit.host.role import RoleRunner
 from godwit.hypervisor.port import Incoming, Vmm, VmmState
@@ -145,7 +146,7 @@ class Arrival:
             case fx.OpenGate():
                 self._runner.start(self._open_gate(effect.epoch), _failed)
             case fx.FreeMemory():
-                self._runner.start(self._free(), _freed_all_the_same)
+                self._runner.start(self._free(), _left)
             case fx.CloseLink():
                 self._runner.start(self._close_link(), _nothing)
             case _:
@@ -164,7 +165,7 @@ class Arrival:
         assert state is not None
         if not state.fenced:
             await self._fence.prove(ordered.requested_by if ordered.other_is_off else "")
-        return inp.RunOrdered()
+        return inp.RunOrdered(standing=await self._host.registers.to_overrule(self.machine))
 
     def _refuse(self, order: str, why: str) -> None:
         self._facts.write(ev.RunOrderRefused(order=order, message=why), Durability.LAGGING)
@@ -310,12 +311,15 @@ class Arrival:
         if self._preparing is not None:
             self._preparing.cancel()
             await asyncio.wait({self._preparing})
+        await freed(self._end_prepared)
+        return inp.MemoryFreed()
+
+    async def _end_prepared(self) -> None:
         if self._incoming is not None:
             await self._incoming.close()
         vmm = self._vmm or await self._gated_vmm()
         if vmm is not None:
             await vmm.stop()
-        return inp.MemoryFreed()
 
     async def _gated_vmm(self) -> Vmm | None:
         """What a former life of this service created. One that runs or ran here is not ours."""
@@ -396,8 +400,8 @@ def _bad_image(error: GodwitError) -> inp.Input:
     return inp.ImageBad(reason=AbortReason.VERIFICATION_FAILED, message=error.message)
 
 
-def _freed_all_the_same(_error: GodwitError) -> inp.Input:
-    return inp.MemoryFreed()
+def _left(error: GodwitError) -> inp.Input:
+    return inp.MemoryLeft(message=error.message)
 
 
 def _nothing(_error: GodwitError) -> None:

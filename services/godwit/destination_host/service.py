@@ -14,12 +14,13 @@ from godwit.host.context import HostContext
 from godwit.host.inbox import Inbox
 from godwit.host.journals import Journals, OpenMigration
 from godwit.host.orders import refuse_order
+from godwit.host.orphans import NEVER_RAN, Orphans
 from godwit.hypervisor.port import VmmState
 from godwit.runtime.health import Health
-from godwit.runtime.lane import Scope, position_in_log
+from godwit.runtime.lane import LaneWriter, Scope, position_in_log
 from godwit.transfer.port import Acceptor
 from godwit_protocol import codec
-from godwit_protocol.events import Lane, Recorded
+from godwit_protocol.events import Event, Lane, Recorded
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.roles import destination, succession
@@ -48,6 +49,7 @@ class DestinationHost:
         self._inbox = Inbox(host.log, host.name, SERVICE, host.disk.cursor(SERVICE))
         self._journals = Journals(host, SERVICE, Lane.DESTINATION)
         self._arrivals: dict[str, Arrival] = {}
+        self._orphans = Orphans(host, NEVER_RAN, self._is_arriving, self._tell_log)
 
     @property
     def open(self) -> tuple[str, ...]:
@@ -58,6 +60,7 @@ class DestinationHost:
         """Serve until cancelled."""
         for migration in reversed(self._journals.leftovers()):  # the newest may have an image here
             await self._recover(migration)
+        self._tasks.create_task(self._orphans.watch())
         self._health.ready = True
         async for decision in self._inbox.decisions():
             with structlog.contextvars.bound_contextvars(
@@ -86,6 +89,17 @@ class DestinationHost:
             case _:
                 _log.debug("decision_without_effect", type=decision.envelope.type)
 
+    def _is_arriving(self, machine: str) -> bool:
+        return any(arrival.machine == machine for arrival in self._arrivals.values())
+
+    async def _tell_log(self, machine: str, event: Event) -> None:
+        """Write an event of a machine's life. Only ``Orphans`` does, one after the other."""
+        scope = Scope.of_machine(machine)
+        position = await position_in_log(self._host.log, Lane.DESTINATION, self._host.name, scope)
+        writer = LaneWriter(self._host.clock, Lane.DESTINATION, self._host.name, scope, position)
+        sealed = writer.seal(event)
+        await self._host.log.append(sealed.subject, sealed.data, message_id=sealed.message_id)
+
     def _tell(self, migration: str, given: inp.Input) -> None:
         arrival = self._arrivals.get(migration)
         if arrival is not None:
@@ -106,7 +120,7 @@ class DestinationHost:
     async def _begin(
         self, opened: OpenMigration, ordered: ev.PreparationOrdered
     ) -> tuple[DestinationState, tuple[Effect, ...]]:
-        register = await self._host.registers.read(ordered.spec.name)
+        register = await self._host.registers.known(ordered.spec.name)
         return destination.begin(
             ordered,
             register,
@@ -144,7 +158,7 @@ class DestinationHost:
 
     async def _is_image_left(self, machine: str) -> bool:
         """Whether an image that never ran is here, and is no later migration's."""
-        if any(arrival.machine == machine for arrival in self._arrivals.values()):
+        if self._is_arriving(machine):
             return False
         vmm = await self._host.hypervisor.find(machine)
         return vmm is not None and (await vmm.status()).state in (VmmState.GATED, VmmState.LOADED)

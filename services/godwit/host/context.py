@@ -51,15 +51,16 @@ async def open_host(context: ServiceContext) -> AsyncIterator[HostContext]:
     """The host that a service was started for; at the end what it wrote is flushed to the log."""
     config = context.config
     outbox = Outbox(context.log)
+    disk = HostDirectory(config.host_directory)
     host = HostContext(
         name=config.host,
         config=config,
         clock=SystemClock(),
         log=context.log,
         outbox=outbox,
-        registers=Registers(context.log),
+        registers=Registers(context.log, disk.marks()),
         hypervisor=NativeHypervisor(config.host_directory, config.nats_url),
-        disk=HostDirectory(config.host_directory),
+        disk=disk,
         dial=open_control,
         fencing=fencing_of(config.fence_command),
     )

@@ -1,4 +1,5 @@
-"""A host's disk, as its services use it: journals of migrations, and how far an inbox was read.
+"""A host's disk, as its services use it: journals of migrations, how far an inbox was read, and
+what was seen of registers.
 
 The port, and the real one: a directory. What is kept must survive the services' restarts.
 """
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from godwit.runtime.journal import Journal
+
+from .marks import MarkFiles, Marks
 
 _SUFFIX: Final = ".journal"
 _CURSOR_FILE: Final = "inbox.cursor"
@@ -63,6 +66,9 @@ class Disk(Protocol):
     def cursor(self, service: str) -> Cursor:
         """How far a service has read its inbox."""
 
+    def marks(self) -> Marks:
+        """The newest that was seen of each machine's register."""
+
 
 class HostDirectory:
     """The disk as a directory that the services of a host share."""
@@ -77,6 +83,10 @@ class HostDirectory:
     def cursor(self, service: str) -> CursorFile:
         """As ``Disk.cursor``."""
         return CursorFile(_made(self._path / service) / _CURSOR_FILE)
+
+    def marks(self) -> MarkFiles:
+        """As ``Disk.marks``."""
+        return MarkFiles(_made(self._path / "registers"))
 
 
 class JournalFiles:

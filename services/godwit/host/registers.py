@@ -1,28 +1,95 @@
-"""The register of each machine: read, and compare-and-set with an answer that can be trusted."""
+"""The register of each machine: read, and compare-and-set with an answer that can be trusted.
+
+A register that shows less than this host has seen of it before has lost an acknowledged write. It
+can then not be read any more; what it shows only answers a compare-and-set that lost.
+"""
 
 from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+import structlog
 
 from godwit.runtime.event_log import AppendConflictError, EventLog
 from godwit_protocol import register as reg
 from godwit_protocol import subjects
-from godwit_protocol.errors import UnreachableError
+from godwit_protocol.errors import CorruptError, UnreachableError
+from godwit_protocol.register import RegisterView
 from godwit_protocol.roles.inputs import CasSettled, CasUnclear
 
+from .marks import Marks, MemoryMarks
+
 CAS_TIMEOUT_S = 2.0
+LOOKS_MAX: Final = 5
+"""Before a register counts as gone back: a log whose leader changes may show an older one."""
+LOOK_S: Final = 0.4
+
+_log = structlog.get_logger(__name__)
+
+
+class RegisterWentBackError(CorruptError):
+    """The register of ``machine`` shows ``found``, though more was ``seen`` of it before."""
+
+    def __init__(self, machine: str, seen: RegisterView, found: RegisterView) -> None:
+        super().__init__(
+            f"the register of machine {machine} went back from {_words(seen)} to {_words(found)}:"
+            " it has lost a write",
+            hint="the host that runs the machine writes it again; if none does: docs/in-doubt.md",
+        )
+        self.machine = machine
+        self.seen = seen
+        self.found = found
 
 
 class Registers:
     """All registers, through the event log."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, marks: Marks | None = None) -> None:
+        """``marks``: what was seen by former lives of the host's services, and by this one."""
         self._log = log
+        self._marks = MemoryMarks() if marks is None else marks
 
-    async def read(self, machine: str) -> reg.RegisterView:
-        """What stands. Good for learning, never for taking. Raises ``UnreachableError``."""
-        stored = await self._log.last(subjects.register(machine))
-        if stored is None:
-            return reg.NO_REGISTER
-        return reg.RegisterView(reg.decode(stored.data), stored.sequence)
+    async def read(self, machine: str) -> RegisterView:
+        """What stands. Good for learning, never for taking.
+
+        Raises ``UnreachableError``, ``RegisterWentBackError``.
+        """
+        seen = self._marks.read(machine)
+        found = await self._stored(machine)
+        for _ in range(LOOKS_MAX):
+            if not reg.has_gone_back(found, seen):
+                if found != seen:
+                    self._note(machine, found)
+                return found
+            await asyncio.sleep(LOOK_S)
+            found = await self._stored(machine)
+        raise RegisterWentBackError(machine, seen, found)
+
+    async def known(self, machine: str) -> RegisterView:
+        """As ``read``, for a role to begin from: of a register that went back it is shown nothing,
+        so that it decides nothing. Raises ``UnreachableError``.
+        """
+        try:
+            return await self.read(machine)
+        except RegisterWentBackError as error:
+            _log.error("register_went_back", machine=machine, error=error.message)
+            return RegisterView(None, error.seen.sequence)
+
+    async def to_overrule(self, machine: str) -> RegisterView:
+        """As ``read``, for an operator's order to write over: what a register that went back shows
+        is told in the newest epoch that was seen, so that no epoch has two owners.
+        Raises ``UnreachableError``.
+        """
+        try:
+            return await self.read(machine)
+        except RegisterWentBackError as error:
+            found, seen = error.found.record, error.seen.record
+            if found is None or seen is None:
+                return error.found
+            newest = msgspec.structs.replace(found, epoch=max(found.epoch, seen.epoch))
+            return RegisterView(newest, error.found.sequence)
 
     async def compare_and_set(
         self, record: reg.RegisterRecord, expected_sequence: int
@@ -42,13 +109,17 @@ class Registers:
             )
         except (AppendConflictError, UnreachableError) as error:
             return await self._settle(record, expected_sequence, error.message)
-        return CasSettled(won=True, standing=reg.RegisterView(record, sequence))
+        view = RegisterView(record, sequence)
+        self._note(record.machine, view)
+        return CasSettled(won=True, standing=view)
 
     async def _settle(
         self, record: reg.RegisterRecord, expected_sequence: int, message: str
     ) -> CasSettled | CasUnclear:
         try:
             standing = await self.read(record.machine)
+        except RegisterWentBackError as error:
+            standing = error.found
         except UnreachableError as error:
             return CasUnclear(message=error.message)
         if standing.record is not None and standing.record.nonce == record.nonce:
@@ -56,3 +127,21 @@ class Registers:
         if standing.sequence == expected_sequence:
             return CasUnclear(message=message)
         return CasSettled(won=False, standing=standing)
+
+    async def _stored(self, machine: str) -> RegisterView:
+        stored = await self._log.last(subjects.register(machine))
+        if stored is None:
+            return reg.NO_REGISTER
+        return RegisterView(reg.decode(stored.data), stored.sequence)
+
+    def _note(self, machine: str, view: RegisterView) -> None:
+        try:
+            self._marks.write(machine, view)
+        except OSError as error:  # less will be noticed; nothing wrong is done
+            _log.warning("register_mark_not_written", machine=machine, error=error.strerror)
+
+
+def _words(view: RegisterView) -> str:
+    if view.record is None:
+        return "nothing"
+    return f"{view.record.value} of {view.record.owner} in epoch {view.record.epoch}"

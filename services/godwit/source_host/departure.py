@@ -14,6 +14,7 @@ import structlog
 
 from godwit.host.context import HostContext
 from godwit.host.facts import FactWriter, acknowledged
+from godwit.host.freeing import freed
 from godwit.host.peer_fence import PeerFence
 from godwit.host.role import RoleRunner
 from godwit.hypervisor.port import Checkpoint, LinkTarget, Outgoing, Vmm, VmmState
@@ -34,7 +35,6 @@ WELCOME_S_MAX: Final = 120.0
 """The destination populates its memory before it says Welcome."""
 PROGRESS_S: Final = 0.2
 CAS_PACE_S: Final = 0.2
-FREE_PACE_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -135,7 +135,7 @@ class Departure:
             case fx.ResumeMachine():
                 self._runner.start(self._resume(effect.epoch), _failed)
             case fx.FreeMemory():
-                self._runner.start(self._free(), _failed)
+                self._runner.start(self._free(), _left)
             case fx.CloseLink():
                 self._runner.start(self._close_link(), _link_lost)
             case fx.CompareAndSet():
@@ -171,7 +171,7 @@ class Departure:
         assert state is not None
         if not state.peer_runs_nothing:
             await self._fence.prove(ordered.requested_by if ordered.other_is_off else "")
-        return inp.RunOrdered()
+        return inp.RunOrdered(standing=await self._host.registers.to_overrule(self.machine))
 
     def _refuse(self, order: str, why: str) -> None:
         self._facts.write(ev.RunOrderRefused(order=order, message=why), Durability.LAGGING)
@@ -372,21 +372,18 @@ class Departure:
                 _log.warning("vmm_is_silent", error=error.message)
 
     async def _free(self) -> inp.Input:
-        """End the VMM that the machine left; until it has said that it is that one, wait.
+        """End the VMM that the machine left, once it has said that it is that one.
 
         One that never ran or runs under a later epoch is none of ours: while this service was down,
         the machine may have come back, or be about to.
         """
-        while True:
-            try:
-                vmm = await self._host.hypervisor.find(self.machine)
-                if vmm is not None and 0 < (await vmm.status()).epoch <= self._epoch:
-                    await vmm.stop()
-            except (DeadlineError, UnreachableError) as error:
-                _log.warning("memory_not_freed_yet", error=error.message)
-                await asyncio.sleep(FREE_PACE_S)
-            else:
-                return inp.MemoryFreed()
+        await freed(self._end_left)
+        return inp.MemoryFreed()
+
+    async def _end_left(self) -> None:
+        vmm = await self._host.hypervisor.find(self.machine)
+        if vmm is not None and 0 < (await vmm.status()).epoch <= self._epoch:
+            await vmm.stop()
 
     async def _compare_and_set(self, effect: fx.CompareAndSet) -> inp.Input:
         settled = await self._host.registers.compare_and_set(
@@ -422,6 +419,10 @@ def _link_lost(error: GodwitError) -> inp.Input:
 
 def _failed(error: GodwitError) -> inp.Input:
     return inp.OperationFailed(message=error.message)
+
+
+def _left(error: GodwitError) -> inp.Input:
+    return inp.MemoryLeft(message=error.message)
 
 
 def _nothing(_error: GodwitError) -> None:

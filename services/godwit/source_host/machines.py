@@ -106,6 +106,11 @@ class Machines:
             )
         return vmm
 
+    async def tell(self, name: str, event: Event) -> None:
+        """Write an event of the machine's life to the log."""
+        async with self._change(name):
+            await self._append(await self._writer(name), event)
+
     async def report_failure(self, name: str, message: str) -> None:
         """Say that a machine of this host does not run any more, unless the log says so already."""
         async with self._change(name):

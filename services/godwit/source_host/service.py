@@ -17,6 +17,7 @@ from godwit.host.context import HostContext
 from godwit.host.inbox import Inbox
 from godwit.host.journals import Journals, OpenMigration
 from godwit.host.orders import refuse_order
+from godwit.host.orphans import RAN, Orphans
 from godwit.runtime.health import Health
 from godwit.runtime.lane import Scope, position_in_log
 from godwit_protocol import codec
@@ -57,6 +58,7 @@ class SourceHost:
         """The machine whose departure is about to be among them."""
         self._machines = Machines(host, self._is_moving)
         self._inventory = Inventory(host, gpus)
+        self._orphans = Orphans(host, RAN, self._is_busy, self._machines.tell)
         self._reported: set[str] = set()
 
     @property
@@ -73,6 +75,7 @@ class SourceHost:
             await self._recover(migration)
         self._tasks.create_task(self._inventory.follow())
         self._tasks.create_task(self._watch_machines())
+        self._tasks.create_task(self._orphans.watch())
         self._health.ready = True
         async for decision in self._inbox.decisions():
             with structlog.contextvars.bound_contextvars(
@@ -167,7 +170,7 @@ class SourceHost:
         """
         if self._machines.is_changing(opened.decision.envelope.machine):
             return self._begin_from(NO_REGISTER, opened, started)
-        register = await self._host.registers.read(opened.decision.envelope.machine)
+        register = await self._host.registers.known(opened.decision.envelope.machine)
         return self._begin_from(register, opened, started)
 
     def _begin_from(
@@ -231,6 +234,9 @@ class SourceHost:
         if machine == self._beginning:
             return True
         return any(departure.machine == machine for departure in self._departures.values())
+
+    def _is_busy(self, machine: str) -> bool:
+        return self._is_moving(machine) or self._machines.is_changing(machine)
 
     # The machines.
 

@@ -10,6 +10,7 @@ import errno
 from dataclasses import dataclass, field
 from typing import Final
 
+from godwit.host.marks import MemoryMarks
 from godwit.runtime.journal import JournalFailedError
 from godwit_protocol.errors import ConflictError
 from godwit_protocol.journal import decode_journal, encode_record
@@ -39,6 +40,8 @@ class HostDisk:
     files: dict[tuple[str, str], _File] = field(default_factory=dict)
     cursors: dict[str, list[int]] = field(default_factory=dict)
     """By service: every value since it was last certain which one is on the disk."""
+    marks: MemoryMarks = field(default_factory=MemoryMarks)
+    """They are never flushed: a loss of power takes them."""
 
     @property
     def is_full(self) -> bool:
@@ -54,6 +57,7 @@ class HostDisk:
             file.synced_bytes = kept_bytes
         for service, values in self.cursors.items():
             self.cursors[service] = [dice.choice(values)]
+        self.marks = MemoryMarks()
 
     def seen_by(self, process: Process) -> ProcessDisk:
         """The disk as one process uses it."""
@@ -74,6 +78,10 @@ class ProcessDisk:
     def cursor(self, service: str) -> Cursor:
         """As ``Disk.cursor``."""
         return Cursor(self._disk, self._process, service)
+
+    def marks(self) -> MemoryMarks:
+        """As ``Disk.marks``."""
+        return self._disk.marks
 
 
 class Cursor:

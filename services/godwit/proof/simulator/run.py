@@ -107,6 +107,8 @@ class _Simulation:
     def _is_at_rest(self) -> bool:
         if not self.operators.done or self.judge.open_migrations or not self.cluster.is_idle:
             return False
+        if self.judge.is_any_register_behind:
+            return False
         return next(folds.lagging(self.cluster, self.judge), None) is None
 
     def _close(self) -> None:

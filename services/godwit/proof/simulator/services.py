@@ -215,6 +215,7 @@ class Cluster:
 
     def _context(self, place: Place, running: Running, config: Config) -> HostContext:
         process, log = running.process, running.log
+        disk = place.disk.seen_by(process)
         running.outbox = Outbox(log)
         return HostContext(
             name=place.host.name,
@@ -222,9 +223,9 @@ class Cluster:
             clock=place.clock,
             log=log,
             outbox=running.outbox,
-            registers=Registers(log),
+            registers=Registers(log, disk.marks()),
             hypervisor=ProcessHypervisor(place.host, process, self.network),
-            disk=place.disk.seen_by(process),
+            disk=disk,
             dial=self.network.dialer(process),
             fencing=PowerSwitch(self, process) if self.has_switch else NoFencing(),
         )

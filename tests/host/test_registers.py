@@ -1,0 +1,90 @@
+"""A register that loses a write: a host that has seen more freezes, also after a restart."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from godwit.host import registers
+from godwit.host.marks import MarkFiles
+from godwit.host.registers import Registers, RegisterWentBackError
+from godwit.runtime.nats_log import NatsLog
+from godwit.runtime.nats_server import NatsServer
+from godwit_protocol import register as reg
+from godwit_protocol.roles.inputs import CasSettled
+
+
+@pytest.fixture(autouse=True)
+def no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registers, "LOOK_S", 0.0)
+
+
+async def test_a_host_that_saw_more_decides_nothing_any_more(
+    own_server: NatsServer, own_log: NatsLog, tmp_path: Path
+) -> None:
+    """The server comes back as it was before its last acknowledged write, as after a power loss."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    host = Registers(own_log, MarkFiles(marks))
+    first = reg.started("m", "host-1", None)
+    started = await host.compare_and_set(first, 0)
+    assert isinstance(started, CasSettled)
+    await own_server.stop()
+    store, copy = own_server.directory / "jetstream", tmp_path / "copy"
+    shutil.copytree(store, copy)
+    await own_server.restart()
+    moved = reg.moved(first, "host-2", "some-migration")
+    settled = await host.compare_and_set(moved, started.standing.sequence)
+    assert isinstance(settled, CasSettled)
+    assert settled.won
+    await own_server.stop()
+    shutil.rmtree(store)
+    copy.rename(store)
+    await own_server.restart()
+
+    newcomer = await Registers(own_log).read("m")
+    assert newcomer.record == first, "who has seen nothing cannot know"
+    restarted = Registers(own_log, MarkFiles(marks))
+    with pytest.raises(RegisterWentBackError, match="it has lost a write") as raised:
+        await restarted.read("m")
+    assert raised.value.seen == settled.standing
+    assert raised.value.found == newcomer
+    assert await restarted.known("m") == reg.RegisterView(None, settled.standing.sequence)
+    wanted = reg.taken_back(first, "some-migration")
+    lost = await restarted.compare_and_set(wanted, settled.standing.sequence)
+    assert lost == CasSettled(won=False, standing=newcomer)
+    overruled = (await restarted.to_overrule("m")).record
+    assert overruled == msgspec.structs.replace(first, epoch=2), "no epoch has two owners"
+
+    again = reg.restored(settled.standing, newcomer, "host-2", 2)
+    assert again is not None
+    written = await Registers(own_log).compare_and_set(again, newcomer.sequence)
+    assert isinstance(written, CasSettled)
+    assert written.won
+    assert (await restarted.read("m")).record == again, "it shows more again"
+
+
+async def test_a_register_that_is_gone_has_gone_back(
+    log: NatsLog, unique_name: str, tmp_path: Path
+) -> None:
+    record = reg.started(unique_name, "host-1", None)
+    MarkFiles(tmp_path).write(unique_name, reg.RegisterView(record, 7))
+    with pytest.raises(RegisterWentBackError):
+        await Registers(log, MarkFiles(tmp_path)).read(unique_name)
+
+
+def test_a_mark_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    (tmp_path / "m").write_text("torn")
+    assert MarkFiles(tmp_path).read("m") == reg.NO_REGISTER
+
+
+async def test_a_full_disk_does_not_stop_a_write_of_the_register(
+    log: NatsLog, unique_name: str, tmp_path: Path
+) -> None:
+    host = Registers(log, MarkFiles(tmp_path / "not there"))
+    settled = await host.compare_and_set(reg.started(unique_name, "host-1", None), 0)
+    assert isinstance(settled, CasSettled)
+    assert settled.won

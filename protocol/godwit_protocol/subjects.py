@@ -21,6 +21,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from .errors import InvalidInputError
@@ -80,6 +81,17 @@ def stream_of(subject: str) -> str:
     if stream is None or tokens[:2] != ROOT.split("."):
         raise InvalidInputError(f"no stream holds subject {subject!r}")
     return stream
+
+
+def matches(wanted: Sequence[str], tokens: Sequence[str]) -> bool:
+    """Whether a filter gives a subject, both split at the dots."""
+    if wanted[-1] == ">":
+        if len(tokens) < len(wanted):
+            return False
+        wanted = wanted[:-1]
+    elif len(tokens) != len(wanted):
+        return False
+    return all(token in ("*", other) for token, other in zip(wanted, tokens, strict=False))
 
 
 def migration(migration_id: str, lane: str, event_type: str) -> str:

@@ -10,7 +10,6 @@ from typing import Final
 from arena import HOSTS, POLL_S, SETTLED_S_MAX, Arena, Subject, ViolatedError
 from processes import memfds, sockets
 from stamped_trainer import TRAINED
-from verify import faults_of_lanes, faults_of_migration
 
 from godwit.cli import process_tree
 from godwit.cli.guest_client import REQUEST_HEADER, GuestClient
@@ -21,6 +20,7 @@ from godwit_protocol import codec, subjects
 from godwit_protocol import register as reg
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.replay.verification import UNENDED, verify
 
 END_S_MAX: Final = 75.0
 VMM_SOCKETS_MAX: Final = 3
@@ -82,8 +82,9 @@ async def check(arena: Arena, migration: str) -> bool:
     faults = await _settled(arena, subject, migration)
     stored = await _stored(arena, subjects.whole_migration(migration))
     faults += subject.violations
-    faults += faults_of_lanes((each.data, each.sequence) for each in stored)
-    faults += faults_of_migration(codec.decode(each.data, each.sequence) for each in stored)
+    verified = verify(migration, stored)
+    faults += [str(fault) for fault in verified.faults]
+    faults += [text for text in verified.unproven if text == UNENDED]
     lives = bool(await _running_on(arena, subject.name))
     if lives and not faults:
         faults += await _faults_of_memory(arena, subject)

@@ -36,7 +36,6 @@ from parts import (
 from rendering import show
 from world_log import WorldLog
 
-from godwit.coordinator.facts import input_of
 from godwit_protocol import link
 from godwit_protocol import register as reg
 from godwit_protocol.events import Event, Lane
@@ -44,6 +43,7 @@ from godwit_protocol.events import migration as ev
 from godwit_protocol.roles import coordinator, destination, source
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
+from godwit_protocol.roles.coordinator_facts import input_of
 from godwit_protocol.roles.inputs import Input
 
 

@@ -14,14 +14,15 @@ from godwit_protocol.events import Envelope, Recorded
 from godwit_protocol.register import RECORD_BYTES_MAX
 
 from . import completion, output, reading
-from .connection import DirectoryOption, JsonOption, open_log, run
+from .connection import DirectoryOption, JsonOption, run
 from .figures import clock, short_id
+from .log_file import FromOption, open_source
 from .migration_pictures import find_id
 from .narrative import Narrator
 from .reading import Unreadable
 
 if TYPE_CHECKING:
-    from godwit.runtime.event_log import EventLog
+    from godwit.runtime.event_log import LogReader
 
 WHO_CHARACTERS = 30
 
@@ -46,6 +47,7 @@ def events(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with new events, until Ctrl-C.")
     ] = False,
+    file: FromOption = None,
     directory: DirectoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -57,13 +59,15 @@ def events(
         subjects.checked_name(machine, "machine")
 
     async def work() -> None:
-        async with open_log(directory) as log:
+        async with open_source(directory, file) as log:
             await tell(log, migration, machine, follow=follow, as_json=as_json)
 
     run(work())
 
 
-async def tell(log: EventLog, migration: str, machine: str, *, follow: bool, as_json: bool) -> None:
+async def tell(
+    log: LogReader, migration: str, machine: str, *, follow: bool, as_json: bool
+) -> None:
     """Print the events. Raises ``NotFoundError`` for a migration that is not there."""
     wanted = await find_id(log, migration) if migration else ""
     narrator = Narrator()

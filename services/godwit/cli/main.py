@@ -14,7 +14,19 @@ import typer
 
 from godwit_protocol.errors import GodwitError
 
-from . import capacity, demo, estimate, estimates, events, gpus, machine, migration, simulate, up
+from . import (
+    capacity,
+    demo,
+    estimate,
+    estimates,
+    events,
+    gpus,
+    machine,
+    migration,
+    replay,
+    simulate,
+    up,
+)
 from .connection import LEVEL_VARIABLE, is_debugging
 
 DEFECT_STATUS: Final = GodwitError.exit_code
@@ -35,6 +47,7 @@ app.command("gpus")(gpus.gpus)
 app.command("capacity")(capacity.capacity)
 app.command("estimate")(estimate.estimate)
 app.command("estimates")(estimates.estimates)
+app.add_typer(replay.app, name="replay")
 app.command("simulate")(simulate.simulate)
 
 

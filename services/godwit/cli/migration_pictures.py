@@ -23,7 +23,7 @@ from .figures import milliseconds
 from .narrative import reason
 
 if TYPE_CHECKING:
-    from godwit.runtime.event_log import EventLog
+    from godwit.runtime.event_log import LogReader
 
 REFUSALS = frozenset(
     {
@@ -48,7 +48,7 @@ _HINTS = {
 ID_PART_CHARACTERS_MIN = 4
 
 
-async def all_migrations(log: EventLog) -> list[MigrationSummary]:
+async def all_migrations(log: LogReader) -> list[MigrationSummary]:
     """Every migration, the oldest first. Raises ``UnreachableError``."""
     summaries: dict[str, MigrationSummary] = {}
     async for recorded in reading.events(log, subjects.whole_migration("*")):
@@ -58,7 +58,7 @@ async def all_migrations(log: EventLog) -> list[MigrationSummary]:
     return list(summaries.values())
 
 
-async def find_migration(log: EventLog, part: str) -> MigrationSummary:
+async def find_migration(log: LogReader, part: str) -> MigrationSummary:
     """The one migration whose id begins or ends with ``part``.
 
     Raises ``NotFoundError``, ``InvalidInputError`` if several do, ``UnreachableError``.
@@ -69,7 +69,7 @@ async def find_migration(log: EventLog, part: str) -> MigrationSummary:
     return summary
 
 
-async def find_id(log: EventLog, part: str) -> str:
+async def find_id(log: LogReader, part: str) -> str:
     """The full id of the one migration whose id begins or ends with ``part``; raises as above."""
     part = part.lower()
     wanted = part if UUID7_PATTERN.fullmatch(part) else "*"

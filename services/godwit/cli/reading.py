@@ -15,7 +15,7 @@ from godwit_protocol.errors import CorruptError, NotFoundError
 from godwit_protocol.events import Recorded
 
 if TYPE_CHECKING:
-    from godwit.runtime.event_log import EventLog, Stored
+    from godwit.runtime.event_log import LogReader, Stored
 
 ALL_EVENTS = subjects.STREAM_SUBJECTS[subjects.EVENTS]
 
@@ -29,7 +29,7 @@ class Unreadable:
 
 
 async def messages(
-    log: EventLog, filters: Sequence[str], *, after_sequence: int = 0, follow: bool = False
+    log: LogReader, filters: Sequence[str], *, after_sequence: int = 0, follow: bool = False
 ) -> AsyncGenerator[Stored, None]:
     """``EventLog.tail`` or ``read`` as a generator that can be closed (``contextlib.aclosing``)."""
     reader = log.tail if follow else log.read
@@ -42,7 +42,7 @@ async def messages(
 
 
 async def entries(
-    log: EventLog, filters: Sequence[str], *, after_sequence: int = 0, follow: bool = False
+    log: LogReader, filters: Sequence[str], *, after_sequence: int = 0, follow: bool = False
 ) -> AsyncGenerator[Recorded | Unreadable, None]:
     """Every message of the filters, decoded if it can be."""
     source = messages(log, filters, after_sequence=after_sequence, follow=follow)
@@ -55,7 +55,7 @@ async def entries(
 
 
 async def events(
-    log: EventLog, filters: Sequence[str], *, after_sequence: int = 0, follow: bool = False
+    log: LogReader, filters: Sequence[str], *, after_sequence: int = 0, follow: bool = False
 ) -> AsyncGenerator[Recorded, None]:
     """Every event of the filters; what cannot be decoded is passed over."""
     source = entries(log, filters, after_sequence=after_sequence, follow=follow)
@@ -65,18 +65,18 @@ async def events(
                 yield entry
 
 
-async def last_of_each(log: EventLog, filters: Sequence[str]) -> dict[str, Stored]:
+async def last_of_each(log: LogReader, filters: Sequence[str]) -> dict[str, Stored]:
     """The last message of each subject that matches."""
     return {stored.subject: stored async for stored in messages(log, filters)}
 
 
-async def host_names(log: EventLog) -> list[str]:
+async def host_names(log: LogReader) -> list[str]:
     """All hosts that have ever announced themselves."""
     announced = await last_of_each(log, (subjects.inventory("*"),))
     return sorted(subject.rpartition(".")[2] for subject in announced)
 
 
-async def require_host(log: EventLog, host: str) -> None:
+async def require_host(log: LogReader, host: str) -> None:
     """Raise ``NotFoundError``, naming the hosts that there are, if ``host`` is none of them."""
     subjects.checked_name(host, "host")
     if await log.last(subjects.inventory(host)) is None:

@@ -17,7 +17,7 @@ import structlog
 
 from godwit.coordinator.claims import Claims
 from godwit.coordinator.estimates import Estimates
-from godwit.coordinator.facts import consider, input_of
+from godwit.coordinator.facts import consider
 from godwit.runtime import telemetry
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
@@ -32,6 +32,7 @@ from godwit_protocol.register import RegisterRecord
 from godwit_protocol.roles import coordinator as core
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
+from godwit_protocol.roles.coordinator_facts import input_of
 from godwit_protocol.roles.inputs import Input
 
 _NANOSECONDS: Final = 1_000_000_000

@@ -1,8 +1,4 @@
-"""What the log says, as inputs of the coordinator's core.
-
-Knows which event means which input, and what of the log a request is considered with. Decides
-nothing.
-"""
+"""What of the log a request is considered with. Decides nothing."""
 
 from __future__ import annotations
 
@@ -13,50 +9,11 @@ from godwit.runtime.event_log import EventLog
 from godwit_protocol import codec, register, subjects
 from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.compatibility.judging import judge
-from godwit_protocol.events import Event
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
-from godwit_protocol.events.migration import AbortReason
 from godwit_protocol.machine import MachineSpec
 from godwit_protocol.register import RegisterRecord
 from godwit_protocol.roles import inputs as inp
-from godwit_protocol.roles.inputs import Input
-
-
-def input_of(event: Event) -> Input | None:
-    """Return what an event of a migration tells the coordinator; None if nothing."""
-    match event:
-        case ev.ReservationGranted():
-            return inp.Granted(placements=event.placements)
-        case ev.ReservationRefused():
-            return inp.Refused(reason=AbortReason.RESERVATION_REFUSED, message=event.message)
-        case ev.PreparationOrdered():
-            return inp.PreparationKnown(
-                spec=event.spec, source=event.source, register_epoch=event.register_epoch
-            )
-        case ev.DestinationPrepared():
-            return inp.DestinationReady(address=event.address, port=event.port, token=event.token)
-        case ev.PreparationRefused():
-            return inp.Refused(reason=AbortReason.DESTINATION_REFUSED, message=event.message)
-        case ev.ImageDiscarded():
-            # A destination that was restarted while it prepared has nothing to say but this.
-            return inp.Refused(reason=event.reason, message=event.message)
-        case ev.MemoryLeft():
-            return inp.Refused(reason=AbortReason.DESTINATION_REFUSED, message=event.message)
-        case ev.StartDecided():
-            return inp.StartKnown(start=event.start, reason=event.reason, message=event.message)
-        case ev.CancelRequested():
-            return inp.CancelWanted()
-        case ev.MigrationAbandoned():
-            return inp.SourceAbandoned(reason=event.reason, message=event.message)
-        case ev.MachineActivated():
-            return inp.Activated()
-        case ev.MachineReleased():
-            return inp.SourceReleased()
-        case ev.MigrationEnded():
-            return inp.EndKnown()
-        case _:
-            return None
 
 
 async def consider(

@@ -33,7 +33,30 @@ class AppendConflictError(ConflictError):
     """The subject's last sequence was not the expected one. Nothing was stored."""
 
 
-class EventLog(Protocol):
+class LogReader(Protocol):
+    """What can be read of an event log, live or from a file."""
+
+    async def last(self, subject: str, *, timeout_s: float = 5.0) -> Stored | None:
+        """The last message of an exact subject, or None. Read from the stream's leader.
+
+        Raises ``UnreachableError``.
+        """
+
+    def read(self, subjects: Sequence[str], *, after_sequence: int = 0) -> AsyncIterator[Stored]:
+        """All messages matching any of ``subjects`` (wildcards allowed, all of one stream), in
+        order, up to what was the end when the call was made; then it stops.
+
+        Raises ``UnreachableError`` if the log is silent for its deadline.
+        """
+
+    def tail(self, subjects: Sequence[str], *, after_sequence: int = 0) -> AsyncIterator[Stored]:
+        """As ``read``, then joined to live messages without a gap or a double, until cancelled.
+
+        Survives reconnects and server restarts by going on after the last sequence it gave.
+        """
+
+
+class EventLog(LogReader, Protocol):
     """An append-only log of subjects. All calls have a deadline; none retries for ever."""
 
     async def append(
@@ -54,25 +77,6 @@ class EventLog(Protocol):
 
         Raises ``AppendConflictError`` (nothing stored), ``InvalidInputError`` (too large, no such
         stream), ``UnreachableError`` (no answer in time: it may or may not have been stored).
-        """
-
-    async def last(self, subject: str, *, timeout_s: float = 5.0) -> Stored | None:
-        """The last message of an exact subject, or None. Read from the stream's leader.
-
-        Raises ``UnreachableError``.
-        """
-
-    def read(self, subjects: Sequence[str], *, after_sequence: int = 0) -> AsyncIterator[Stored]:
-        """All messages matching any of ``subjects`` (wildcards allowed, all of one stream), in
-        order, up to what was the end when the call was made; then it stops.
-
-        Raises ``UnreachableError`` if the log is silent for its deadline.
-        """
-
-    def tail(self, subjects: Sequence[str], *, after_sequence: int = 0) -> AsyncIterator[Stored]:
-        """As ``read``, then joined to live messages without a gap or a double, until cancelled.
-
-        Survives reconnects and server restarts by going on after the last sequence it gave.
         """
 
     async def announce(self, subject: str, data: bytes) -> None:

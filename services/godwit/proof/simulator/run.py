@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from godwit.runtime.event_log import Stored
+from godwit_protocol import subjects
+
 from . import folds
 from .clock import HostClock
 from .disk import HostDisk
@@ -52,6 +55,16 @@ def simulate(seed: int, listen: Callable[[str], None] | None = None) -> Run:
     simulation = _Simulation(seed, listen)
     try:
         return simulation.run()
+    finally:
+        simulation.world.bury()
+
+
+def events_of(seed: int) -> list[Stored]:
+    """Run the seed's world to its end; return all events of its log."""
+    simulation = _Simulation(seed, None)
+    try:
+        simulation.run()
+        return list(simulation.cluster.server.streams[subjects.EVENTS].messages)
     finally:
         simulation.world.bury()
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from godwit.runtime.event_log import MESSAGE_ID_HEADER, Stored
+from godwit_protocol.subjects import matches
 
 ANY = ("*", ">")
 
@@ -124,14 +125,14 @@ class Stream:
         shapes = self._matching.get(wanted)
         if shapes is None:
             tokens = wanted.split(".")
-            shapes = [shape for shape in self._shapes.values() if _matches(tokens, shape.tokens)]
+            shapes = [shape for shape in self._shapes.values() if matches(tokens, shape.tokens)]
             self._matching[wanted] = shapes
         return shapes
 
     def _new_shape(self, general: str, tokens: list[str]) -> Shape:
         shape = self._shapes[general] = Shape(tokens)
         for wanted, shapes in self._matching.items():
-            if _matches(wanted.split("."), tokens):
+            if matches(wanted.split("."), tokens):
                 shapes.append(shape)
         shape.readers = [
             reader
@@ -149,13 +150,3 @@ def _without_id(tokens: list[str]) -> tuple[str, str]:
     if place >= len(tokens) or tokens[place] in ANY:
         return ".".join(tokens), ""
     return ".".join((*tokens[:place], "*", *tokens[place + 1 :])), tokens[place]
-
-
-def _matches(wanted: list[str], tokens: list[str]) -> bool:
-    if wanted[-1] == ">":
-        if len(tokens) < len(wanted):
-            return False
-        wanted = wanted[:-1]
-    elif len(tokens) != len(wanted):
-        return False
-    return all(token in ("*", other) for token, other in zip(wanted, tokens, strict=False))

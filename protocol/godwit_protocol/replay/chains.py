@@ -1,0 +1,124 @@
+"""The chains of a log's lanes: gaps, doubles, and events that are not what their lane says. Pure.
+
+In each lane of each writer the sequence counts from 1 without a gap or a double, and each event
+carries the hash of the stored bytes of the one before. A chain proves all of its events but the
+last: that one's hash stands in a checkpoint, or nowhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple, Protocol
+
+from ..events import CHAIN_START, Envelope, stored_hash
+from .findings import Fault
+
+MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
+
+
+class StoredMessage(Protocol):
+    """A message as a log holds it (``runtime.event_log.Stored``, ``lines.Message``)."""
+
+    @property
+    def subject(self) -> str:
+        """Where it was published."""
+
+    @property
+    def sequence(self) -> int:
+        """Its position in its stream."""
+
+    @property
+    def time_ns(self) -> int:
+        """The server's wall clock when it was stored."""
+
+    @property
+    def data(self) -> bytes:
+        """The stored bytes."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Its headers."""
+
+
+class LaneKey(NamedTuple):
+    """Whose chain: of which scope (migration, machine or host), in which lane, by which writer."""
+
+    scope: str
+    lane: str
+    writer: str
+
+
+class LaneHead(NamedTuple):
+    """The end of a chain: the last event's number in its lane, and the hash of its bytes."""
+
+    sequence: int
+    hash: bytes
+
+
+class Chains:
+    """Takes the events of one stream in its order; each may have faults."""
+
+    def __init__(self) -> None:
+        self.heads: dict[LaneKey, LaneHead] = {}
+        self._ids: set[str] = set()
+        self._last_sequence = 0
+
+    def take(self, message: StoredMessage, envelope: Envelope) -> Iterator[Fault]:
+        """What is wrong with the next event."""
+        sequence = message.sequence
+        if sequence <= self._last_sequence:
+            yield Fault(sequence, f"{envelope.type} comes after {self._last_sequence}")
+        self._last_sequence = sequence
+        yield from self._of_lane(message, envelope)
+        if envelope.id in self._ids:
+            yield Fault(sequence, f"the id of {envelope.type} stands twice")
+        self._ids.add(envelope.id)
+        yield from _faults_of_place(message, envelope)
+
+    def _of_lane(self, message: StoredMessage, envelope: Envelope) -> Iterator[Fault]:
+        key = LaneKey(envelope.correlation, envelope.lane, envelope.host)
+        last = self.heads.get(key, LaneHead(0, CHAIN_START))
+        where, number = f"{'/'.join(key)} ({envelope.type})", envelope.lane_sequence
+        if number != last.sequence + 1:
+            yield Fault(message.sequence, f"{where}: number {number} comes after {last.sequence}")
+        elif envelope.prev_hash != last.hash:
+            yield Fault(message.sequence, f"{where}: does not carry the hash of the event before")
+        self.heads[key] = LaneHead(number, stored_hash(message.data))
+
+
+def _faults_of_place(message: StoredMessage, envelope: Envelope) -> Iterator[Fault]:
+    """What an event's subject and message id say otherwise than its envelope."""
+    tokens = message.subject.split(".")
+    scope_at = 5 if tokens[2] == "host" else 2
+    is_inventory = tokens[2] == "inventory"
+    told = tuple(tokens[2:4] if is_inventory else tokens[scope_at:])
+    kind = "migration" if envelope.migration else "machine"
+    meant = (kind, envelope.correlation, envelope.lane.value, envelope.type)
+    if told != (("inventory", envelope.correlation) if is_inventory else meant):
+        yield Fault(message.sequence, f"{envelope.type} stands at {message.subject}")
+    if envelope.migration not in ("", envelope.correlation):
+        yield Fault(message.sequence, f"is of {envelope.migration}, in {envelope.correlation}")
+    told_id = message.headers.get(MESSAGE_ID_HEADER, envelope.id)
+    if told_id != envelope.id:
+        yield Fault(message.sequence, f"event {envelope.id} was stored as message {told_id}")
+
+
+class Transcript:
+    """A hash over events in their order, whoever wrote them, with the subjects they stand at."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self._digest = CHAIN_START
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over all that was taken."""
+        return self._digest
+
+    def take(self, subject: str, data: bytes) -> None:
+        """The next event."""
+        name = subject.encode()
+        taken = self._digest + len(name).to_bytes(4, "little") + name + stored_hash(data)
+        self._digest = hashlib.sha256(taken).digest()
+        self.events += 1

@@ -1,0 +1,30 @@
+"""What a verification has found: what is proven, what is not, and what is wrong. Pure data."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One thing that cannot be right. ``sequence``: the message's position, 0 if it is none's."""
+
+    sequence: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"at {self.sequence}: {self.text}" if self.sequence else self.text
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of verifying one migration. What is unproven may be so or not."""
+
+    migration: str
+    events: int
+    proven: tuple[str, ...]
+    unproven: tuple[str, ...]
+    faults: tuple[Fault, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that can be proven is: nothing is wrong, and nothing is left open."""
+        return not self.faults and not self.unproven

@@ -1,0 +1,65 @@
+"""A log's messages put together by migration, each handed on when it is over. Pure.
+
+A migration is handed on some events after its end, because hosts may flush their last facts later;
+so memory holds the open migrations and those that ended lately, however long the log is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from ..events.migration import MigrationEnded
+from .chains import StoredMessage
+
+LATE_EVENTS_MAX: Final = 20_000
+"""So many events of other migrations may stand between a migration's end and its last fact."""
+
+M = TypeVar("M", bound=StoredMessage)
+
+
+class Story(NamedTuple, Generic[M]):
+    """All messages of one migration, in the log's order."""
+
+    migration: str
+    messages: list[M]
+
+
+def migration_of(subject: str) -> str:
+    """The migration whose event stands at ``subject``; nothing if it is none's."""
+    tokens = subject.split(".")
+    place = 5 if tokens[2:3] == ["host"] else 2
+    return tokens[place + 1] if tokens[place : place + 1] == ["migration"] else ""
+
+
+class Stories(Generic[M]):
+    """Takes a log's messages in its order."""
+
+    def __init__(self, late_events_max: int = LATE_EVENTS_MAX) -> None:
+        self._late_events_max = late_events_max
+        self._taken = 0
+        self._open: dict[str, Story[M]] = {}
+        self._ended: deque[tuple[int, str]] = deque()
+
+    def take(self, message: M) -> Iterator[Story[M]]:
+        """The next message; gives the migrations that are over by now."""
+        migration = migration_of(message.subject)
+        if not migration:
+            return
+        self._taken += 1
+        self._open.setdefault(migration, Story(migration, [])).messages.append(message)
+        if message.subject.endswith(_END):
+            self._ended.append((self._taken, migration))
+        while self._ended and self._ended[0][0] + self._late_events_max < self._taken:
+            story = self._open.pop(self._ended.popleft()[1], None)
+            if story is not None:
+                yield story
+
+    def rest(self) -> Iterator[Story[M]]:
+        """What was not given yet, when there is no more to be taken."""
+        yield from self._open.values()
+        self._open = {}
+
+
+_END: Final = f".{MigrationEnded.TYPE}"

@@ -1,0 +1,117 @@
+"""One migration's log held against the rules: what is proven of it, what is not, what is wrong.
+
+Its chains, its places, its causes, its single end, and each transition and decision against the
+core. It reads nothing but the migration's own events; what that leaves open is in ``OUTSIDE``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from .. import codec
+from ..errors import CorruptError
+from ..events import Event, Lane, Recorded
+from ..events import migration as ev
+from .chains import Chains, StoredMessage
+from .findings import Fault, Verification
+from .roles_traced import RolesTraced
+
+OUTSIDE: Final = (
+    "what register, inventories and ledgers held when they were read: they are other streams",
+    "the times at which the server says that it stored something",
+    "what was said on the direct link, but for what the hosts wrote about it",
+)
+"""What no migration's own events can prove."""
+UNENDED: Final = "how it ends: it has not ended"
+
+
+class Entry(NamedTuple):
+    """An event with its message."""
+
+    message: StoredMessage
+    recorded: Recorded
+
+
+def verify(migration: str, messages: Iterable[StoredMessage]) -> Verification:
+    """Verify one migration: all of its messages, in the log's order."""
+    entries, faults = _decoded(messages)
+    story = [entry.recorded for entry in entries]
+    faults += _faults_of_chains(migration, entries)
+    faults += _faults_of_causes(story)
+    faults += _faults_of_ends(story)
+    traced = RolesTraced(migration, story)
+    for entry in entries:
+        traced.take(entry.recorded, entry.message.subject, entry.message.time_ns)
+    faults += traced.faults
+    return Verification(
+        migration=migration,
+        events=len(entries),
+        proven=tuple(_proven(entries, traced, faults)),
+        unproven=(*traced.unproven, *_unproven(story)),
+        faults=tuple(sorted(faults, key=lambda fault: fault.sequence)),
+    )
+
+
+def _decoded(messages: Iterable[StoredMessage]) -> tuple[list[Entry], list[Fault]]:
+    entries: list[Entry] = []
+    faults: list[Fault] = []
+    for message in messages:
+        try:
+            recorded = codec.decode(message.data, message.sequence)
+        except CorruptError as error:
+            faults.append(Fault(message.sequence, error.message))
+        else:
+            entries.append(Entry(message, recorded))
+    return entries, faults
+
+
+def _faults_of_chains(migration: str, entries: Sequence[Entry]) -> Iterator[Fault]:
+    chains = Chains()
+    for message, recorded in entries:
+        envelope = recorded.envelope
+        yield from chains.take(message, envelope)
+        if envelope.migration != migration:
+            yield Fault(message.sequence, f"{envelope.type} is of {envelope.migration!r}")
+
+
+def _faults_of_ends(story: Sequence[Recorded]) -> Iterator[Fault]:
+    """It ends once, and nothing contradicts it."""
+    types = Counter(type(recorded.event) for recorded in story)
+    for kind in (ev.MigrationEnded, ev.MachineActivated, ev.MachineReleased, ev.GoGiven):
+        if types[kind] > 1:
+            yield Fault(0, f"{kind.TYPE} stands {types[kind]} times")
+    if types[ev.MachineActivated] and types[ev.MachineTakenBack]:
+        yield Fault(0, "activated and taken back, both")
+
+
+def _faults_of_causes(story: Sequence[Recorded]) -> Iterator[Fault]:
+    known: set[str] = set()
+    for recorded in story:
+        envelope = recorded.envelope
+        if envelope.causation and envelope.causation not in known:
+            yield Fault(recorded.sequence, f"the cause of {envelope.type} does not stand before it")
+        known.add(envelope.id)
+
+
+def _proven(
+    entries: Sequence[Entry], traced: RolesTraced, faults: Sequence[Fault]
+) -> Iterator[str]:
+    if faults:
+        return
+    lanes = Counter((recorded.envelope.lane, recorded.envelope.host) for _, recorded in entries)
+    yield f"{len(entries)} events in {len(lanes)} lanes: no gap, no double, every hash fits"
+    told = ", ".join(f"{lane} {number}" for lane, number in traced.explained.items())
+    yield f"{traced.explained.total()} events follow by legal transitions of the core ({told})"
+    rounds = sum(isinstance(recorded.event, ev.RoundCompleted) for _, recorded in entries)
+    if rounds:
+        yield f"{rounds} decisions at a round's end are the core's, from the recorded figures"
+
+
+def _unproven(story: Sequence[Recorded]) -> Iterator[str]:
+    types: set[type[Event]] = {type(recorded.event) for recorded in story}
+    if ev.MigrationEnded not in types:
+        yield UNENDED
+    if not story or story[0].envelope.lane is not Lane.OPERATOR:
+        yield "its beginning: the request does not stand first"

@@ -1,0 +1,229 @@
+"""``godwit replay``: what a log proves and tells, live or from an exported file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from godwit_protocol import subjects
+from godwit_protocol.errors import CorruptError, InvalidInputError, RefusedError
+from godwit_protocol.replay import lines
+from godwit_protocol.replay.findings import Verification
+from godwit_protocol.replay.stories import Stories
+from godwit_protocol.replay.verification import OUTSIDE, verify
+
+from . import completion, output, reading
+from .connection import DirectoryOption, JsonOption, open_log, run
+from .figures import count
+from .log_file import FromOption, LogFile, open_source
+from .migration_pictures import find_id
+
+if TYPE_CHECKING:
+    from godwit.runtime.event_log import EventLog, LogReader, Stored
+
+EXPORTED = (subjects.EVENTS, subjects.REGISTER, subjects.LEDGER)
+"""The streams of a whole log's export. Guest I/O is the guests', the rest can be lost."""
+
+app = typer.Typer(
+    no_args_is_help=True, help="Replay what was logged: tell it, prove it, ask what if."
+)
+
+IdArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="[ID]",
+        help="The migration; part of its id will do.",
+        autocompletion=completion.migrations,
+        show_default=False,
+    ),
+]
+AllOption = Annotated[bool, typer.Option("--all", help="Every migration of the log.")]
+
+
+@app.command()
+def export(
+    migration: IdArgument = "",
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Where to.", show_default=False)
+    ] = None,
+    all_: AllOption = False,
+    directory: DirectoryOption = None,
+) -> None:
+    """Write a migration, or with --all the whole log, into a file that replays without a cluster.
+
+    The file has a line of JSON for each message, with its bytes as they are stored.
+    """
+    if all_ and file is None:
+        migration, file = "", Path(migration) if migration else None
+    if file is None or bool(migration) == all_:
+        raise InvalidInputError(
+            "it is not said what to export, or where to",
+            hint="'godwit replay export ID FILE', or 'godwit replay export --all FILE'",
+        )
+    target = file
+
+    async def work() -> int:
+        async with open_log(directory) as log:
+            wanted = await find_id(log, migration) if migration else ""
+            return await write_export(log, wanted, target)
+
+    written = run(work())
+    output.print_line(f"{count(written, 'message')} written to {target}")
+
+
+async def write_export(log: LogReader, migration: str, file: Path) -> int:
+    """Write a migration's events, or the whole log if none is named; return how many messages.
+
+    Raises ``UnreachableError``, ``InvalidInputError`` if the file cannot be written.
+    """
+    filters = (
+        [subjects.whole_migration(migration)]
+        if migration
+        else [subjects.STREAM_SUBJECTS[stream] for stream in EXPORTED]
+    )
+    written = 0
+    try:
+        with file.open("wb") as opened:
+            opened.write(lines.encode_head(migration))
+            for wanted in filters:
+                async for stored in reading.messages(log, wanted):
+                    opened.write(lines.encode_line(_message(stored)))
+                    written += 1
+    except OSError as error:
+        raise InvalidInputError(f"{file} cannot be written: {error.strerror}") from error
+    return written
+
+
+def _message(stored: Stored) -> lines.Message:
+    return lines.Message(
+        subject=stored.subject,
+        sequence=stored.sequence,
+        time_ns=stored.time_ns,
+        data=stored.data,
+        headers=dict(stored.headers),
+    )
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An exported log.")],
+    directory: DirectoryOption = None,
+) -> None:
+    """Put an exported log into an event log that is empty: a server of its own, to look at it.
+
+    Not needed to replay it: every command that reads takes --from FILE.
+    """
+
+    async def work() -> int:
+        async with open_log(directory) as log:
+            return await import_log(log, LogFile(file))
+
+    output.print_line(f"{count(run(work()), 'message')} imported")
+
+
+async def import_log(log: EventLog, file: LogFile) -> int:
+    """Append a file's messages in their order; return how many.
+
+    Raises ``RefusedError`` if the event log is not empty, ``UnreachableError``, and as
+    ``open_source``.
+    """
+    from godwit.runtime.event_log import MESSAGE_ID_HEADER
+
+    for stream in EXPORTED:
+        async for stored in reading.messages(log, subjects.STREAM_SUBJECTS[stream]):
+            raise RefusedError(
+                f"the event log is not empty: {stored.subject} stands in it",
+                hint="services would take what is imported for what is; use a server of its own",
+            )
+    imported = 0
+    for stored in file.messages():
+        rest = dict(stored.headers)
+        message_id = rest.pop(MESSAGE_ID_HEADER, f"imported-{imported}")
+        await log.append(stored.subject, stored.data, message_id=message_id, headers=rest)
+        imported += 1
+    return imported
+
+
+@app.command("verify")
+def verify_command(
+    migration: IdArgument = "",
+    all_: AllOption = False,
+    file: FromOption = None,
+    directory: DirectoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove from the log alone what can be proven: that nothing was altered, dropped, doubled or
+    put in, and that each step was legal and each decision the one that the recorded core makes.
+
+    Says too what is not proven. Exits with 11 if anything is wrong.
+    """
+    if bool(migration) == all_:
+        raise InvalidInputError(
+            "it is not said which migration to verify", hint="give part of its id, or --all"
+        )
+
+    async def work() -> list[Verification]:
+        async with open_source(directory, file) as log:
+            if all_:
+                return await _verify_all(log)
+            return [await verify_one(log, await find_id(log, migration))]
+
+    found = run(work())
+    if as_json:
+        output.print_json([_json(each) for each in found])
+    else:
+        _show(found, each_whole=not all_)
+    if wrong := [each for each in found if each.faults]:
+        raise CorruptError(
+            f"{count(len(wrong), 'migration')} of {len(found)} cannot have been logged so",
+            hint="a log that was altered, or a defect of Godwit; keep an export of it",
+        )
+
+
+async def verify_one(log: LogReader, migration: str) -> Verification:
+    """Verify one migration. Raises ``UnreachableError``."""
+    filters = subjects.whole_migration(migration)
+    return verify(migration, [stored async for stored in reading.messages(log, filters)])
+
+
+async def _verify_all(log: LogReader) -> list[Verification]:
+    """Verify every migration, holding the open ones and those that ended lately."""
+    wanted = subjects.whole_migration("*")
+    together, found = Stories["Stored"](), list[Verification]()
+    async for stored in reading.messages(log, wanted):
+        found += (verify(*story) for story in together.take(stored))
+    return [*found, *(verify(*story) for story in together.rest())]
+
+
+def _json(found: Verification) -> dict[str, Any]:
+    printable: dict[str, Any] = msgspec.to_builtins(found)
+    return printable | {"outside": OUTSIDE}
+
+
+def _show(found: list[Verification], *, each_whole: bool) -> None:
+    for each in found:
+        if each_whole or not each.is_whole:
+            output.print_line(f"migration {each.migration}: {_verdict(each)}")
+            for told, texts in (("proven", each.proven), ("not proven", each.unproven)):
+                for text in texts:
+                    output.print_line(f"  {told:<10}  {text}")
+            for fault in each.faults:
+                output.print_line(f"  WRONG       {fault}")
+    for text in OUTSIDE:
+        output.print_line(f"  outside     {text}")
+    if not each_whole:
+        wrong = sum(bool(each.faults) for each in found)
+        whole = sum(each.is_whole for each in found)
+        output.print_line(
+            f"{count(len(found), 'migration')}, {count(sum(e.events for e in found), 'event')}:"
+            f" {whole} wholly proven, {len(found) - whole - wrong} in part, {wrong} wrong"
+        )
+
+
+def _verdict(found: Verification) -> str:
+    if found.faults:
+        return f"{count(len(found.faults), 'fault')}"
+    return "proven" if found.is_whole else "nothing is wrong, and not all is proven"

@@ -1,0 +1,75 @@
+"""``godwit replay``: a log goes into a file and out of it, and is the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from conftest import Godwit
+
+from godwit.cli.log_file import LogFile
+from godwit.cli.replay import import_log
+from godwit.runtime.nats_log import NatsLog
+from godwit.runtime.nats_server import NatsServer
+from godwit_protocol.replay import lines
+from recorded_logs import in_file, simulated, stories_of
+
+SEED = 8
+
+
+def written(path: Path, seed: int = SEED) -> Path:
+    """A file as ``export --all`` writes it."""
+    messages = (
+        lines.Message(
+            subject=each.subject,
+            sequence=each.sequence,
+            time_ns=each.time_ns,
+            data=each.data,
+            headers=dict(each.headers),
+        )
+        for each in simulated(seed)
+    )
+    path.write_bytes(lines.encode_head() + b"".join(map(lines.encode_line, messages)))
+    return path
+
+
+async def test_what_is_imported_is_exported_the_same_and_verifies(
+    godwit: Godwit, tmp_path: Path, own_server: NatsServer, own_log: NatsLog
+) -> None:
+    first, again, one = written(tmp_path / "first"), tmp_path / "again", tmp_path / "one"
+    messages = in_file(first)
+    assert await import_log(own_log, LogFile(first)) == len(messages)
+    told = await godwit("replay", "export", "--all", str(again), url=own_server.url)
+    assert told.out == f"{len(messages)} messages written to {again}\n", told.err
+    assert [(m.subject, m.data, m.headers) for m in in_file(again)] == [
+        (m.subject, m.data, m.headers) for m in messages
+    ]
+    migration = next(stories_of(messages)).migration
+    assert (await godwit("replay", "export", migration, str(one), url=own_server.url)).status == 0
+    assert {story.migration for story in stories_of(in_file(one))} == {migration}
+    refused = await godwit("replay", "import", str(first), url=own_server.url)
+    assert (refused.status, "not empty" in refused.err) == (5, True)
+
+
+async def test_a_file_is_verified_without_a_cluster(godwit: Godwit, tmp_path: Path) -> None:
+    file = written(tmp_path / "log")
+    found = await godwit("replay", "verify", "--all", "--from", str(file), "--json", url="")
+    assert found.status == 0, found.err
+    assert all(each["faults"] == [] for each in json.loads(found.out))
+    whole = file.read_bytes().splitlines(keepends=True)
+    place = next(at for at, line in enumerate(whole) if b"precopy_started" in line)
+    file.write_bytes(b"".join(whole[:place] + whole[place + 1 :]))
+    broken = await godwit("replay", "verify", "--all", "--from", str(file), url="")
+    assert broken.status == 11
+    assert "number 2 comes after 0" in broken.out or "comes after" in broken.out
+
+
+async def test_a_file_that_is_no_log_is_refused_with_its_name(
+    godwit: Godwit, tmp_path: Path
+) -> None:
+    file = tmp_path / "notes"
+    file.write_text("nothing\n")
+    refused = await godwit("replay", "verify", "--all", "--from", str(file), url="")
+    assert (refused.status, str(file) in refused.err) == (11, True)
+    missing = await godwit("events", "--from", str(tmp_path / "nowhere"), url="")
+    assert missing.status == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ async def test_a_file_is_verified_without_a_cluster(
     godwit: Godwit, exported: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "log"
-    file.write_bytes(exported.read_bytes())
+    shutil.copy(exported, file)
     found = await godwit("replay", "verify", "--all", "--from", str(file), "--json", url="")
     assert found.status == 0, found.err
     assert all(each["faults"] == [] for each in json.loads(found.out))

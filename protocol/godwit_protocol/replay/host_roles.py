@@ -186,6 +186,7 @@ _WORDED: Final[dict[type[Input], Callable[[Event, str], Input]]] = {
     inp.CasUnclear: lambda _, text: inp.CasUnclear(message=text.rpartition(": ")[2]),
     inp.PeerRefused: lambda e, text: inp.PeerRefused(reason=_reason(e), message=text),
     inp.ImageBad: lambda e, text: inp.ImageBad(reason=_reason(e), message=text),
+    inp.MemoryLeft: lambda _, text: inp.MemoryLeft(message=text),
 }
 _SIMPLE: Final[dict[type[Input], Callable[[Event], Input]]] = {
     inp.Tick: lambda _: inp.Tick(),

@@ -80,6 +80,12 @@ class MachineCheckpoint(msgspec.Struct, frozen=True):
     halted: bool = False
 
 
+# Built here: the first use of a type costs half a millisecond, which would be part of a stun.
+_checkpoints: msgspec.msgpack.Decoder[MachineCheckpoint] = msgspec.msgpack.Decoder(
+    MachineCheckpoint
+)
+
+
 class VmmProcess:
     """One machine: its memory, its guest, its state."""
 
@@ -254,7 +260,7 @@ class VmmProcess:
 
     def _load(self, data: bytes) -> wire.Done:
         try:
-            checkpoint = msgspec.msgpack.decode(data, type=MachineCheckpoint)
+            checkpoint = _checkpoints.decode(data)
         except msgspec.DecodeError as error:
             raise CorruptError(f"a checkpoint that cannot be read: {error}") from error
         guest = self._guest()

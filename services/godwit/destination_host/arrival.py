@@ -157,7 +157,6 @@ class Arrival:
         record = state.register.record if state else None
         self._facts.writer.epoch = record.epoch if record else 0
         self._facts.write(effect.event, effect.durability, effect.to, held=effect.held)
-        _log.debug("fact", type=effect.event.TYPE)
 
     async def _obey(self, ordered: ev.RunOrdered) -> inp.Input:
         """Get the proof that the source is off, if it is not there, before the role is told."""

@@ -150,7 +150,6 @@ class Departure:
     def _append(self, effect: fx.Append) -> None:
         self._facts.writer.epoch = self._runner.state.epoch if self._runner.state else 0
         stored = self._facts.write(effect.event, effect.durability, effect.to, held=effect.held)
-        _log.debug("fact", type=effect.event.TYPE)
         if effect.durability is Durability.LOGGED:
             event_type = effect.event.TYPE
 

@@ -101,7 +101,9 @@ class GuestIo:
             return IoState(self._cursor, self._outbox.unacknowledged())
 
     def release(self) -> None:
-        """The machine runs: publish."""
+        """The machine runs: publish. Idempotent, and cheap where nothing is held."""
+        if not self._held:
+            return
         with self._changed:
             self._held = False
         self._loop.call_soon_threadsafe(self._publishable.set)

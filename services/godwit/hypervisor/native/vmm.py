@@ -126,6 +126,8 @@ class VmmProcess:
             self._server.poll(self._wait_s())
             if self._may_step():
                 self._step()
+            if self._state is VmmState.RUNNING:
+                self._io.release()  # after the first step, which need not wait for its thread
         if self._state is VmmState.RUNNING:
             self._io.flush(LAST_REPLIES_S_MAX)
 
@@ -240,7 +242,6 @@ class VmmProcess:
         self._state = VmmState.RUNNING
         self._paused = None
         self._idle_s = 0.0
-        self._io.release()
         # The first step follows as soon as the answer is in the socket's buffer.
         self._worked_ns = time.monotonic_ns()
         return wire.Running(self._worked_ns)

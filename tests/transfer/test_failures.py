@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import struct
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from godwit_protocol.errors import (
     UnreachableError,
 )
 from godwit_protocol.framing import FrameKind, Preamble, encode_preamble
+from godwit_protocol.machine import PAGE_BYTES
 
 LINK = BulkLink(SESSION, 1, (1024,))
 LINK_64M = BulkLink(SESSION, 1, (16384,))
@@ -41,6 +44,11 @@ class Gate:
         if self._left < 0:
             self.reached.set()
             assert self.opened.wait(DEADLINE_S)
+
+
+def mapped_regions() -> int:
+    """How many this process has mapped."""
+    return sum("memfd:region" in line for line in Path("/proc/self/maps").read_text().splitlines())
 
 
 class RawSource:
@@ -151,6 +159,23 @@ async def test_an_end_of_the_stream_in_the_middle_is_typed(cut):
         failure = await source.failure()
         assert isinstance(failure, ConnectionLostError)
         assert "bulk connection 0, round 1" in str(failure)
+
+
+async def test_a_session_that_broke_in_a_frame_holds_no_memory_once_it_is_closed() -> None:
+    """Its failure passed frames that had a part of it in hands."""
+    gc.collect()
+    async with RawSource() as source:
+        before = mapped_regions()
+        gc.disable()
+        try:
+            source.sock.sendall(source.writer.run(0, 0, 2) + bytes(PAGE_BYTES))
+            source.sock.close()
+            await source.failure()
+            await source.session.close()
+            del source.memory
+            assert mapped_regions() < before
+        finally:
+            gc.enable()
 
 
 async def test_an_end_of_the_stream_without_an_end_frame_is_a_failure():

@@ -15,6 +15,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import structlog
 
+from godwit.runtime.frames import let_go
 from godwit_protocol.errors import (
     DeadlineError,
     GodwitError,
@@ -84,15 +85,9 @@ class RoleRunner(Generic[S]):
         async def run() -> None:
             try:
                 result = await operation
-            except GodwitError as error:
-                _log.warning("operation_failed", error=error.message, code=error.code)
-                result = on_error(error)
-            except TimeoutError:
-                _log.warning("operation_timed_out")
-                result = on_error(DeadlineError("the operation did not end in time"))
-            except Exception as error:  # a defect must not leave the role waiting for ever
-                _log.exception("operation_broke")
-                result = on_error(LocalProtocolError(repr(error)))
+            except Exception as error:  # a defect, too, must not leave the role waiting for ever
+                result = on_error(_explained(error))
+                let_go(error)
             if result is not None:
                 self.tell(result)
 
@@ -171,3 +166,17 @@ class RoleRunner(Generic[S]):
                 await self._moved.wait()
         except TimeoutError:
             self.tell(Tick())
+
+
+def _explained(error: Exception) -> GodwitError:
+    """Write down that an operation failed, and of what."""
+    match error:
+        case GodwitError():
+            _log.warning("operation_failed", error=error.message, code=error.code)
+            return error
+        case TimeoutError():
+            _log.warning("operation_timed_out")
+            return DeadlineError("the operation did not end in time")
+        case _:
+            _log.error("operation_broke", exc_info=error)
+            return LocalProtocolError(repr(error))

@@ -19,6 +19,7 @@ from typing import Final, TypeVarTuple, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from godwit.runtime.frames import let_go
 from godwit_protocol.bulk import (
     CHUNK_PAGES,
     FIRST_ROUND,
@@ -247,9 +248,11 @@ class IncomingSession:
             incoming.serve(self._idle_s, lambda *ended: self._on_loop(self._round_ended, *ended))
         except GodwitError as error:
             connection.break_off()
+            let_go(error)
             self._on_loop(self._fail, error)
         except Exception as error:  # a defect must fail the session too, and not leave it waiting
             connection.break_off()
+            let_go(error)
             self._on_loop(self._fail, LocalProtocolError(f"receiving failed: {error!r}"))
         else:
             self._on_loop(self._connection_ended)

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,41 @@ def test_a_flushed_record_changes_nothing_but_bytes_that_were_there(path: Path) 
         journal.append(bytes(100), sync=False)
     journal.append(bytes(HEADROOM_BYTES - 12), sync=True, into_headroom=True)
     assert path.stat().st_size == size
+
+
+@contextmanager
+def files_of_at_most(byte_count: int) -> Iterator[None]:
+    """As a disk that has no room for more, but for the error's number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (byte_count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_stops_the_rounds_but_never_a_stun(path: Path) -> None:
+    """Whatever was journaled before it filled, there is room for the facts of a stun."""
+    journal = Journal.open(path)
+    journal.append(b"decision", sync=True)
+    rounds = 0
+    with files_of_at_most(RESERVED_BYTES):
+        with pytest.raises(JournalFailedError, match="did not take"):
+            while rounds < RESERVED_BYTES:
+                journal.append(bytes(100), sync=False)
+                rounds += 1
+        journal.close()
+        journal = Journal.open(path)
+        assert len(journal.records) == 1 + rounds
+        journal.append(bytes(HEADROOM_BYTES - 12), sync=True, into_headroom=True)
+    assert len(reopened(journal)) == 2 + rounds
+
+
+def test_a_journal_that_cannot_be_begun_says_so_and_is_found_empty(path: Path) -> None:
+    journal = Journal.open(path)
+    with files_of_at_most(RESERVED_BYTES - 1), pytest.raises(JournalFailedError):
+        journal.append(b"decision", sync=True)
+    assert reopened(journal) == ()
 
 
 def test_a_long_journal_is_read_whole(path: Path) -> None:

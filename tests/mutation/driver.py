@@ -1,13 +1,14 @@
 """Takes each guard of the switchover out of the code, one at a time: some test must fail.
 
-    make mutation            or            python tests/mutation/driver.py [--only PART] [--again]
+    make mutation            or            python tests/mutation/driver.py [--only PART]
 
 Works on a copy of the checked-out files, never on the tree itself. Each mutant runs in a process of
 its own, forked when all that does not change has been imported: the mutated module is loaded from
 the changed syntax tree, and the tests run from the fastest to the slowest until one fails. Verdicts
 are kept in ``--results`` by the mutant and the contents of its module and of all tests, so that a
-run that was ended goes on where it was. Exit code 1 if a mutant survives that ``equivalent.toml``
-does not excuse.
+run that was ended goes on where it was. With ``--stages 3`` the slowest tests wait for a later run,
+which goes on with what the others let pass. Exit code 1 if a mutant survives that
+``equivalent.toml`` does not excuse.
 
 It must not know what a mutant does.
 """
@@ -22,6 +23,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -58,18 +60,30 @@ MODULES: Final = (
     "roles.coordinator",
 )
 STAGES: Final = (
-    ("tests/stateful/test_steps.py", "tests/stateful/test_golden.py"),
-    ("tests/protocol/test_register.py", "tests/stateful/test_transitions.py"),
+    (
+        "tests/stateful/test_steps.py",
+        "tests/stateful/test_golden.py",
+        "tests/protocol/test_register.py",
+    ),
     ("tests/stateful/test_migration_machine.py",),
+    ("tests/stateful/test_transitions.py",),
     ("tests/proof/test_checker.py",),
 )
 """From the fastest to the slowest."""
-STAGE_S_MAX: Final = 240
-"""A mutant that is still at it then never ends: that is a failure too."""
-UNCHANGING: Final = ("hypothesis.stateful", "msgspec", "pytest", "pytest_asyncio", "structlog")
+CPU_S_MIN: Final = 20
+CPU_TIMES_MAX: Final = 4
+"""A mutant that takes so many times what a stage needs without one never ends: that is a failure
+too. Processor time, as the machine may be busy with other work."""
+STAGE_S_MAX: Final = 1800
+"""The end of one that never ends and needs no processor for it."""
+UNCHANGING: Final = (
+    *("anyio.pytest_plugin", "hypothesis.stateful", "msgspec", "nats.aio.client", "pytest"),
+    *("_hypothesis_pytestplugin", "pytest_asyncio.plugin", "structlog"),
+)
 BROKEN_STATUS: Final = 70
 FAILED_STATUSES: Final = {1, 2}
 """A test failed, or could not even be imported. Any other status is no verdict about a mutant."""
+ENDLESS_STATUSES: Final = {-signal.SIGXCPU, -signal.SIGKILL}
 PYTEST: Final = (
     *("-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:randomly"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # that is what UNCHANGING does
@@ -89,11 +103,19 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Result:
-    """One mutant's end. ``by``: the stage that caught it, from 1; 0 if none did."""
+    """One mutant's end. ``by``: the stage that caught it, or the last that let a survivor pass."""
 
     verdict: Verdict
     by: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Some tests, and the processor seconds after which they count as endless."""
+
+    tests: Sequence[str]
+    cpu_s_max: int
 
 
 class MutatedModule(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -124,29 +146,32 @@ class MutatedModule(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(tree, str(self._path), "exec"), module.__dict__)
 
 
-def judge(module: str, mutant: Mutant, tree: Path) -> Result:
-    """Run the stages until one fails, each in a process of its own."""
+def judge(
+    module: str, mutant: Mutant, tree: Path, stages: Sequence[Stage], passed: int = 0
+) -> Result:
+    """Run the stages after the ``passed`` ones until one fails, each in a process of its own."""
     began_s = time.monotonic()
     path = _path(tree, module)  # one that does not compile would only seem to be caught
     compile(mutant.applied(path.read_text(encoding="utf-8")), str(path), "exec")
-    for number, stage in enumerate(STAGES, start=1):
+    for number, stage in enumerate(stages[passed:], start=passed + 1):
         status = _run_forked(module, mutant, tree, stage)
-        if status is None:
+        if status in ENDLESS_STATUSES:
             return Result(Verdict.ENDLESS, number, time.monotonic() - began_s)
         if status in FAILED_STATUSES:
             return Result(Verdict.CAUGHT, number, time.monotonic() - began_s)
         if status:
             sys.exit(f"{module} {mutant.key}: the tests ended with status {status}")
-    return Result(Verdict.SURVIVED, 0, time.monotonic() - began_s)
+    return Result(Verdict.SURVIVED, len(stages), time.monotonic() - began_s)
 
 
-def _run_forked(module: str, mutant: Mutant | None, tree: Path, stage: Sequence[str]) -> int | None:
-    """The tests' exit status; None if they had to be ended."""
+def _run_forked(module: str, mutant: Mutant | None, tree: Path, stage: Stage) -> int:
+    """The tests' exit status, negative if a signal ended them."""
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
+        resource.setrlimit(resource.RLIMIT_CPU, (stage.cpu_s_max, stage.cpu_s_max + 10))
         with contextlib.suppress(BaseException):
-            os._exit(_run_tests(module, mutant, tree, stage))
+            os._exit(_run_tests(module, mutant, tree, stage.tests))
         os._exit(BROKEN_STATUS)
     deadline_s = time.monotonic() + STAGE_S_MAX
     while time.monotonic() < deadline_s:
@@ -156,10 +181,10 @@ def _run_forked(module: str, mutant: Mutant | None, tree: Path, stage: Sequence[
         time.sleep(0.01)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return None
+    return -signal.SIGKILL
 
 
-def _run_tests(module: str, mutant: Mutant | None, tree: Path, stage: Sequence[str]) -> int:
+def _run_tests(module: str, mutant: Mutant | None, tree: Path, tests: Sequence[str]) -> int:
     import pytest
 
     if mutant is not None:
@@ -168,7 +193,7 @@ def _run_tests(module: str, mutant: Mutant | None, tree: Path, stage: Sequence[s
     output = os.open(tree / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    return int(pytest.main([*PYTEST, "--hypothesis-seed=0", *stage]))
+    return int(pytest.main([*PYTEST, "--hypothesis-seed=0", *tests]))
 
 
 def _full(module: str) -> str:
@@ -251,18 +276,26 @@ def _digest_of_tests(tree: Path) -> str:
     )
 
 
-def _all_pass(tree: Path) -> None:
+def _timed(tree: Path, tests: Sequence[str]) -> Stage:
     """Without a mutant, every stage must pass: else nothing could be concluded."""
-    for stage in STAGES:
-        began_s = time.monotonic()
-        status = _run_forked("", None, tree, stage)
-        if status != 0:
-            print((tree / "output.txt").read_text(errors="replace")[-4000:])
-            sys.exit(f"without a mutant, {' '.join(stage)} ends with status {status}")
-        print(f"{time.monotonic() - began_s:6.1f} s  {' '.join(stage)}", flush=True)
+    before_s = _children_cpu_s()
+    status = _run_forked("", None, tree, Stage(tests, STAGE_S_MAX))
+    if status != 0:
+        print((tree / "output.txt").read_text(errors="replace")[-4000:])
+        sys.exit(f"without a mutant, {' '.join(tests)} ends with status {status}")
+    needed_s = _children_cpu_s() - before_s
+    print(f"{needed_s:6.1f} s  {' '.join(tests)}", flush=True)
+    return Stage(tests, max(CPU_S_MIN, round(CPU_TIMES_MAX * needed_s)))
 
 
-def run(tree: Path, ledger: Ledger, only: str) -> list[tuple[str, Mutant, Result]]:
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def run(
+    tree: Path, ledger: Ledger, stages: Sequence[Stage], only: str
+) -> list[tuple[str, Mutant, Result]]:
     """Judge every mutant of every module whose name and key hold ``only``."""
     excused, found = excuses(), []
     for module in MODULES:
@@ -271,8 +304,9 @@ def run(tree: Path, ledger: Ledger, only: str) -> list[tuple[str, Mutant, Result
             if only not in f"{module} {mutant.key}":
                 continue
             result = ledger.find(module, source, mutant)
-            if result is None:
-                result = judge(module, mutant, tree)
+            passed = result.by if result and result.verdict is Verdict.SURVIVED else len(stages)
+            if result is None or passed < len(stages):
+                result = judge(module, mutant, tree, stages, result.by if result else 0)
                 ledger.keep(module, source, mutant, result)
             if result.verdict is Verdict.SURVIVED and f"{module} {mutant.key}" in excused:
                 result = Result(Verdict.EQUIVALENT, 0, result.seconds)
@@ -303,6 +337,7 @@ def table(found: Sequence[tuple[str, Mutant, Result]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="mutants whose module or key holds this")
+    parser.add_argument("--stages", type=int, default=len(STAGES), help="run the first so many")
     parser.add_argument("--results", type=Path, default=ROOT / ".mutation.json")
     parser.add_argument("--list", action="store_true", help="list the mutants, and run nothing")
     given = parser.parse_args()
@@ -317,8 +352,8 @@ def main() -> int:
         sys.path[:0] = [str(tree / "protocol"), str(tree / "services")]
         for name in UNCHANGING:
             importlib.import_module(name)
-        _all_pass(tree)
-        found = run(tree, Ledger(given.results, _digest_of_tests(tree)), given.only)
+        stages = [_timed(tree, tests) for tests in STAGES[: given.stages]]
+        found = run(tree, Ledger(given.results, _digest_of_tests(tree)), stages, given.only)
     print(table(found))
     return int(any(result.verdict is Verdict.SURVIVED for _, _, result in found))
 

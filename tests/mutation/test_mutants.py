@@ -117,11 +117,11 @@ def test_what_was_caught_stays_so_and_a_survivor_is_judged_anew_by_other_tests(
     first, second = mutants(STEP)[:2]
     ledger = Ledger(tmp_path / "results.json", tests="then")
     ledger.keep("m", STEP, first, Result(Verdict.CAUGHT, 2, 1.0))
-    ledger.keep("m", STEP, second, Result(Verdict.SURVIVED, 0, 9.0))
+    ledger.keep("m", STEP, second, Result(Verdict.SURVIVED, 4, 9.0))
     later = Ledger(tmp_path / "results.json", tests="now")
     assert later.find("m", STEP, first) == Result(Verdict.CAUGHT, 2, 1.0)
     assert later.find("m", STEP, second) is None
-    assert ledger.find("m", STEP, second) == Result(Verdict.SURVIVED, 0, 9.0)
+    assert ledger.find("m", STEP, second) == Result(Verdict.SURVIVED, 4, 9.0)
     assert later.find("m", STEP + "\n# changed\n", first) is None
 
 

@@ -20,6 +20,8 @@ SUCCESSIONS: dict[str, Succession] = {
     "moved": lambda record, migration: reg.moved(record, "host-2", migration),
     "taken_back": reg.taken_back,
     "abort_intended": reg.abort_intended,
+    "claimed": lambda record, migration: reg.claimed(record, "host-2", migration),
+    "overruled": lambda record, migration: reg.overruled(record, "host-2", migration),
 }
 LEGAL = {
     "stopped": {RegisterValue.STARTED, RegisterValue.TAKEN_BACK, RegisterValue.MOVED},
@@ -31,6 +33,8 @@ LEGAL = {
         RegisterValue.MOVED,
         RegisterValue.ABORT_INTENDED,
     },
+    "claimed": set(RegisterValue) - {RegisterValue.STOPPED},
+    "overruled": set(RegisterValue) - {RegisterValue.STOPPED},
 }
 
 
@@ -49,6 +53,13 @@ def test_each_value_may_follow_only_those_it_may(value: RegisterValue, name: str
     else:
         with pytest.raises(LocalProtocolError, match="m1"):
             succeed(record_of(value), "new")
+
+
+def test_a_record_says_which_start_and_which_stop_wrote_it() -> None:
+    first = reg.started("m1", "host-1", None, "start-1")
+    assert first.start == "start-1"
+    assert reg.stopped(first, "stop-1").stop == "stop-1"
+    assert reg.started("m1", "host-1", None, "start-2").nonce != first.nonce
 
 
 @pytest.mark.parametrize("value", RegisterValue)
@@ -72,6 +83,14 @@ def test_the_epoch_grows_with_the_owner_and_with_nothing_else() -> None:
     gone = reg.stopped(back)
     assert (gone.epoch, gone.owner) == (3, "host-2")
     assert reg.started("m1", "host-1", gone).epoch == 4
+    claimed = reg.claimed(intended, "host-1", "b")
+    assert (claimed.value, claimed.epoch, claimed.owner) == (RegisterValue.MOVED, 3, "host-1")
+    overruled = reg.overruled(moved, "host-1", "b")
+    assert (overruled.value, overruled.epoch, overruled.owner) == (
+        RegisterValue.TAKEN_BACK,
+        3,
+        "host-1",
+    )
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(SUCCESSIONS)), st.sampled_from(HOSTS))))
@@ -83,7 +102,11 @@ def test_over_any_life_epochs_only_grow_and_nonces_never_come_again(
     for number, (name, host) in enumerate(life):
         if record.value is RegisterValue.STOPPED:
             record = reg.started("m1", host, record)
-        elif record.value is RegisterValue.ABORT_INTENDED and name != "taken_back":
+        elif record.value is RegisterValue.ABORT_INTENDED and name not in {
+            "taken_back",
+            "claimed",
+            "overruled",
+        }:
             continue
         else:
             record = SUCCESSIONS[name](record, f"migration-{number}")

@@ -60,11 +60,18 @@ class Fault(StrEnum):
     KILL = "SIGKILL, restart"
     CUT = "cut 7 s"
     FULL = "full 2 s"
+    KILL_FULL = "full 2 s, its service SIGKILL, restart"
     STOP_LONG = "SIGSTOP 7 s"
     STOP_SHORT = "SIGSTOP 2 s"
 
 
-LASTS_S: Final = {Fault.STOP_SHORT: 2.0, Fault.STOP_LONG: 7.0, Fault.CUT: 7.0, Fault.FULL: 2.0}
+LASTS_S: Final = {
+    Fault.STOP_SHORT: 2.0,
+    Fault.STOP_LONG: 7.0,
+    Fault.CUT: 7.0,
+    Fault.FULL: 2.0,
+    Fault.KILL_FULL: 2.0,
+}
 """Less and more than a direct link's silence may last."""
 
 
@@ -108,7 +115,7 @@ def faults_of(party: Party) -> tuple[Fault, ...]:
         return (Fault.KILL, Fault.STOP_LONG, Fault.STOP_SHORT)
     if party in LEADERS:
         return (Fault.KILL,)
-    return (Fault.FULL,) if party in DISKS else (Fault.CUT,)
+    return (Fault.FULL, Fault.KILL_FULL) if party in DISKS else (Fault.CUT,)
 
 
 def setting_of(party: Party) -> Setting:
@@ -131,7 +138,11 @@ class Cell:
 
     @property
     def may_become(self) -> frozenset[Result]:
-        """What is no violation: only who held the machine alone may take it to the grave."""
+        """What is no violation: only who held the machine alone may take it to the grave, and a
+        disk that fills hinders no journal that is there.
+        """
+        if self.fault is Fault.FULL:
+            return frozenset({Result.MOVED})
         runs = frozenset({Result.MOVED, Result.STAYED})
         if self.party not in VMMS:
             return runs
@@ -214,6 +225,8 @@ def _victim(arena: Arena, party: Party, source: str, destination: str) -> Hit | 
         return _nats(arena)
     if party in LEADERS:
         return _leader(arena, LEADERS[party])
+    if party in DISKS:
+        return _disk(arena, *_of_disk(party, source, destination))
     if party not in VMMS:
         return _wire(arena, party, source, destination)
     pid = arena.vmm_pid(source if party is Party.SOURCE_VMM else destination)
@@ -290,12 +303,8 @@ def _wire(arena: Arena, party: Party, source: str, destination: str) -> Hit:
                 await wires.lose_what_is_sent_by(destination)
             case Party.LOG_OF_SOURCE:
                 await wires.cut_log(source)
-            case Party.LOG_OF_DESTINATION:
-                await wires.cut_log(destination)
-            case Party.DISK_OF_SOURCE:
-                wires.fill_disk(source)
             case _:
-                wires.fill_disk(destination)
+                await wires.cut_log(destination)
 
     async def mend() -> None:
         match party:
@@ -303,18 +312,38 @@ def _wire(arena: Arena, party: Party, source: str, destination: str) -> Hit:
                 await wires.mend_link()
             case Party.LOG_OF_SOURCE:
                 wires.mend_log(source)
-            case Party.LOG_OF_DESTINATION:
-                wires.mend_log(destination)
-            case Party.DISK_OF_SOURCE:
-                wires.free_disk(source)
             case _:
-                wires.free_disk(destination)
+                wires.mend_log(destination)
 
     async def hit(fault: Fault, stopped: int) -> None:
         await cut()
         send(stopped, signal.SIGCONT)
         await asyncio.sleep(LASTS_S[fault])
         await mend()
+
+    return hit
+
+
+def _of_disk(party: Party, source: str, destination: str) -> tuple[str, str]:
+    """Whose disk it is, and which service's journal."""
+    if party is Party.DISK_OF_SOURCE:
+        return source, f"{source}-source_host"
+    return destination, f"{destination}-destination_host"
+
+
+def _disk(arena: Arena, host: str, service: str) -> Hit:
+    wires = arena.wires
+    assert wires is not None, "such a cell needs an arena with wires"
+
+    async def hit(fault: Fault, stopped: int) -> None:
+        wires.fill_disk(host)
+        if fault is Fault.KILL_FULL:
+            await arena.cluster.kill(service)
+        send(stopped, signal.SIGCONT)
+        if fault is Fault.KILL_FULL:
+            await arena.cluster.restart(service)
+        await asyncio.sleep(LASTS_S[fault])
+        wires.free_disk(host)
 
     return hit
 

@@ -122,7 +122,7 @@ async def _unsettled(arena: Arena, name: str, migration: str) -> list[str]:
     """What is still to come, or left behind."""
     record = await arena.operations.record(name)
     faults = [] if record.value in reg.OWNED else [f"the register holds {record.value}"]
-    died = await _is_dead(arena, name, migration)
+    died = await _is_dead(arena, record, migration)
     running = await _running_on(arena, name)
     if running != ([] if died else [record.owner]):
         faults.append(f"runs on {running}, died: {died}, the register names {record.owner}")
@@ -132,14 +132,18 @@ async def _unsettled(arena: Arena, name: str, migration: str) -> list[str]:
     return faults or _left_in_processes(arena, record.owner)
 
 
-async def _is_dead(arena: Arena, name: str, migration: str) -> bool:
-    """Whether the log says that the machine has died."""
-    filters = [*subjects.whole_migration(migration), *subjects.whole_machine(name)]
-    types = [
-        codec.decode(each.data, each.sequence).envelope.type
-        for each in await _stored(arena, tuple(filters))
-    ]
-    return mev.MachineFailed.TYPE in types
+async def _is_dead(arena: Arena, record: reg.RegisterRecord, migration: str) -> bool:
+    """Whether the log says that the machine has died, under the epoch in which it is owned now: an
+    operator may have had it run elsewhere when an image had died.
+    """
+    filters = [*subjects.whole_migration(migration), *subjects.whole_machine(record.machine)]
+    for each in await _stored(arena, tuple(filters)):
+        recorded = codec.decode(each.data, each.sequence)
+        if isinstance(recorded.event, mev.MachineFailed):
+            epoch = recorded.event.register_epoch or recorded.envelope.epoch
+            if epoch >= record.epoch:
+                return True
+    return False
 
 
 async def _running_on(arena: Arena, name: str) -> list[str]:

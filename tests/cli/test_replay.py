@@ -80,3 +80,23 @@ async def test_a_file_that_is_no_log_is_refused_with_its_name(
     assert (refused.status, str(file) in refused.err) == (11, True)
     missing = await godwit("events", "--from", str(tmp_path / "nowhere"), url="")
     assert missing.status == 3
+
+
+async def test_the_story_names_causes_steps_rounds_and_the_stun(
+    godwit: Godwit, exported: Path
+) -> None:
+    stories = stories_of(in_file(exported))
+    migration = next(
+        story.migration
+        for story in stories
+        if any(message.subject.endswith("machine_activated") for message in story.messages)
+    )
+    told = await godwit("replay", "timeline", migration, "--from", str(exported), url="")
+    assert told.status == 0, told.err
+    for text in ("connecting → precopying on LinkUp", "because of", "BOUND", "stun +0.0"):
+        assert text in told.out
+    as_json = await godwit(
+        "replay", "timeline", migration, "--from", str(exported), "--json", url=""
+    )
+    moments = json.loads(as_json.out)["moments"]
+    assert {"PeerStaged"} in [set(moment["inputs"]) for moment in moments]

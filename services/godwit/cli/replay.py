@@ -13,6 +13,7 @@ from godwit_protocol.errors import CorruptError, InvalidInputError, RefusedError
 from godwit_protocol.replay import lines
 from godwit_protocol.replay.findings import Verification
 from godwit_protocol.replay.stories import Stories
+from godwit_protocol.replay.timeline import Timeline, timeline
 from godwit_protocol.replay.verification import OUTSIDE, verify
 
 from . import completion, output, reading
@@ -20,6 +21,7 @@ from .connection import DirectoryOption, JsonOption, open_log, run
 from .figures import count
 from .log_file import FromOption, LogFile, open_source
 from .migration_pictures import find_id
+from .replay_pictures import show_timeline, timeline_json
 
 if TYPE_CHECKING:
     from godwit.runtime.event_log import EventLog, LogReader, Stored
@@ -147,6 +149,34 @@ async def import_log(log: EventLog, file: LogFile) -> int:
     return imported
 
 
+@app.command("timeline")
+def timeline_command(
+    migration: IdArgument,
+    file: FromOption = None,
+    directory: DirectoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell a migration in causal order: who did what on both hosts, when and because of what, the
+    rounds with the numbers that each decision was made from, and the stun taken apart.
+    """
+
+    async def work() -> Timeline:
+        async with open_source(directory, file) as log:
+            wanted = await find_id(log, migration)
+            return timeline(wanted, await _messages_of(log, wanted))
+
+    told = run(work())
+    if as_json:
+        output.print_json(timeline_json(told))
+    else:
+        show_timeline(told)
+
+
+async def _messages_of(log: LogReader, migration: str) -> list[Stored]:
+    filters = subjects.whole_migration(migration)
+    return [stored async for stored in reading.messages(log, filters)]
+
+
 @app.command("verify")
 def verify_command(
     migration: IdArgument = "",
@@ -185,8 +215,7 @@ def verify_command(
 
 async def verify_one(log: LogReader, migration: str) -> Verification:
     """Verify one migration. Raises ``UnreachableError``."""
-    filters = subjects.whole_migration(migration)
-    return verify(migration, [stored async for stored in reading.messages(log, filters)])
+    return verify(migration, await _messages_of(log, migration))
 
 
 async def _verify_all(log: LogReader) -> list[Verification]:

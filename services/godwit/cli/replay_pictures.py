@@ -1,0 +1,156 @@
+"""A replayed migration in words and tables. Pure but for printing; it must not read any log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from godwit_protocol.convergence import Decision
+from godwit_protocol.events import Lane
+from godwit_protocol.events import migration as ev
+from godwit_protocol.projections import MigrationSummary
+from godwit_protocol.replay.roles_traced import Step
+from godwit_protocol.replay.timeline import Moment, Timeline
+from godwit_protocol.roles.inputs import Input
+
+from . import output
+from .figures import clock, duration, milliseconds, rate, size
+from .migration_pictures import as_json
+from .narrative import Narrator, reason
+
+WHO_CHARACTERS: Final = 28
+_MARGIN: Final = " " * (8 + 14 + 14)
+
+
+def show_timeline(told: Timeline) -> None:
+    """Print it: the events, the rounds, and the stun taken apart."""
+    summary, narrator = told.summary, Narrator()
+    output.print_line(_headline(summary))
+    for moment in told.moments:
+        output.print_line(_line(moment, summary, narrator))
+        if because := _because(moment):
+            output.print_line(f"{_MARGIN}{because}")
+    if summary.rounds:
+        output.print_line("\nrounds, and what was decided at the end of each from which numbers")
+        output.print_table(_ROUND_COLUMNS, [_round(each) for each in summary.rounds], "")
+    if stun := _stun(summary):
+        output.print_line("")
+        output.print_facts(stun)
+
+
+def _headline(summary: MigrationSummary) -> str:
+    because = ": ".join(filter(None, (reason(summary.reason), summary.message)))
+    ended = f"{reason(summary.outcome)}{f' ({because})' if because else ''}"
+    route = f"{summary.source or '?'} → {summary.destination or '?'}"
+    return f"migration {summary.id}\nmachine {summary.machine}, {route}: {ended}\n"
+
+
+def _line(moment: Moment, summary: MigrationSummary, narrator: Narrator) -> str:
+    recorded = moment.recorded
+    envelope = recorded.envelope
+    who = f"{envelope.lane}@{envelope.host}"
+    told = narrator.tell(recorded)
+    place, time = f"{recorded.sequence:>6}  ", clock(envelope.wall_ns)
+    return f"{place}{time}  {_into_stun(moment, summary):>12}  {who:<{WHO_CHARACTERS}}  {told}"
+
+
+def _into_stun(moment: Moment, summary: MigrationSummary) -> str:
+    """How long the machine had stood still; nothing where it had not, or no clock can tell."""
+    envelope, marks = moment.recorded.envelope, summary.marks
+    if not marks.stopped_ns or envelope.boot != marks.source_boot:
+        return ""
+    if envelope.lane not in (Lane.SOURCE, Lane.DESTINATION):
+        return ""
+    if isinstance(moment.recorded.event, ev.MachineReleased):
+        return ""
+    into_ns = envelope.monotonic_ns - marks.stopped_ns
+    is_over = summary.stun_ns is not None and into_ns > summary.stun_ns
+    return "" if into_ns < 0 or is_over else f"stun +{milliseconds(into_ns):.1f}"
+
+
+def _because(moment: Moment) -> str:
+    parts: list[str] = []
+    if moment.cause is not None:
+        envelope = moment.cause.envelope
+        parts.append(f"because of {moment.cause.sequence}, {reason(envelope.type)}")
+    if moment.step is not None:
+        parts.append(_step(moment.step))
+    return "; ".join(filter(None, parts))
+
+
+def _step(step: Step) -> str:
+    on = ", ".join(_input(given) for given in step.inputs)
+    moved = step.after if step.before in (None, step.after) else f"{step.before} → {step.after}"
+    restarted = "after its service came back, " if step.restarted else ""
+    return f"{restarted}{moved}{f' on {on}' if on else ''}"
+
+
+def _input(given: Input) -> str:
+    message = getattr(given, "message", "")
+    return f"{type(given).__name__}{f' ({message})' if message else ''}"
+
+
+_ROUND_COLUMNS: Final = (
+    *(">ROUND", ">PAGES", ">SENT", ">TOOK", ">RATE", ">WRITES", ">LEFT"),
+    *(">STUN NOW", ">BOUND", ">LIMIT", ">SLOWED", "DECISION", "BECAUSE"),
+)
+_DECIDED: Final = {
+    Decision.ANOTHER_ROUND: "another round",
+    Decision.STUN: "stun",
+    Decision.GIVE_UP: "give up",
+}
+
+
+def _round(done: ev.RoundCompleted) -> Sequence[str]:
+    figures = done.figures
+    return (
+        str(figures.round),
+        f"{figures.pages:,}",
+        size(figures.sent_bytes),
+        duration(figures.duration_ns),
+        rate(done.bandwidth_bytes_per_second),
+        rate(done.dirty_bytes_per_second),
+        size(figures.remaining_bytes),
+        duration(done.predicted_stun_ns),
+        duration(done.stun_bound_ns),
+        duration(done.stun_limit_ns),
+        f"{done.slow_percent} %" if done.slow_percent else "",
+        _DECIDED[done.decision],
+        reason(done.reason),
+    )
+
+
+def _stun(summary: MigrationSummary) -> list[tuple[str, str]]:
+    if summary.stun_ns is None:
+        return []
+    facts = [("stun", duration(summary.stun_ns))]
+    parts = summary.marks.components_ns()
+    facts += [(f"  {part}", duration(part_ns)) for part, part_ns in parts.items()]
+    if not parts:
+        facts.append(("  parts", "not all of them are known: it did not run at the destination"))
+    return facts
+
+
+def timeline_json(told: Timeline) -> dict[str, Any]:
+    """The object that ``--json`` prints."""
+    narrator = Narrator()
+    return {
+        "migration": as_json(told.summary),
+        "moments": [
+            {
+                "sequence": moment.recorded.sequence,
+                "wall_ns": moment.recorded.envelope.wall_ns,
+                "lane": moment.recorded.envelope.lane.value,
+                "host": moment.recorded.envelope.host,
+                "type": moment.recorded.envelope.type,
+                "told": narrator.tell(moment.recorded),
+                "cause": None if moment.cause is None else moment.cause.sequence,
+                "before": moment.step and moment.step.before,
+                "after": moment.step and moment.step.after,
+                "inputs": [type(given).__name__ for given in moment.step.inputs]
+                if moment.step
+                else [],
+            }
+            for moment in told.moments
+        ],
+    }

@@ -89,7 +89,7 @@ def destination(commands: Connection, size_bytes: int) -> None:
         if kind == "bare":
             bare_destination(commands, memory)
         elif kind == "godwit":
-            asyncio.run(godwit_destination(commands, memory, argument))
+            asyncio.run(godwit_destination(commands, memory, *argument))
         else:
             checksum = int(memory.pages.view(np.uint64).sum())
             commands.send((checksum, rss_above_mapping_mib()))
@@ -106,8 +106,10 @@ def bare_destination(commands: Connection, memory: Memory) -> None:
             commands.send("there")
 
 
-async def godwit_destination(commands: Connection, memory: Memory, connections: int) -> None:
-    link = BulkLink(SESSION, connections, (len(memory.pages),))
+async def godwit_destination(
+    commands: Connection, memory: Memory, connections: int, digested: bool
+) -> None:
+    link = BulkLink(SESSION, connections, (len(memory.pages),), digested)
     listener = await LinkListener.open("127.0.0.1")
     session = IncomingSession(link, [memory.pages])
     listener.expect(SESSION, TOKEN, lambda reader, writer: writer.close())
@@ -145,9 +147,9 @@ class Source:
             for start in range(0, len(view), BARE_CHUNK_BYTES):
                 sock.sendall(view[start : start + BARE_CHUNK_BYTES])
 
-    def godwit(self, connections: int, runs: Runs) -> float:
-        self.commands.send(("godwit", connections))
-        link = BulkLink(SESSION, connections, (len(self.memory.pages),))
+    def godwit(self, connections: int, runs: Runs, *, digested: bool = False) -> float:
+        self.commands.send(("godwit", (connections, digested)))
+        link = BulkLink(SESSION, connections, (len(self.memory.pages),), digested)
         sender = BulkSender.connect("127.0.0.1", self.commands.recv(), link, TOKEN)
         self.commands.recv()
         work = RegionWork(0, self.memory.pages, runs)
@@ -180,11 +182,16 @@ def cases(source: Source) -> dict[str, Callable[[], float]]:
         "all pages, 1 connection": lambda: source.godwit(1, whole),
         "all pages, 2 connections": lambda: source.godwit(2, whole),
         "all pages, 4 connections": lambda: source.godwit(4, whole),
+        "all pages, 1 connection, wire": lambda: source.godwit(1, whole, digested=True),
+        "all pages, 2 connections, wire": lambda: source.godwit(2, whole, digested=True),
         "runs of 32 pages, 1 connection": lambda: source.godwit(1, every(40, 32)),
         "runs of 16 pages, 1 connection": lambda: source.godwit(1, every(20, 16)),
         "runs of 15 pages, 1 connection": lambda: source.godwit(1, every(20, 15)),
         "every other page, 1 connection": lambda: source.godwit(1, every(2, 1)),
         "every other page, 2 connections": lambda: source.godwit(2, every(2, 1)),
+        "every other page, 2 connections, wire": lambda: source.godwit(
+            2, every(2, 1), digested=True
+        ),
     }
 
 

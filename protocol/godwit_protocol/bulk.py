@@ -7,7 +7,9 @@ its session, connection and place in the sequence (so that a frame of another mi
 was lost or doubled are recognised), its round, and its bounds in the region.
 
 A round has the same number on all connections, counted from ``FIRST_ROUND``. Each connection closes
-it with ROUND_END and the totals that it sent, which must equal what came:
+it with ROUND_END and the totals that it sent, which must equal what came. Where the link is
+digested, the totals have the digest of each frame, header and payload, added up: the sum of what
+was sent must be that of what was applied.
 
     hello  { { RUN | SCATTER | ZERO }  ROUND_END }  END
 
@@ -25,7 +27,7 @@ from typing import Final
 
 import msgspec
 
-from .errors import LocalProtocolError, RemoteProtocolError
+from .errors import CorruptError, LocalProtocolError, RemoteProtocolError
 from .framing import (
     HEADER_BYTES,
     PREAMBLE_KINDS,
@@ -49,7 +51,10 @@ FIRST_ROUND: Final = 1
 ROUNDS_MAX: Final = 4096
 """Bounds what a reader's shell must remember; convergence ends far below it."""
 
-_TOTALS: Final = struct.Struct("<QQQ")
+DIGEST_BYTES: Final = 16
+_DIGESTS: Final = 1 << 8 * DIGEST_BYTES
+
+_TOTALS: Final = struct.Struct(f"<QQQ{DIGEST_BYTES}s")
 TOTALS_BYTES: Final = _TOTALS.size
 
 
@@ -60,6 +65,8 @@ class BulkLink(msgspec.Struct, frozen=True):
     connections: int
     region_pages: tuple[int, ...]
     """Size of each region in pages."""
+    digested: bool = False
+    """Whether every frame is digested, on both sides."""
 
     def checked(self) -> BulkLink:
         """Return self. Raises ``LocalProtocolError`` if no link can be so."""
@@ -80,11 +87,16 @@ class RoundTotals(msgspec.Struct, frozen=True):
     """Pages and the numbers of scattered pages; without headers."""
     frames: int = 0
     """RUN, SCATTER and ZERO frames."""
+    digest: int = 0
+    """Sum of the frames' digests, modulo 2**128; 0 where they are not digested."""
 
-    def plus(self, pages: int, payload_bytes: int, frames: int) -> RoundTotals:
+    def plus(self, other: RoundTotals) -> RoundTotals:
         """The sum."""
         return RoundTotals(
-            self.pages + pages, self.payload_bytes + payload_bytes, self.frames + frames
+            self.pages + other.pages,
+            self.payload_bytes + other.payload_bytes,
+            self.frames + other.frames,
+            (self.digest + other.digest) % _DIGESTS,
         )
 
 
@@ -103,6 +115,11 @@ class PayloadNeeded(msgspec.Struct, frozen=True):
 def connection_of_page(page: int, connections: int) -> int:
     """Index of the bulk connection on which a page, of whichever region, travels."""
     return page // CHUNK_PAGES % connections
+
+
+def packed_digest(digest: int) -> bytes:
+    """A sum of digests as the link carries it: ``DIGEST_BYTES``."""
+    return digest.to_bytes(DIGEST_BYTES, "little")
 
 
 def payload_bytes(kind: FrameKind, page_count: int) -> int:
@@ -198,13 +215,18 @@ class BulkWriter:
         """
         return self._pages(FrameKind.SCATTER, region, 0, page_count)
 
+    def digested(self, digest: int) -> None:
+        """The last frame's digest is this."""
+        self._totals = self._totals.plus(RoundTotals(digest=digest))
+
     def round_end(self) -> bytes:
         """The whole frame that closes the round. The next frame belongs to the next round."""
         header = self._header(FrameKind.ROUND_END)
         totals = self._totals
         self._round += 1
         self._totals = RoundTotals()
-        return header + _TOTALS.pack(totals.pages, totals.payload_bytes, totals.frames)
+        digest = packed_digest(totals.digest)
+        return header + _TOTALS.pack(totals.pages, totals.payload_bytes, totals.frames, digest)
 
     def end(self) -> bytes:
         """The whole frame that closes the connection; between two rounds only."""
@@ -216,7 +238,9 @@ class BulkWriter:
 
     def _pages(self, kind: FrameKind, region: int, first_page: int, page_count: int) -> bytes:
         header = self._header(kind, region, first_page, page_count)
-        self._totals = self._totals.plus(page_count, payload_bytes(kind, page_count), 1)
+        self._totals = self._totals.plus(
+            RoundTotals(page_count, payload_bytes(kind, page_count), frames=1)
+        )
         return header
 
     def _header(
@@ -256,7 +280,7 @@ class BulkReader:
     ``take_totals``. The page numbers of a SCATTER are part of its payload: before the shell writes
     a page it must see that its number lies in the region and belongs to this connection.
 
-    ``RemoteProtocolError`` from any method means that the connection is of no further use;
+    ``RemoteProtocolError`` or ``CorruptError`` means that the connection is of no further use;
     ``LocalProtocolError`` that the shell gave something other than ``need`` said.
     """
 
@@ -301,19 +325,30 @@ class BulkReader:
         self._expect(_Phase.PAYLOAD)
         self._await_header()
 
+    def digested(self, digest: int) -> None:
+        """What was applied of the last RUN, SCATTER or ZERO has this digest."""
+        self._totals = self._totals.plus(RoundTotals(digest=digest))
+
     def take_totals(self, payload: Buffer) -> RoundTotals:
         """Compare the payload of ROUND_END with what came, and close the round.
 
-        Raises ``RemoteProtocolError`` if pages, bytes or frames differ.
+        Raises ``RemoteProtocolError`` if pages, bytes or frames differ, ``CorruptError`` if the
+        digest of what was applied is not that of what was sent.
         """
         self._expect(_Phase.TOTALS)
         self._phase, self._frame = _Phase.REFUSED, None
         if len(payload) != TOTALS_BYTES:
             raise RemoteProtocolError(f"totals have {TOTALS_BYTES} bytes, not {len(payload)}")
-        sent, came = RoundTotals(*_TOTALS.unpack(payload)), self._totals
-        if sent != came:
-            raise RemoteProtocolError(
-                f"round {self._round} on connection {self._connection}: sent {sent}, came {came}"
+        pages, byte_count, frames, digest = _TOTALS.unpack(payload)
+        sent = RoundTotals(pages, byte_count, frames, int.from_bytes(digest, "little"))
+        came = self._totals
+        place = f"round {self._round} on connection {self._connection}"
+        if msgspec.structs.replace(sent, digest=came.digest) != came:
+            raise RemoteProtocolError(f"{place}: sent {sent}, came {came}")
+        if sent.digest != came.digest:
+            raise CorruptError(
+                f"{place}: the digest of what was applied is not that of what was sent",
+                hint="the link, or a host's memory, alters bytes",
             )
         self._round += 1
         self._totals = RoundTotals()
@@ -353,7 +388,9 @@ class BulkReader:
             case FrameKind.ROUND_END:
                 self._phase, self._frame = _Phase.TOTALS, frame
             case _:
-                self._totals = self._totals.plus(frame.page_count, frame.payload_bytes, 1)
+                self._totals = self._totals.plus(
+                    RoundTotals(frame.page_count, frame.payload_bytes, frames=1)
+                )
                 if frame.payload_bytes:
                     self._phase, self._frame = _Phase.PAYLOAD, frame
                 else:

@@ -33,7 +33,7 @@ TOKEN_BYTES: Final = 32
 SESSION_BYTES: Final = 8
 
 _MAGIC: Final = b"GWLK"
-_VERSION: Final = 1
+_VERSION: Final = 2
 # magic, version, kind, connection, session, sequence, round, region, first page, pages, payload
 _FIELDS: Final = struct.Struct("<4sBBH8sQIIQII")
 _CRC: Final = struct.Struct("<I")

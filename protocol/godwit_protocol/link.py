@@ -16,7 +16,7 @@ from .framing import CONTROL_PAYLOAD_BYTES_MAX
 from .machine import RegionSpec
 from .unpacking import unpack
 
-LINK_VERSION: Final = 1
+LINK_VERSION: Final = 2
 
 
 class LinkMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -55,12 +55,17 @@ class RoundApplied(LinkMessage, frozen=True, kw_only=True, tag="round_applied"):
 
 
 class Stage(LinkMessage, frozen=True, kw_only=True, tag="stage"):
-    """Source: the last round went out; here is the rest of the machine."""
+    """Source: the last round went out; here is the rest of the machine.
+
+    ``sent_digest``: of all frames of all rounds, added up; empty if they are not digested.
+    ``digests``: by region, of the whole image; empty unless both images are compared.
+    """
 
     round: int
     checkpoint: bytes
     verify: Verify
     digests: dict[str, bytes] = {}
+    sent_digest: bytes = b""
 
 
 class Staged(LinkMessage, frozen=True, kw_only=True, tag="staged"):

@@ -56,7 +56,7 @@ class Operations:
         await stop_machine(self.log, name)
 
     async def request(
-        self, name: str, to: str, limits: Limits | None = None, verify: Verify = Verify.OFF
+        self, name: str, to: str, limits: Limits | None = None, verify: Verify = Verify.WIRE
     ) -> str:
         # Tests ask for stuns that cannot be met, and after stuns in which something was killed.
         warn = AdmissionPolicy.WARN
@@ -66,7 +66,7 @@ class Operations:
         return await follow(self.log, migration, SilentDisplay(), wait_s=EVENT_S_MAX)
 
     async def migrate(
-        self, name: str, to: str, limits: Limits | None = None, verify: Verify = Verify.OFF
+        self, name: str, to: str, limits: Limits | None = None, verify: Verify = Verify.WIRE
     ) -> MigrationSummary:
         return await self.ended(await self.request(name, to, limits, verify))
 

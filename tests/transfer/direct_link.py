@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -89,8 +89,11 @@ async def direct(
     *region_pages: int,
     pacer: Pacer | None = None,
     stall_s: float = DEADLINE_S,
+    digested: bool = True,
+    via: Callable[[int], int] = lambda port: port,
 ) -> AsyncIterator[Direct]:
-    link = BulkLink(SESSION, connections, region_pages)
+    """``via``: given the destination's port, the one that the source is to connect to."""
+    link = BulkLink(SESSION, connections, region_pages, digested)
     here, there = [[Memory(pages) for pages in region_pages] for _ in range(2)]
     listener = await LinkListener.open("127.0.0.1")
     session = IncomingSession(link, [memory.pages for memory in there], stall_s=stall_s)
@@ -99,7 +102,7 @@ async def direct(
     sender = await asyncio.to_thread(
         BulkSender.connect,
         "127.0.0.1",
-        listener.port,
+        via(listener.port),
         link,
         TOKEN,
         pacer=pacer,

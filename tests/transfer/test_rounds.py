@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from godwit.transfer.partition import NO_RUNS
-from godwit_protocol.bulk import CHUNK_PAGES, RoundTotals
+from godwit_protocol.bulk import CHUNK_PAGES, TOTALS_BYTES, RoundTotals
 from godwit_protocol.errors import UnreachableError
 
 SMALL_PAGES, LARGE_PAGES = 300, 3 * CHUNK_PAGES + 7
@@ -82,7 +82,7 @@ async def test_the_figures_of_a_round_say_what_it_carried():
         applied = await link.session.round_applied(1)
         assert (sent.pages, sent.sent_bytes, sent.frames) == (113, 103 * 4096, 3)
         assert (applied.pages, applied.frames) == (113, 3)
-        headers = 52 * (sent.frames + 2) + 2 * 24
+        headers = 52 * (sent.frames + 2) + 2 * TOTALS_BYTES
         assert sent.wire_bytes == applied.payload_bytes + headers == link.sender.progress()
         assert sent.duration_ns > 0
 

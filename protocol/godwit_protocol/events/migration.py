@@ -54,8 +54,11 @@ class Verify(StrEnum):
     """What the destination compares before it says STAGED."""
 
     OFF = "off"
+    """Only that every frame came once, in its place, and as many pages as were sent."""
+    WIRE = "wire"
+    """Also the digests of what was sent and what was applied: in the stun, 16 bytes."""
     FULL = "full"
-    """SHA-256 of every region on both sides: costs stun time that grows with the machine."""
+    """Also SHA-256 of every region on both sides: costs stun time that grows with the machine."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +98,10 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What one round of pre-copy did. ``remaining_bytes``: dirty when the round had ended."""
+    """What one round of pre-copy did. ``remaining_bytes``: dirty when the round had ended.
+
+    ``digest_ns``: what digesting took of the sending threads' time, all connections together.
+    """
 
     round: int
     pages: int
@@ -105,6 +111,7 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     scan_ns: int
     remaining_bytes: int
     bytes_by_region: dict[str, int] = {}
+    digest_ns: int = 0
 
 
 class MigrationRequested(Event, frozen=True, kw_only=True):

@@ -100,10 +100,10 @@ def migrate(
     verify: Annotated[
         Verify,
         typer.Option(
-            help="'full' compares digests of all memory during the stun, which takes"
-            " longer the larger the machine."
+            help="'wire' compares digests of what was sent and what was applied; 'full' also those"
+            " of all memory during the stun, which takes longer the larger the machine."
         ),
-    ] = Verify.OFF,
+    ] = Verify.WIRE,
     admission: Annotated[
         AdmissionPolicy | None,
         typer.Option(

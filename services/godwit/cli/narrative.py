@@ -116,7 +116,11 @@ def _placements(placements: Sequence[ev.Placement]) -> str:
 
 def _requested(event: ev.MigrationRequested) -> str:
     limits = event.limits
-    verify = ", memory digested on both sides" if event.verify is ev.Verify.FULL else ""
+    verify = {
+        ev.Verify.OFF: "",
+        ev.Verify.WIRE: ", what travels digested on both sides",
+        ev.Verify.FULL: ", memory digested on both sides",
+    }[event.verify]
     return (
         f"{_by(event.requested_by)} to move machine {event.machine} to {event.destination}:"
         f" stun at most {format_duration_ns(limits.stun_limit_ns)},"
@@ -161,9 +165,11 @@ def _final(event: ev.FinalCopySent) -> str:
 
 
 def _staged(event: ev.ImageStaged) -> str:
-    verified = (
-        "every byte compared by digest" if event.verified is ev.Verify.FULL else "counts checked"
-    )
+    verified = {
+        ev.Verify.OFF: "counts checked",
+        ev.Verify.WIRE: "what was sent and what was applied compared by digest",
+        ev.Verify.FULL: "every byte compared by digest",
+    }[event.verified]
     return (
         f"has the whole machine, not running: {size(event.received_bytes)} in the last round;"
         f" {verified}; loading took {duration(event.staged_ns - event.received_ns)}"

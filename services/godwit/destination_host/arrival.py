@@ -24,6 +24,7 @@ from godwit_protocol import register as reg
 from godwit_protocol.bulk import CONNECTIONS_MAX, FIRST_ROUND
 from godwit_protocol.errors import (
     ConflictError,
+    CorruptError,
     DeadlineError,
     GodwitError,
     RemoteProtocolError,
@@ -260,7 +261,9 @@ class Arrival:
         assert self._hello is not None
         started_ns = self._host.clock.monotonic_ns()
         await incoming.populate(self._hello.extents)
-        self._session = incoming.receive(self._link_session, self._hello.connections)
+        self._session = incoming.receive(
+            self._link_session, self._hello.connections, digested=self._is_digested()
+        )
         self._listener.admit_bulk(self._session)
         self._rounds = asyncio.create_task(self._watch_rounds(self._session))
         return inp.Populated(populate_ns=self._host.clock.monotonic_ns() - started_ns)
@@ -275,8 +278,15 @@ class Arrival:
                 )
                 self._runner.tell(received)
                 number += 1
+        except (RemoteProtocolError, CorruptError) as error:
+            self._runner.tell(_bad_image(error))
         except GodwitError as error:
             self._lost(error.message)
+
+    def _is_digested(self) -> bool:
+        state = self._runner.state
+        assert state is not None
+        return state.verify is not Verify.OFF
 
     async def _load(self, verify: Verify) -> inp.Input:
         assert self._stage is not None
@@ -285,6 +295,8 @@ class Arrival:
         async with asyncio.timeout(STAGE_S_MAX):
             totals = await self._session.round_applied(self._stage.round)
         received_ns = self._host.clock.monotonic_ns()
+        if self._stage.sent_digest != self._session.applied_digest():
+            raise CorruptError("the digest of what was applied is not that of what was sent")
         digests: dict[str, bytes] = {}
         if verify is Verify.FULL:
             digests = await self._open_incoming().digests()

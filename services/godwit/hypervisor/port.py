@@ -176,6 +176,8 @@ class SentPages:
     scan_ns: int
     """Time taken to find the dirty pages."""
     bytes_by_region: dict[str, int]
+    digest_ns: int = 0
+    """What digesting took of the sending threads' time, all connections together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,8 @@ class LinkTarget:
     session: bytes
     token: bytes
     connections: int
+    digested: bool = False
+    """Whether every frame is digested, on both sides."""
 
 
 class Outgoing(Protocol):
@@ -216,6 +220,9 @@ class Outgoing(Protocol):
     async def digests(self) -> dict[str, bytes]:
         """By region: SHA-256, to compare with the destination's. Only of a paused machine."""
 
+    def sent_digest(self) -> bytes:
+        """Of all that was sent in the rounds so far; empty if it is not digested."""
+
     def round_progress(self) -> tuple[int, int]:
         """Of the round under way: bytes handed to the kernel so far, and bytes in all."""
 
@@ -229,7 +236,7 @@ class Outgoing(Protocol):
 class Incoming(Protocol):
     """A gated machine's memory on its way in. Raises as ``Outgoing`` does."""
 
-    def receive(self, session: bytes, connections: int) -> BulkSession:
+    def receive(self, session: bytes, connections: int, *, digested: bool) -> BulkSession:
         """Make ready for the bulk connections of ``session``; the link's listener brings them."""
 
     async def populate(self, extents: tuple[bytes, ...]) -> None:

@@ -7,6 +7,7 @@ the core what came of them. Decides nothing.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import msgspec
@@ -17,7 +18,7 @@ from godwit.host.facts import FactWriter, acknowledged
 from godwit.host.freeing import freed
 from godwit.host.peer_fence import PeerFence
 from godwit.host.role import RoleRunner
-from godwit.hypervisor.port import Checkpoint, LinkTarget, Outgoing, Vmm, VmmState
+from godwit.hypervisor.port import Checkpoint, LinkTarget, Outgoing, SentPages, Vmm, VmmState
 from godwit.transfer.control import ControlLink
 from godwit_protocol import link, subjects
 from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
@@ -34,6 +35,8 @@ INTENT_S_MAX: Final = 3.0
 WELCOME_S_MAX: Final = 120.0
 """The destination populates its memory before it says Welcome."""
 PROGRESS_S: Final = 0.2
+LAST_WORD_S: Final = 0.5
+"""How long a broken bulk connection waits for the reason, which comes by the control connection."""
 CAS_PACE_S: Final = 0.2
 
 _log = structlog.get_logger(__name__)
@@ -83,6 +86,8 @@ class Departure:
         self._digests: dict[str, bytes] = {}
         self._welcome: asyncio.Future[link.Welcome] = asyncio.get_running_loop().create_future()
         self._applied: dict[int, asyncio.Future[link.RoundApplied]] = {}
+        self._over = asyncio.Event()
+        """Nothing more comes over the link."""
         self._broken: UnreachableError | None = None
         """Why nothing more comes over the link; None while something may."""
 
@@ -188,6 +193,7 @@ class Departure:
                 checkpoint=self._checkpoint.data,
                 verify=effect.verify,
                 digests=self._digests,
+                sent_digest=self._outgoing.sent_digest() if self._outgoing else b"",
             )
         )
 
@@ -203,6 +209,7 @@ class Departure:
             session=session_of(self.migration),
             token=effect.token,
             connections=self._host.config.bulk_connections,
+            digested=self._is_digested(),
         )
         reader, writer = await self._host.dial(
             target.address, target.port, target.session, target.token
@@ -218,6 +225,11 @@ class Departure:
             resident_bytes=sum(_extent_bytes(data) for data in extents),
             populate_ns=welcome.populate_ns,
         )
+
+    def _is_digested(self) -> bool:
+        state = self._runner.state
+        assert state is not None
+        return state.verify is not ev.Verify.OFF
 
     def _hello(self, spec: MachineSpec, extents: tuple[bytes, ...], connections: int) -> link.Hello:
         state = self._runner.state
@@ -260,6 +272,7 @@ class Departure:
         if self._outgoing is not None:
             self._outgoing.abort()
         self._broken = UnreachableError(reason)
+        self._over.set()
         _break(self._welcome, self._broken)
         for waiting in self._applied.values():
             _break(waiting, self._broken)
@@ -282,7 +295,7 @@ class Departure:
         started_ns = self._host.clock.monotonic_ns()
         reporting = asyncio.create_task(self._report(number, outgoing))
         try:
-            sent = await outgoing.send_round(number)
+            sent = await self._sent(outgoing, number)
             await self._applied_future(number)
         finally:
             reporting.cancel()
@@ -295,12 +308,13 @@ class Departure:
             scan_ns=sent.scan_ns,
             remaining_bytes=await outgoing.dirty_bytes(),
             bytes_by_region=sent.bytes_by_region,
+            digest_ns=sent.digest_ns,
         )
         return inp.RoundDone(figures=figures)
 
     async def _send_final(self, effect: fx.SendFinal) -> inp.Input:
         outgoing = self._open_outgoing()
-        sent = await outgoing.send_round(effect.round)
+        sent = await self._sent(outgoing, effect.round)
         digest_ns = 0
         if effect.verify is ev.Verify.FULL:
             started_ns = self._host.clock.monotonic_ns()
@@ -313,6 +327,16 @@ class Departure:
             sent_ns=self._host.clock.monotonic_ns(),
             digest_ns=digest_ns,
         )
+
+    async def _sent(self, outgoing: Outgoing, number: int) -> SentPages:
+        try:
+            return await outgoing.send_round(number)
+        except UnreachableError:
+            # A destination that found a fault breaks the connections off, and says why on this one.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORD_S):
+                    await self._over.wait()
+            raise
 
     def _open_outgoing(self) -> Outgoing:
         if self._outgoing is None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Final, TypeVarTuple, Unpack
 
 import numpy as np
@@ -29,6 +30,7 @@ from godwit_protocol.bulk import (
     BulkLink,
     BulkReader,
     RoundTotals,
+    packed_digest,
 )
 from godwit_protocol.errors import (
     AbortedError,
@@ -42,6 +44,7 @@ from godwit_protocol.framing import HEADER_BYTES, Frame, FrameKind, Preamble
 from godwit_protocol.machine import PAGE_BYTES
 
 from .connection import STALL_S, BulkConnection, ConnectionLostError
+from .digest import PIECE_BYTES, FrameDigest
 from .partition import PageView
 
 IDLE_S: Final = 600.0
@@ -65,10 +68,13 @@ class _Incoming:
         self._reader = BulkReader(link, index)
         self._header = memoryview(bytearray(HEADER_BYTES))
         self._totals = memoryview(bytearray(TOTALS_BYTES))
+        self._digest = FrameDigest(link) if link.digested else None
         self._scattered = np.empty(SCATTER_PAGES_MAX * (PAGE_NUMBER_BYTES + PAGE_BYTES), np.uint8)
 
     def serve(self, idle_s: float, round_ended: Callable[[int, RoundTotals], None]) -> None:
-        """Apply frames until END. Raises ``RemoteProtocolError`` or ``ConnectionLostError``."""
+        """Apply frames until END. Raises ``RemoteProtocolError``, ``CorruptError`` or
+        ``ConnectionLostError``.
+        """
         try:
             self._serve_frames(idle_s, round_ended)
         except ConnectionLostError as error:
@@ -80,28 +86,45 @@ class _Incoming:
             self._connection.receive_after_idle(self._header, idle_s)
             frame = self._reader.take_header(self._header)
             match frame.kind:
-                case FrameKind.RUN:
-                    self._take_run(frame)
-                case FrameKind.SCATTER:
-                    self._take_scatter(frame)
-                case FrameKind.ZERO:
-                    self._pages_of(frame).fill(0)
+                case FrameKind.RUN | FrameKind.SCATTER | FrameKind.ZERO:
+                    self._digest_more(self._header)
+                    self._take_pages(frame)
+                    if self._digest is not None:
+                        self._reader.digested(self._digest.taken())
                 case FrameKind.ROUND_END:
                     self._connection.receive(self._totals)
                     round_ended(frame.round_number, self._reader.take_totals(self._totals))
                 case _:
                     pass  # END: the reader needs no more
 
+    def _take_pages(self, frame: Frame) -> None:
+        if frame.kind is FrameKind.RUN:
+            self._take_run(frame)
+        elif frame.kind is FrameKind.SCATTER:
+            self._take_scatter(frame)
+        else:
+            self._pages_of(frame).fill(0)
+
+    def _digest_more(self, data: memoryview) -> None:
+        if self._digest is not None:
+            self._digest.add(data)
+
     def _pages_of(self, frame: Frame) -> PageView:
         return self._regions[frame.region][frame.first_page : frame.first_page + frame.page_count]
 
     def _take_run(self, frame: Frame) -> None:
-        self._connection.receive(self._pages_of(frame).data.cast("B"))
+        place = self._pages_of(frame).data.cast("B")
+        piece_bytes = len(place) if self._digest is None else PIECE_BYTES
+        for start in range(0, len(place), piece_bytes):
+            piece = place[start : start + piece_bytes]
+            self._connection.receive(piece)
+            self._digest_more(piece)  # from the machine's memory: what was applied
         self._reader.payload_taken()
 
     def _take_scatter(self, frame: Frame) -> None:
         payload = self._scattered[: frame.payload_bytes]
         self._connection.receive(payload.data)
+        self._digest_more(payload.data)
         numbers_bytes = frame.page_count * PAGE_NUMBER_BYTES
         numbers = payload[:numbers_bytes].view("<u8")
         self._check_numbers(frame, numbers)
@@ -196,11 +219,16 @@ class IncomingSession:
         """Wait until every page of a round is in memory; any number of waits for any round.
 
         Returns the totals of all connections. Raises ``RemoteProtocolError`` if the source broke
-        the protocol, ``UnreachableError`` if it is gone or ended before that round,
-        ``AbortedError`` if the session was closed.
+        the protocol, ``CorruptError`` if bytes were altered, ``UnreachableError`` if it is gone or
+        ended before that round, ``AbortedError`` if the session was closed.
         """
         await self._until(lambda: self._is_applied(round_number))
         return self._rounds[round_number - FIRST_ROUND].totals
+
+    def applied_digest(self) -> bytes:
+        """Of all that was applied so far; empty if it is not digested."""
+        applied = reduce(RoundTotals.plus, (each.totals for each in self._rounds), RoundTotals())
+        return packed_digest(applied.digest) if self.link.digested else b""
 
     async def close(self) -> None:
         """Break off what is still being received, and wait until no thread writes memory any more.
@@ -269,7 +297,7 @@ class IncomingSession:
             self._rounds.append(_RoundProgress())
         progress = self._rounds[index]
         progress.connections_ended += 1
-        progress.totals = progress.totals.plus(totals.pages, totals.payload_bytes, totals.frames)
+        progress.totals = progress.totals.plus(totals)
         self._tell()
 
     def _connection_ended(self) -> None:

@@ -7,16 +7,21 @@ what the rounds mean, is not known here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Final, Protocol, TypeVar
 
-from godwit_protocol.bulk import BulkLink, BulkWriter, RoundTotals
+import numpy as np
+from numpy.typing import NDArray
+
+from godwit_protocol.bulk import BulkLink, BulkWriter, RoundTotals, packed_digest
 from godwit_protocol.errors import AbortedError, LocalProtocolError, UnreachableError
 from godwit_protocol.machine import PAGE_BYTES
 
 from .connection import CONNECT_TIMEOUT_S, STALL_S, BulkConnection
+from .digest import PIECE_BYTES, FrameDigest
 from .partition import (
     LONG_RUN_PAGES,
     NO_RUNS,
@@ -60,6 +65,8 @@ class SentRound:
     """Those, and everything that frames them."""
     frames: int
     duration_ns: int
+    digest_ns: int
+    """What digesting took of the connections' threads, together."""
 
 
 class Pacer(Protocol):
@@ -88,6 +95,12 @@ class _Outgoing:
         self._index = index
         self._pacer = pacer
         self._writer = BulkWriter(link, index)
+        self._digest = FrameDigest(link) if link.digested else None
+        self._staging = np.empty(PIECE_BYTES if link.digested else 0, np.uint8)
+
+    @property
+    def digest_ns(self) -> int:
+        return self._digest.duration_ns if self._digest else 0
 
     @property
     def round_number(self) -> int:
@@ -120,24 +133,48 @@ class _Outgoing:
             # the allocator gives the same block again for each frame.
             gathered = region.pages[numbers]
             header = self._writer.scatter(region.region, len(numbers))
-            self._send_frame(header + numbers.astype("<u8").tobytes(), gathered)
+            head = header + numbers.astype("<u8").tobytes()
+            self._send_frame(head, [gathered.reshape(-1)])
 
     def _send_run(self, region: RegionWork, first: int, count: int) -> None:
         header = self._writer.run(region.region, first, count)
-        self._send_frame(header, region.pages[first : first + count])
+        pages = region.pages[first : first + count].reshape(-1)
+        self._pacer.take(len(header) + pages.nbytes)
+        self._send_frame(header, [pages] if self._digest is None else self._staged(pages))
 
-    def _send_frame(self, head: bytes, pages: PageView) -> None:
-        byte_count = len(head) + pages.nbytes
-        self._pacer.take(byte_count)
-        self.connection.send_framed(head, pages.data.cast("B"))
-        self.wire_bytes += byte_count
+    def _staged(self, pages: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+        """Copies of ``pages``, a piece at a time. The guest writes meanwhile: what is digested and
+        what is sent must be the same bytes. Each lasts until the next is asked for.
+        """
+        for start in range(0, len(pages), PIECE_BYTES):
+            piece = pages[start : start + PIECE_BYTES]
+            staged = self._staging[: len(piece)]
+            staged[:] = piece
+            yield staged
+
+    def _send_frame(self, head: bytes, payload: Iterable[NDArray[np.uint8]]) -> None:
+        for piece in payload:
+            if self._digest is not None:
+                self._digest.add(head)
+                self._digest.add(piece.data)
+            self.connection.send_framed(head, piece.data)
+            self.wire_bytes += len(head) + piece.nbytes
+            head = b""
+        self._end_frame()
+
+    def _end_frame(self) -> None:
+        if self._digest is not None:
+            self._writer.digested(self._digest.taken())
 
     def _send_zeros(self, region: RegionWork, pieces: Runs) -> None:
         for first, count in pieces.tolist():
             header = self._writer.zero(region.region, first, count)
             self._pacer.take(len(header))
+            if self._digest is not None:
+                self._digest.add(header)
             self.connection.send(header, more_follows=True)
             self.wire_bytes += len(header)
+            self._end_frame()
 
 
 class BulkSender:
@@ -155,6 +192,7 @@ class BulkSender:
             for index, connection in enumerate(connections)
         ]
         self._threads = ThreadPoolExecutor(len(connections), thread_name_prefix="bulk-send")
+        self._sent = RoundTotals()
         self._aborted = False
 
     @classmethod
@@ -198,21 +236,26 @@ class BulkSender:
         ``abort``.
         """
         self._check(round_number, work)
-        started_ns = time.monotonic_ns()
+        started_ns, digested_ns = time.monotonic_ns(), self._digest_ns()
         for outgoing in self._outgoing:
             outgoing.wire_bytes = 0
         is_small = sum(int(region.runs[:, 1].sum()) for region in work) <= SMALL_ROUND_PAGES
         on_all = self._one_by_one if is_small else self._on_every_connection
-        totals = on_all(lambda outgoing: outgoing.send_round(work))
+        totals = reduce(RoundTotals.plus, on_all(lambda outgoing: outgoing.send_round(work)))
+        self._sent = self._sent.plus(totals)
         zero_pages = sum(int(region.zero_runs[:, 1].sum()) for region in work)
-        pages = sum(each.pages for each in totals)
         return SentRound(
-            pages=pages,
-            sent_bytes=(pages - zero_pages) * PAGE_BYTES,
+            pages=totals.pages,
+            sent_bytes=(totals.pages - zero_pages) * PAGE_BYTES,
             wire_bytes=self.progress(),
-            frames=sum(each.frames for each in totals),
+            frames=totals.frames,
             duration_ns=time.monotonic_ns() - started_ns,
+            digest_ns=self._digest_ns() - digested_ns,
         )
+
+    def sent_digest(self) -> bytes:
+        """Of all that was sent in the rounds so far; empty if it is not digested."""
+        return packed_digest(self._sent.digest) if self._link.digested else b""
 
     def progress(self) -> int:
         """Bytes of the current or last round that were handed to the kernel so far."""
@@ -237,6 +280,9 @@ class BulkSender:
         """Free sockets and threads, breaking off what is being sent. Idempotent."""
         self.abort()
         self._free()
+
+    def _digest_ns(self) -> int:
+        return sum(outgoing.digest_ns for outgoing in self._outgoing)
 
     def _check(self, round_number: int, work: Sequence[RegionWork]) -> None:
         upcoming = self._outgoing[0].round_number

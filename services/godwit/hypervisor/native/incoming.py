@@ -43,10 +43,10 @@ class IncomingMemory:
         async with self._in_use:
             await asyncio.to_thread(self._populate_here, runs)
 
-    def receive(self, session: bytes, connections: int) -> IncomingSession:
+    def receive(self, session: bytes, connections: int, *, digested: bool) -> IncomingSession:
         """Make ready for the bulk connections of ``session``; the listener brings them."""
         pages = tuple(region.page_count for region in self._memory.regions)
-        link = BulkLink(session, connections, pages)
+        link = BulkLink(session, connections, pages, digested)
         self._session = IncomingSession(link, [region.pages for region in self._memory.regions])
         return self._session
 

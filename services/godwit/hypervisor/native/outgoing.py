@@ -58,7 +58,7 @@ class OutgoingMemory:
     async def connect(self, target: LinkTarget) -> None:
         """See ``port.Outgoing``."""
         pages = tuple(region.page_count for region in self._memory.regions)
-        link = BulkLink(target.session, target.connections, pages)
+        link = BulkLink(target.session, target.connections, pages, target.digested)
         async with self._in_use:
             sender = await asyncio.to_thread(
                 BulkSender.connect, target.address, target.port, link, target.token
@@ -93,6 +93,10 @@ class OutgoingMemory:
         async with self._in_use:
             self._check_not_aborted()
             return await asyncio.to_thread(region_digests, self._memory)
+
+    def sent_digest(self) -> bytes:
+        """See ``port.Outgoing``."""
+        return self._sender.sent_digest() if self._sender else b""
 
     def round_progress(self) -> tuple[int, int]:
         """See ``port.Outgoing``."""
@@ -154,6 +158,7 @@ class OutgoingMemory:
             wire_bytes=sent.wire_bytes,
             scan_ns=scan_ns,
             bytes_by_region=by_region,
+            digest_ns=sent.digest_ns,
         )
 
     def _work(self, found: list[Runs]) -> list[RegionWork]:

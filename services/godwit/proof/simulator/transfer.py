@@ -101,6 +101,10 @@ class ProcessOutgoing:
         await asyncio.sleep(self._process.world.latency_s(CALL_S))
         return _digests(self._vmm)
 
+    def sent_digest(self) -> bytes:
+        """As ``Outgoing.sent_digest``: of nothing, for nothing alters pages here."""
+        return b""
+
     def round_progress(self) -> tuple[int, int]:
         """As ``Outgoing.round_progress``."""
         return 0, 0
@@ -241,6 +245,10 @@ class ProcessSession:
             await self._news.wait()
         return self._totals[round_number]
 
+    def applied_digest(self) -> bytes:
+        """As ``BulkSession.applied_digest``."""
+        return b""
+
     def take(self, connection: int, round_number: int | None, values: dict[int, int]) -> None:
         """Pages have come over one of the connections."""
         if self._failure is not None or not self._vmm.alive:
@@ -277,9 +285,9 @@ class ProcessIncoming:
         self._vmm = vmm
         self._session: ProcessSession | None = None
 
-    def receive(self, session: bytes, connections: int) -> ProcessSession:
+    def receive(self, session: bytes, connections: int, *, digested: bool) -> ProcessSession:
         """As ``Incoming.receive``."""
-        link = BulkLink(session, connections, (page_count(self._vmm.spec),))
+        link = BulkLink(session, connections, (page_count(self._vmm.spec),), digested)
         self._session = ProcessSession(link, self._process, self._vmm)
         return self._session
 

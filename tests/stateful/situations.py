@@ -149,6 +149,18 @@ def _coordinator(phase: StrEnum) -> coordinator.CoordinatorState:
     )
 
 
+def _figures(remaining_bytes: int, duration_ns: int = 10_000_000) -> RoundFigures:
+    return RoundFigures(
+        round=2,
+        pages=1024,
+        sent_bytes=4_194_304,
+        wire_bytes=4_194_304,
+        duration_ns=duration_ns,
+        scan_ns=100_000,
+        remaining_bytes=remaining_bytes,
+    )
+
+
 _PLAIN: dict[Role, Any] = {
     SOURCE: _source,
     DESTINATION: _destination,
@@ -169,11 +181,17 @@ _CHANGES: dict[Role, dict[str, dict[str, Any]]] = {
             "fenced": True,
             "register": registers()["S2(2)"],
         },
+        "the destination is fenced, the alarm is raised": {"fenced": True, "alarmed": True},
         "it gave up": {"gave_up": True},
         "it gave up, the destination is fenced": {"gave_up": True, "fenced": True},
         "the alarm is raised": {"alarmed": True},
         "the register has been unclear often": {"unclear": UNCLEAR_ALARM - 1},
         "it has never stopped": {"stopped_ns": 0},
+        "the guest is slowed, and not enough": {
+            "slow_percent": 20,
+            "history": (_figures(2_097_152),) * 4,
+            "limits": msgspec.structs.replace(LIMITS, stun_limit_ns=1000, slow_percent_max=80),
+        },
         "all is to be verified": {"verify": Verify.FULL},
         "the migration's deadline comes first": {
             "deadline_ns": LAST_NS,
@@ -226,6 +244,7 @@ def _ticks() -> list[Given]:
 def _told_to_both() -> list[Given]:
     named = [
         Given("LinkLost", inp.LinkLost(message="the peer closed the link")),
+        Given("LinkLost at the deadline", inp.LinkLost(message="it is closed"), DEADLINE_NS),
         Given("OperationFailed", inp.OperationFailed(message="no such VMM")),
         Given("AbortWanted", inp.AbortWanted(reason=AbortReason.CANCELLED, message="cancelled")),
         Given("PeerFenced", inp.PeerFenced()),
@@ -240,18 +259,6 @@ def _told_to_both() -> list[Given]:
         named.append(Given(f"CasSettled: lost to {name}", inp.CasSettled(won=False, standing=view)))
         named.append(Given(f"RegisterRead: {name}", inp.RegisterRead(standing=view)))
     return named
-
-
-def _figures(remaining_bytes: int, duration_ns: int = 10_000_000) -> RoundFigures:
-    return RoundFigures(
-        round=2,
-        pages=1024,
-        sent_bytes=4_194_304,
-        wire_bytes=4_194_304,
-        duration_ns=duration_ns,
-        scan_ns=100_000,
-        remaining_bytes=remaining_bytes,
-    )
 
 
 _TOLD: dict[Role, list[Given]] = {

@@ -122,7 +122,7 @@ def _add_troubles(rows: dict[tuple[StrEnum, type[Input]], Row[SourceState]]) -> 
     trouble: tuple[type[Input], ...] = (inp.LinkLost, inp.AbortWanted, inp.Tick)
     before_stage: tuple[type[Input], ...] = (*trouble, inp.PeerRefused)
     for phase in NEVER_STOPPED:
-        rows[phase, inp.OperationFailed] = row(copying.give_up_running, phase, p.ABANDONED)
+        rows[phase, inp.OperationFailed] = row(copying.give_up_running, p.ABANDONED)
         for given in before_stage:
             rows[phase, given] = row(copying.give_up_running, phase, p.ABANDONED)
     for given in before_stage:

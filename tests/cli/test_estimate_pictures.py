@@ -34,7 +34,9 @@ def test_a_line_says_the_stun_and_its_bound() -> None:
 
 def test_what_is_not_known_is_said() -> None:
     unknown = Forecast(lacking=Lacking.NO_MOVE)
-    assert forecast_text(unknown) == "not known: no move"
+    assert forecast_text(unknown).startswith("not known: no migration has completed yet; move any")
+    young = Forecast(lacking=Lacking.NO_WINDOW)
+    assert forecast_text(young).endswith("not been looked at yet; ask again in a minute")
     told = forecast_json("host-2", unknown)
     assert (told["destination"], told["lacking"], told["stun_ms"]) == ("host-2", "no_move", None)
 

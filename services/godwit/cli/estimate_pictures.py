@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from godwit_protocol import subjects
-from godwit_protocol.estimation.forecast import Forecast, Span
+from godwit_protocol.estimation.forecast import Forecast, Lacking, Span
 from godwit_protocol.events.estimate import EstimateCompared
 from godwit_protocol.events.migration import Limits
 
@@ -75,7 +75,7 @@ def forecast_text(found: Forecast) -> str:
     """One line: median and bound of the stun, and the rest of the medians."""
     estimate = found.estimate
     if estimate is None:
-        return f"not known: {reason(found.lacking)}"
+        return f"not known: {_LACKING[found.lacking]}"
     text = (
         f"stun {duration(estimate.stun_ns.median)}, at most {duration(estimate.stun_ns.bound)};"
         f" {count(estimate.rounds.median, 'round')}, {size(estimate.sent_bytes.median)}"
@@ -84,6 +84,12 @@ def forecast_text(found: Forecast) -> str:
     )
     share = estimate.converging
     return text if share == 1.0 else f"{text}; converges in {share:.0%} of the cases"
+
+
+_LACKING: Final = {
+    Lacking.NO_WINDOW: "the machine's writes have not been looked at yet; ask again in a minute",
+    Lacking.NO_MOVE: "no migration has completed yet; move any machine once, and the link is known",
+}
 
 
 def forecast_json(destination: str, found: Forecast) -> dict[str, Any]:

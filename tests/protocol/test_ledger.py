@@ -240,6 +240,19 @@ def test_a_full_queue_refuses_requests_but_forgets_no_end(monkeypatch: pytest.Mo
     assert [item.reservation for item in state.waiting["h"]] == ["r1", "r1"]
 
 
+def test_whoever_loses_a_write_stands_aside_until_the_next_retry() -> None:
+    state = tracker.TrackerState(catalogue=CATALOGUE, hosts={"h": picture()})
+    first = tracker.ReservationWanted(reservation="r1", machine="m1", host="h", vgpus=())
+    state, effects = tracker.step(state, first)
+    assert isinstance(effects[0], tracker.WriteLedger)
+    state, effects = tracker.step(state, tracker.LedgerRefused(host="h"))
+    second = tracker.ReservationWanted(reservation="r2", machine="m2", host="h", vgpus=())
+    state, more = tracker.step(state, second)
+    assert effects == more == ()
+    state, effects = tracker.retry(state)
+    assert [type(effect) for effect in effects] == [tracker.WriteLedger]
+
+
 def test_another_roles_input_is_refused() -> None:
     with pytest.raises(LocalProtocolError, match="Tick"):
         tracker.step(tracker.TrackerState(catalogue=CATALOGUE), Tick())

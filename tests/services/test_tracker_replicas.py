@@ -106,19 +106,44 @@ async def test_a_line_without_its_answer_is_answered_at_the_next_start(
     world = own_world
     host = await world.host("H100-80GB")
     start = await world.ask_capacity(host, "machine-1", SMALL)
-    placement = ev.Placement(gpu=0, profile=SMALL, framebuffer_bytes=4096)
-    line = ledger.LedgerEntry(
-        kind=ledger.EntryKind.HELD,
-        reservation=start,
-        machine="machine-1",
-        host=host,
-        placements=(placement,),
-    )
-    await world.log.append(
-        subjects.ledger(host), ledger.encode_entry(line), message_id=start, expected_last_sequence=0
-    )
+    line = await write_line(world, host, start, "machine-1")
     start_service("gpu_state_tracker")
     async with world.watch(Scope.of_machine("machine-1")) as watch:
         granted = await watch.until(ev.ReservationGranted)
-    assert granted.placements == (placement,)
+    assert granted.placements == line.placements
     assert len((await fold(world, host)).holdings) == 1
+
+
+async def test_a_line_whose_writer_died_is_answered_by_another_replica(
+    own_world: World, start_service: StartService
+) -> None:
+    world = own_world
+    tracker = start_service("gpu_state_tracker")
+    host = await world.host("H100-80GB")
+    await world.machine(host, SMALL)
+    tracker.freeze()
+    start = await world.ask_capacity(host, "machine-1", SMALL)
+    line = await write_line(world, host, start, "machine-1")
+    tracker.thaw()
+    async with world.watch(Scope.of_machine("machine-1")) as watch:
+        granted = await watch.until(ev.ReservationGranted)
+    assert granted.placements == line.placements
+    assert len((await fold(world, host)).holdings) == 2
+
+
+async def write_line(world: World, host: str, reservation: str, machine: str) -> ledger.LedgerEntry:
+    """What a tracker writes before it answers."""
+    line = ledger.LedgerEntry(
+        kind=ledger.EntryKind.HELD,
+        reservation=reservation,
+        machine=machine,
+        host=host,
+        placements=(ev.Placement(gpu=0, profile=SMALL, framebuffer_bytes=4096),),
+    )
+    await world.log.append(
+        subjects.ledger(host),
+        ledger.encode_entry(line),
+        message_id=reservation,
+        expected_last_sequence=(await fold(world, host)).sequence,
+    )
+    return line

@@ -7,6 +7,10 @@ the request is decided again. So no two reservations can ever overlap, whoever d
 refusal is a line too, no two trackers can answer one request differently. A host's writes go one
 after the other; what waits is kept in order.
 
+Replicas do not race for each line: whoever loses a write stands aside from that host's ledger until
+the next ``retry``, and the winner goes on alone. So replicas share out the hosts by themselves, and
+one that dies is missed for no longer than the time between two retries.
+
 Where a profile fits is the placement solver's to say, from the catalogue that the state carries.
 """
 
@@ -125,6 +129,8 @@ class TrackerState(msgspec.Struct, frozen=True, kw_only=True):
     """By host: what has not been decided yet; the first is being written if ``writing``."""
     writing: dict[str, int] = {}
     """By host: the sequence that the write under way expects."""
+    aside: frozenset[str] = frozenset()
+    """Hosts whose last write was lost; others write there until the next ``retry``."""
 
 
 Result = tuple[TrackerState, tuple[Effect, ...]]
@@ -207,12 +213,9 @@ def _kind_of(item: Waiting) -> EntryKind:
 
 
 def _refused(state: TrackerState, host: str) -> Result:
-    """Decide again, but only if the fold has moved on: else the line that won is still to come."""
-    attempted = state.writing.get(host)
-    state = _replace(state, writing=_without(state.writing, host))
-    if attempted is not None and _picture(state, host).sequence == attempted:
-        return state, ()
-    return _next(state, host)
+    """Stand aside: the line that won is still to come, and its writer will go on."""
+    writing = _without(state.writing, host)
+    return _replace(state, writing=writing, aside=state.aside | {host}), ()
 
 
 def _enqueue(state: TrackerState, host: str, item: Waiting) -> Result:
@@ -232,6 +235,7 @@ def _enqueue(state: TrackerState, host: str, item: Waiting) -> Result:
 
 def retry(state: TrackerState) -> Result:
     """Try again what waits and is not being written; the shell calls it now and then."""
+    state = _replace(state, aside=frozenset())
     effects: tuple[Effect, ...] = ()
     for host in state.waiting:
         state, more = _next(state, host)
@@ -240,9 +244,11 @@ def retry(state: TrackerState) -> Result:
 
 
 def _next(state: TrackerState, host: str) -> Result:
-    """Decide and write the first that waits, if no write is under way."""
+    """Decide and write the first that waits, if no write is under way and nobody else writes."""
     effects: tuple[Effect, ...] = ()
-    while host not in state.writing and state.waiting.get(host):
+    if host in state.writing or host in state.aside:
+        return state, ()
+    while state.waiting.get(host):
         first, *rest = state.waiting[host]
         decided = _decide(state, host, first)
         if isinstance(decided, LedgerEntry):

@@ -52,7 +52,11 @@ class Tracker:
         self._unanswered: dict[str, Asked] = {}
         """Of ``_asked``, what the history has not answered."""
         self._untold: dict[str, AnswerEvent] = {}
-        """What the ledger's history says of each reservation, if the events do not say it too."""
+        """What the ledger says of each reservation, if the events do not say it too."""
+        self._overdue: dict[str, AnswerEvent] = {}
+        """Of ``_untold``, what was so at the last retry: whoever should have said it is gone."""
+        self._own_lines: set[int] = set()
+        """Sequences of the lines that this replica wrote, until they come back."""
         self._begun = False
 
     @property
@@ -76,9 +80,9 @@ class Tracker:
     async def begin(self) -> None:
         """The history is known: answer what it left open, and end what it left held."""
         self._begun = True
-        for reservation, answer in self._untold.items():
+        untold, self._untold = self._untold, {}
+        for reservation, answer in untold.items():
             await self._tell(reservation, answer)
-        self._untold.clear()
         for asked in tuple(self._unanswered.values()):
             await self._want(asked)
         self._unanswered.clear()
@@ -87,9 +91,14 @@ class Tracker:
             await self._settle(reservation)
 
     async def retry(self) -> None:
-        """Write again what could not be written; to be called now and then."""
+        """Write again what could not be written, and say what another replica should have said by
+        now; to be called now and then.
+        """
         self._state, effects = core.retry(self._state)
         await self._do(effects)
+        overdue, self._overdue, self._untold = self._overdue, self._untold, {}
+        for reservation, answer in overdue.items():
+            await self._tell(reservation, answer)
 
     async def end_lapsed(self) -> None:
         """End the reservations whose deadline has passed unused; to be called now and then.
@@ -121,7 +130,11 @@ class Tracker:
         entry = ledger.decode_entry(stored.data)
         if stored.subject != subjects.ledger(entry.host):
             raise CorruptError(f"a line of host {entry.host} stands in another's ledger")
-        await self._step(core.LedgerStored(entry=entry, sequence=stored.sequence))
+        given = core.LedgerStored(entry=entry, sequence=stored.sequence)
+        self._state, effects = core.step(self._state, given)
+        is_own = stored.sequence in self._own_lines
+        self._own_lines.discard(stored.sequence)
+        await self._do(effects, leave=None if is_own else entry.reservation)
         if entry.kind is EntryKind.HELD and self._begun:
             await self._settle(entry.reservation)
 
@@ -153,8 +166,9 @@ class Tracker:
 
     def _learn_answer(self, event: AnswerEvent) -> None:
         self._unanswered.pop(event.reservation, None)
-        if type(self._untold.get(event.reservation)) is type(event):
-            del self._untold[event.reservation]
+        for untold in (self._untold, self._overdue):
+            if type(untold.get(event.reservation)) is type(event):
+                del untold[event.reservation]
         if isinstance(event, _LAST_ANSWERS):
             self._asked.pop(event.reservation, None)
 
@@ -193,7 +207,8 @@ class Tracker:
         self._state, effects = core.step(self._state, given)
         await self._do(effects)
 
-    async def _do(self, effects: tuple[Effect, ...]) -> None:
+    async def _do(self, effects: tuple[Effect, ...], leave: str | None = None) -> None:
+        """Do them. What is to be said of the reservation ``leave`` is left to another replica."""
         for effect in effects:
             match effect:
                 case core.WriteLedger():
@@ -201,7 +216,10 @@ class Tracker:
                 case core.Answer():
                     answer = effect.append.event
                     assert isinstance(answer, AnswerEvent)
-                    await self._tell(effect.reservation, answer)
+                    if effect.reservation == leave and self._begun:
+                        self._leave(effect.reservation, answer)
+                    else:
+                        await self._tell(effect.reservation, answer)
                 case _:
                     raise TypeError(f"not an effect of the tracker: {effect}")
 
@@ -209,7 +227,7 @@ class Tracker:
         """Write a line. The tail brings it, or whichever line was there first."""
         entry = effect.entry
         try:
-            await self._event_log.append(
+            sequence = await self._event_log.append(
                 subjects.ledger(entry.host),
                 ledger.encode_entry(entry),
                 message_id=self._clock.new_id(),
@@ -219,9 +237,15 @@ class Tracker:
             _log.info("line not written", kind=entry.kind, host=entry.host, error=error.message)
             await self._step(core.LedgerRefused(host=entry.host))
         else:
+            self._own_lines.add(sequence)
             _log.info(
                 "line written", kind=entry.kind, host=entry.host, reservation=entry.reservation
             )
+
+    def _leave(self, reservation: str, answer: AnswerEvent) -> None:
+        """The line's writer says it, at once. If it died before it could, ``retry`` makes good."""
+        if reservation in self._asked:
+            self._untold[reservation] = answer
 
     async def _tell(self, reservation: str, answer: AnswerEvent) -> None:
         if not self._begun:

@@ -129,6 +129,24 @@ def test_a_machine_is_dead_only_with_the_one_host_that_held_it(calm: CalmCluster
     check(calm)
 
 
+def test_a_death_is_told_also_of_a_machine_that_has_just_come_back(calm: CalmCluster) -> None:
+    """What the VMM left that it had here before is dead, too, and not worth telling."""
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    calm.migrate("host-2")
+    calm.until(calm.has_told(ev.MigrationEnded))
+    here = calm.place("host-1").host
+    here.known.add("m")
+    calm.until(lambda: "m" not in here.known)
+    calm.migrate("host-1")
+    calm.until(calm.has_told(ev.MigrationEnded, times=2))
+    here.kill(here.vmms["m"], "killed")
+    calm.until(calm.has_told(mev.MachineFailed))
+    calm.stop()
+    calm.until(calm.has_told(mev.MachineStopped))
+    check(calm)
+
+
 def test_a_full_disk_does_not_end_a_service_that_has_read_its_inbox(calm: CalmCluster) -> None:
     calm.start()
     calm.until(calm.has_told(mev.MachineStarted))

@@ -111,12 +111,18 @@ class Machines:
         async with self._change(name):
             await self._append(await self._writer(name), event)
 
-    async def report_failure(self, name: str, message: str) -> None:
-        """Say that a machine of this host does not run any more, unless the log says so already."""
+    async def report_failure(self, name: str, message: str, *, said_in: int = 0) -> int:
+        """Say that a machine of this host does not run any more, unless the log says so already.
+
+        Returns the register's epoch in which it is said now, 0 if the machine is not this host's.
+        ``said_in``: what this returned before.
+        """
         async with self._change(name):
             record = (await self._host.registers.read(name)).record
             if record is None or not reg.may_run(record, self._host.name):
-                return
+                return 0
+            if record.epoch == said_in:
+                return said_in
             summary = MachineSummary(name=name)
             async for stored in self._host.log.read(Scope.of_machine(name).filters()):
                 summary = fold_machine(summary, codec.decode(stored.data, stored.sequence))
@@ -124,6 +130,7 @@ class Machines:
                 _log.error("machine_failed", machine=name, message=message)
                 failed = mev.MachineFailed(message=message, register_epoch=record.epoch)
                 await self._append(await self._writer(name), failed)
+            return record.epoch
 
     @asynccontextmanager
     async def _change(self, name: str) -> AsyncIterator[None]:

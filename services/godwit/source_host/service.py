@@ -59,7 +59,8 @@ class SourceHost:
         self._machines = Machines(host, self._is_moving)
         self._inventory = Inventory(host, gpus)
         self._orphans = Orphans(host, RAN, self._is_busy, self._machines.tell)
-        self._reported: set[str] = set()
+        self._reported: dict[str, int] = {}
+        """Machines that failed, and the register's epoch in which the log says so."""
 
     @property
     def open(self) -> tuple[str, ...]:
@@ -251,7 +252,7 @@ class SourceHost:
             for vmm in await self._host.hypervisor.find_all():
                 if why := await is_failed(vmm):
                     failed[vmm.name] = why
-            self._reported &= failed.keys()
+            self._reported = {name: self._reported.get(name, 0) for name in failed}
             for name, why in failed.items():
                 await self._report_if_owned(name, why)
             for name in dead:
@@ -271,11 +272,11 @@ class SourceHost:
             _log.warning("dead_vmm_not_forgotten", machine=name, error=error.message)
 
     async def _report_if_owned(self, name: str, why: str) -> None:
-        if name in self._reported or self._is_moving(name) or self._machines.is_changing(name):
+        """A dead VMM that the machine had left may be followed by another, dead as well."""
+        if self._is_busy(name):
             return
+        said_in = self._reported[name]
         try:
-            await self._machines.report_failure(name, why)
+            self._reported[name] = await self._machines.report_failure(name, why, said_in=said_in)
         except GodwitError as error:
             _log.warning("failure_not_reported", machine=name, error=error.message)
-        else:
-            self._reported.add(name)

@@ -336,13 +336,11 @@ def _disk(arena: Arena, host: str, service: str) -> Hit:
     assert wires is not None, "such a cell needs an arena with wires"
 
     async def hit(fault: Fault, stopped: int) -> None:
-        is_up = True
         wires.fill_disk(host)
         if fault is Fault.KILL_FULL:
             await arena.cluster.kill(service)
-            send(stopped, signal.SIGCONT)
-            is_up = await _is_restarted(arena, service)
         send(stopped, signal.SIGCONT)
+        is_up = fault is Fault.FULL or await _is_restarted(arena, service)
         await asyncio.sleep(LASTS_S[fault])
         wires.free_disk(host)
         if not is_up:

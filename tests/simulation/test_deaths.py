@@ -12,6 +12,8 @@ from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason
 from godwit_protocol.register import RegisterValue
+from godwit_protocol.replay.verification import verify
+from recorded_logs import of_migration
 
 
 @pytest.fixture
@@ -145,6 +147,19 @@ def test_a_death_is_told_also_of_a_machine_that_has_just_come_back(calm: CalmClu
     calm.stop()
     calm.until(calm.has_told(mev.MachineStopped))
     check(calm)
+
+
+def test_an_alarm_after_a_long_silence_verifies(calm: CalmCluster) -> None:
+    """The source found the register taken, which left no event, long before its patience ended."""
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    migration = calm.migrate()
+    calm.until(lambda: calm.judge.registers["m"].value is RegisterValue.MOVED)
+    there = calm.place("host-2").host
+    there.kill(there.vmms["m"], "killed")
+    calm.until(calm.has_told(ev.DoubtRaised))
+    stored = calm.cluster.server.streams[subjects.EVENTS].messages
+    assert verify(migration, of_migration(stored, migration)).faults == ()
 
 
 def test_a_full_disk_does_not_end_a_service_that_has_read_its_inbox(calm: CalmCluster) -> None:

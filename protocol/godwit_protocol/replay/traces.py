@@ -120,7 +120,7 @@ class Trace(Generic[S]):
         state = here.state
         for input_type in legal_inputs(self._role.table, state.phase):
             for given in self._role.guesses(input_type, state, seen.event):
-                now_ns = self._time_of(given, state, seen.now_ns)
+                now_ns = self._time_of(given, here, seen.now_ns)
                 if now_ns is None:
                     continue
                 try:
@@ -131,12 +131,16 @@ class Trace(Generic[S]):
                 if owed or after != state:
                     yield here._replace(state=after, owed=owed, inputs=(*here.inputs, given))
 
-    def _time_of(self, given: Input, state: S, now_ns: int) -> int | None:
-        """When the input came; None if it is a tick and its time had not come."""
+    def _time_of(self, given: Input, here: Possible[S], now_ns: int) -> int | None:
+        """When the input came; None if it is a tick and its time had not come. Behind an input that
+        left no event nobody knows: that one may have come at any time since the last event.
+        """
         if not isinstance(given, Tick):
             return now_ns
-        deadline_ns = self._role.next_deadline_ns(state)
-        if deadline_ns is None or deadline_ns > now_ns + CLOCK_TOLERANCE_NS:
+        deadline_ns = self._role.next_deadline_ns(here.state)
+        if deadline_ns is None:
+            return None
+        if not here.inputs and deadline_ns > now_ns + CLOCK_TOLERANCE_NS:
             return None
         return max(now_ns, deadline_ns)
 

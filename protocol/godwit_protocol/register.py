@@ -132,6 +132,15 @@ def _next(
     )
 
 
+def has_gone_on(record: RegisterRecord | None, migration: str, epoch: int) -> bool:
+    """Whether somebody wrote the register after all that ``migration`` can have written.
+
+    ``epoch``: the one in which the migration found the machine; it writes no later one than the
+    next.
+    """
+    return record is not None and record.epoch > epoch and record.migration != migration
+
+
 def has_gone_back(found: RegisterView, seen: RegisterView) -> bool:
     """Whether a register that shows ``found`` has lost a write: it shows less than was ``seen`` of
     it, or another owner in the same epoch. Sequences decide within an epoch only: a stream that has

@@ -15,7 +15,7 @@ for name in names:
     __import__(name)
 print(json.dumps(sorted(sys.modules)))
 """
-_OF_THE_CORE = {"copy", "dataclasses", "fractions", "hashlib", "struct", "zlib"}
+_OF_THE_CORE = {"copy", "dataclasses", "fractions", "hashlib", "heapq", "struct", "zlib"}
 """All of the standard library that the core brings beyond msgspec. msgspec itself brings types of
 data (``datetime``, ``decimal``, ``enum``, ``uuid`` and what those need, also ``_socket``), and the
 interpreter holds ``io``, ``os``, ``sys`` and ``time`` before it runs a line: that the core does not

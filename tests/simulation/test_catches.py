@@ -9,7 +9,7 @@ from godwit.proof.simulator.run import simulate
 from godwit.proof.simulator.transfer import ProcessSession
 from godwit_protocol import register as reg
 from godwit_protocol.roles import inputs as inp
-from godwit_protocol.roles import source, source_copying, source_endings, succession
+from godwit_protocol.roles import source, source_copying, source_endings
 from godwit_protocol.roles.effects import Effect, FreeMemory
 from godwit_protocol.roles.source_state import Phase, SourceState
 from godwit_protocol.roles.table import row
@@ -66,7 +66,7 @@ def test_a_source_that_frees_its_memory_when_all_is_sent(monkeypatch: pytest.Mon
 
 
 def test_a_claim_by_a_journal_older_than_the_register(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(succession, "has_gone_on", never)
+    monkeypatch.setattr(reg, "has_gone_on", never)
     assert catches("", [1674, 1678, 883, *range(3, 400, 5)])
 
 

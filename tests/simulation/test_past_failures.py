@@ -1,5 +1,6 @@
 """What seeds have shown, told again without the simulator."""
 
+import msgspec
 import pytest
 
 from godwit.host.role import RoleRunner
@@ -30,7 +31,13 @@ def record(value: reg.RegisterValue, owner: str, epoch: int, migration: str) -> 
 BACK_AT_THE_SOURCE = record(reg.RegisterValue.MOVED, "a", 4, LATER)
 
 
-def begun_destination() -> DestinationState:
+def begun_destination(standing: reg.RegisterRecord = BACK_AT_THE_SOURCE) -> DestinationState:
+    return _begin_destination(standing)[0]
+
+
+def _begin_destination(
+    standing: reg.RegisterRecord,
+) -> tuple[DestinationState, tuple[fx.Effect, ...]]:
     ordered = ev.PreparationOrdered(
         spec=SPEC,
         source="a",
@@ -40,8 +47,8 @@ def begun_destination() -> DestinationState:
         verify=ev.Verify.OFF,
         placements=(),
     )
-    view = reg.RegisterView(BACK_AT_THE_SOURCE, 9)
-    return destination.begin(ordered, view, migration=OURS, now_ns=0)[0]
+    view = reg.RegisterView(standing, 9)
+    return destination.begin(ordered, view, migration=OURS, now_ns=0)
 
 
 STILL_HERE = record(reg.RegisterValue.STARTED, "a", 2, "")
@@ -78,7 +85,7 @@ def begun_source(standing: reg.RegisterRecord = BACK_AT_THE_SOURCE) -> SourceSta
 def test_only_a_later_record_of_another_says_that_the_machine_has_gone_on(
     standing: reg.RegisterRecord | None, gone_on: bool
 ) -> None:
-    assert succession.has_gone_on(standing, OURS, 2) is gone_on
+    assert reg.has_gone_on(standing, OURS, 2) is gone_on
 
 
 ACTIVATING = frozenset({ev.ImageStaged.TYPE, ev.ActivationStarted.TYPE})
@@ -137,5 +144,65 @@ async def test_a_role_whose_journal_takes_nothing_ends_at_once() -> None:
     runner.tell(inp.OperationFailed(message="no memory"))
     prepare = fx.PrepareMachine(spec=SPEC, placements=())
     with pytest.raises(JournalFailedError):
-        await runner.run(begun_destination(), (prepare,))
+        await runner.run(begun_destination(STILL_HERE), (prepare,))
     assert done == [prepare]
+
+
+STARTED_ANEW = record(reg.RegisterValue.STARTED, "c", 4, "")
+"""The machine died at the destination, was stopped there and started again on a third host."""
+
+
+def yielded_source() -> SourceState:
+    moved = reg.RegisterView(record(reg.RegisterValue.MOVED, "b", 3, OURS), 10)
+    begun = begun_source(STILL_HERE)
+    return msgspec.structs.replace(
+        begun, phase=SourcePhase.YIELDED, register=moved, fenced=True, alarmed=True
+    )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        inp.RunOrdered(standing=reg.RegisterView(STARTED_ANEW, 12)),
+        inp.RegisterRead(standing=reg.RegisterView(STARTED_ANEW, 12)),
+    ],
+)
+def test_a_source_in_doubt_runs_no_machine_that_was_started_anew_elsewhere(
+    given: inp.Input,
+) -> None:
+    """An operator, asked by the old migration's alarm, had its image run beside the new machine."""
+    state, effects = source.step(yielded_source(), given, 0)
+    assert state.phase is SourcePhase.RELEASING
+    assert fx.FreeMemory() in effects
+    assert not any(isinstance(effect, fx.CompareAndSet | fx.ResumeMachine) for effect in effects)
+
+
+def test_an_order_that_was_late_for_the_register_takes_nothing_from_it() -> None:
+    """What a compare-and-set that lost has shown must not be overruled by the next order."""
+    reclaiming = msgspec.structs.replace(yielded_source(), phase=SourcePhase.RECLAIMING)
+    lost = inp.CasSettled(won=False, standing=reg.RegisterView(STARTED_ANEW, 12))
+    state, effects = source.step(reclaiming, lost, 0)
+    assert state.phase is SourcePhase.RELEASING
+    assert fx.FreeMemory() in effects
+
+
+@pytest.mark.parametrize("phase", [destination.Phase.QUARANTINED, destination.Phase.DOUBTING])
+def test_a_destination_in_doubt_runs_no_machine_that_was_started_anew_elsewhere(
+    phase: destination.Phase,
+) -> None:
+    state = msgspec.structs.replace(begun_destination(STILL_HERE), phase=phase, fenced=True)
+    order = inp.RunOrdered(standing=reg.RegisterView(STARTED_ANEW, 12))
+    after, effects = destination.step(state, order, 0)
+    assert after.phase is destination.Phase.DISCARDING
+    assert effects == (fx.FreeMemory(),)
+
+
+def test_a_host_that_the_machine_has_come_to_prepares_nothing_for_an_older_order() -> None:
+    """It had made a new VMM in the place of the dead one, which nobody could stop afterwards."""
+    here = record(reg.RegisterValue.MOVED, "b", 3, LATER)
+    _, effects = _begin_destination(here)
+    assert not any(isinstance(effect, fx.PrepareMachine) for effect in effects)
+    assert any(
+        isinstance(effect, fx.Append) and isinstance(effect.event, ev.PreparationRefused)
+        for effect in effects
+    )

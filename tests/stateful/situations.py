@@ -112,6 +112,7 @@ def _source(phase: StrEnum) -> SourceState:
         limits=LIMITS,
         verify=Verify.OFF,
         register=registers()["S(1)"],
+        found_epoch=1,
         deadline_ns=DEADLINE_NS,
         migration_deadline_ns=LAST_NS,
         rounds_sent=2,
@@ -128,6 +129,7 @@ def _destination(phase: StrEnum) -> DestinationState:
         source=SOURCE.host,
         verify=Verify.OFF,
         register=registers()["S(1)"],
+        found_epoch=1,
         deadline_ns=DEADLINE_NS,
         alarm_ns=LAST_NS,
     )

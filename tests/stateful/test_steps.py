@@ -40,6 +40,7 @@ from situations import (
     situations,
 )
 
+from godwit_protocol import register as reg
 from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
@@ -308,7 +309,7 @@ def test_each_succession_is_the_one_that_was_reviewed() -> None:
         gone_on = [
             name
             for name, view in registers().items()
-            if succession.has_gone_on(view.record, MIGRATION, epoch)
+            if reg.has_gone_on(view.record, MIGRATION, epoch)
         ]
         lines.append(f"found in epoch {epoch}, it has gone on if the register holds: {gone_on}")
     origin = situations(SOURCE, phases(SOURCE)("connecting"))[0].state

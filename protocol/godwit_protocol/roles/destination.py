@@ -46,7 +46,9 @@ def begin(
     migration: str,
     now_ns: int,
 ) -> Result:
-    """Begin to prepare. ``Prepared`` or ``OperationFailed`` comes next."""
+    """Begin to prepare; ``Prepared`` or ``OperationFailed`` comes next. But an order that comes so
+    late that the machine has gone on since prepares nothing: it may be this host that it went to.
+    """
     state = DestinationState(
         phase=Phase.PREPARING,
         migration=migration,
@@ -55,8 +57,12 @@ def begin(
         source=ordered.source,
         verify=ordered.verify,
         register=register,
+        found_epoch=ordered.register_epoch,
         deadline_ns=now_ns + ordered.limits.deadline_ns + GRACE_NS,
     )
+    if state.has_gone_on(register):
+        late = inp.OperationFailed(message=f"too late: the register holds {register.record}")
+        return receiving.cannot_prepare(state, late, now_ns)
     return state, (fx.PrepareMachine(spec=ordered.spec, placements=ordered.placements),)
 
 
@@ -85,7 +91,8 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[DestinationState]]:
         (p.STAGED, inp.Tick): row(deciding.look_again, p.STAGED),
         (p.STAGED, inp.LinkLost): row(deciding.look_again, p.STAGED),
         (p.ACTIVATING, inp.CasSettled): row(
-            deciding.claim_settled, p.OPENING, p.ACTIVATING, p.QUARANTINED, p.DOUBTING
+            deciding.claim_settled,
+            *(p.OPENING, p.ACTIVATING, p.QUARANTINED, p.DISCARDING, p.DOUBTING),
         ),
         (p.ACTIVATING, inp.CasUnclear): row(deciding.claim_again, p.ACTIVATING),
         (p.ACTIVATING, inp.PeerFenced): row(deciding.note_fenced, p.ACTIVATING),
@@ -97,7 +104,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[DestinationState]]:
         (p.QUARANTINED, inp.PeerRuns): row(endings.source_runs, p.DISCARDING),
         (p.QUARANTINED, inp.Tick): row(deciding.alarm, p.QUARANTINED),
         (p.QUARANTINED, inp.RunOrdered): row(
-            deciding.run_on_order, p.QUARANTINED, p.ACTIVATING, p.OPENING
+            deciding.run_on_order, p.QUARANTINED, p.ACTIVATING, p.OPENING, p.DISCARDING
         ),
         (p.QUARANTINED, inp.PeerFenced): row(deciding.claim_fenced, p.ACTIVATING, p.DOUBTING),
         (p.DISCARDING, inp.MemoryFreed): row(endings.discarded, p.DISCARDED),
@@ -105,7 +112,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[DestinationState]]:
         (p.DOUBTING, inp.PeerRuns): row(endings.source_runs, p.DISCARDING),
         (p.DOUBTING, inp.PeerFenced): row(deciding.note_fenced, p.DOUBTING),
         (p.DOUBTING, inp.RunOrdered): row(
-            deciding.run_on_order, p.DOUBTING, p.ACTIVATING, p.OPENING
+            deciding.run_on_order, p.DOUBTING, p.ACTIVATING, p.OPENING, p.DISCARDING
         ),
     }
     troubles: tuple[type[Input], ...] = (

@@ -11,7 +11,7 @@ from ..events.machine import MachineFailed
 from ..events.migration import AbortReason
 from . import effects as fx
 from . import inputs as inp
-from .destination_endings import Result, journaled, lagging, to_source
+from .destination_endings import Result, discard, journaled, lagging, to_source
 from .destination_state import GRACE_NS, LOOK_NS, UNCLEAR_ALARM, DestinationState, Phase
 from .effects import Effect
 from .inputs import Input
@@ -63,6 +63,8 @@ def _is_abort_intended(record: reg.RegisterRecord | None) -> bool:
 def run_on_order(state: DestinationState, given: Input, _now_ns: int) -> Result:
     """The operator's word on whose image is current; that the peer runs nothing must be proven."""
     assert isinstance(given, inp.RunOrdered)
+    if state.has_gone_on(given.standing):
+        return _outlived(state)
     was_shown = state.register.record is not None
     after = state if was_shown else _replace(state, register=given.standing)
     message = ""
@@ -73,6 +75,11 @@ def run_on_order(state: DestinationState, given: Input, _now_ns: int) -> Result:
     if message:
         return state, (lagging(ev.DoubtRaised(message=f"ordered to run, but {message}")),)
     return open_gate(state) if was_shown and is_ours(state) else _activate(after)
+
+
+def _outlived(state: DestinationState) -> Result:
+    """The machine has gone on since, past this migration: what is here is stale."""
+    return discard(state, AbortReason.SUPERSEDED, "the machine has gone on since")
 
 
 def note_fenced(state: DestinationState, _given: Input, _now_ns: int) -> Result:
@@ -89,6 +96,8 @@ def claim_settled(state: DestinationState, given: Input, now_ns: int) -> Result:
     after = _replace(state, register=given.standing, unclear=0)
     if given.won or is_ours(after):
         return open_gate(after)
+    if state.has_gone_on(given.standing):
+        return _outlived(after)
     if state.fenced:
         return _claim_unless_taken_back(after)
     if is_wanted_back(state, given.standing.record):

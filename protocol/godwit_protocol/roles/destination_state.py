@@ -61,6 +61,8 @@ class DestinationState(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     verify: ev.Verify
     register: reg.RegisterView
+    found_epoch: int
+    """The one in which the migration found the machine."""
     deadline_ns: int
     abort_reason: AbortReason = AbortReason.NONE
     abort_message: str = ""
@@ -70,6 +72,10 @@ class DestinationState(msgspec.Struct, frozen=True, kw_only=True):
     alarm_ns: int = 0
     """When a GO that has not come is worth an alarm."""
     alarmed: bool = False
+
+    def has_gone_on(self, standing: reg.RegisterView) -> bool:
+        """Whether the machine has lived on elsewhere, past this migration: see ``register``."""
+        return reg.has_gone_on(standing.record, self.migration, self.found_epoch)
 
 
 def next_deadline_ns(state: DestinationState) -> int | None:

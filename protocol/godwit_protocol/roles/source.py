@@ -52,6 +52,7 @@ def begin(
         limits=started.limits,
         verify=started.verify,
         register=register,
+        found_epoch=started.register_epoch,
         deadline_ns=now_ns + CONNECT_DEADLINE_NS,
         migration_deadline_ns=now_ns + started.limits.deadline_ns,
     )
@@ -88,11 +89,12 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
         (p.COMMITTED, inp.PeerActive): row(deciding.active, p.RELEASING, p.DOUBTING),
         (p.TAKING_BACK, inp.PeerActive): row(deciding.active, p.RELEASING),
         (p.TAKING_BACK, inp.CasSettled): row(
-            deciding.taken_back, p.RESUMING, p.YIELDED, p.DOUBTING
+            deciding.taken_back, p.RESUMING, p.YIELDED, p.DOUBTING, p.RELEASING
         ),
         (p.TAKING_BACK, inp.CasUnclear): row(deciding.try_again, p.TAKING_BACK),
         (p.ABORTING, inp.CasSettled): row(
-            deciding.abort_settled, p.AWAITING_QUARANTINE, p.RECLAIMING, p.YIELDED, p.DOUBTING
+            deciding.abort_settled,
+            *(p.AWAITING_QUARANTINE, p.RECLAIMING, p.YIELDED, p.DOUBTING, p.RELEASING),
         ),
         (p.ABORTING, inp.CasUnclear): row(deciding.try_again, p.ABORTING),
         (p.ABORTING, inp.PeerActive): row(deciding.active, p.RELEASING, p.DOUBTING),
@@ -100,7 +102,9 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
         (p.AWAITING_QUARANTINE, inp.PeerQuarantined): row(deciding.reclaim, p.RECLAIMING),
         (p.AWAITING_QUARANTINE, inp.PeerFenced): row(deciding.reclaim, p.RECLAIMING),
         (p.AWAITING_QUARANTINE, inp.Tick): row(deciding.alarm, p.AWAITING_QUARANTINE),
-        (p.RECLAIMING, inp.CasSettled): row(deciding.taken_back, p.RESUMING, p.YIELDED, p.DOUBTING),
+        (p.RECLAIMING, inp.CasSettled): row(
+            deciding.taken_back, p.RESUMING, p.YIELDED, p.DOUBTING, p.RELEASING
+        ),
         (p.RECLAIMING, inp.CasUnclear): row(deciding.try_again, p.RECLAIMING),
         (p.RECLAIMING, inp.PeerActive): row(deciding.active_before, p.DOUBTING),
         (p.RESUMING, inp.Resumed): row(endings.resumed, p.ABANDONED),
@@ -145,9 +149,11 @@ def _add_troubles(rows: dict[tuple[StrEnum, type[Input]], Row[SourceState]]) -> 
     for phase in (p.ABORTING, p.YIELDED, p.DOUBTING):
         rows[phase, inp.PeerQuarantined] = row(deciding.note, phase)
     for phase in (p.YIELDED, p.DOUBTING):
-        rows[phase, inp.RunOrdered] = row(deciding.run_on_order, phase, p.RECLAIMING, p.RESUMING)
-    for phase in (p.COMMITTED, p.AWAITING_QUARANTINE, p.DOUBTING):
-        rows[phase, inp.RegisterRead] = row(deciding.look, phase, p.YIELDED)
+        rows[phase, inp.RunOrdered] = row(
+            deciding.run_on_order, phase, p.RECLAIMING, p.RESUMING, p.RELEASING
+        )
+    for phase in (p.COMMITTED, p.AWAITING_QUARANTINE, p.YIELDED, p.DOUBTING):
+        rows[phase, inp.RegisterRead] = row(deciding.look, phase, p.YIELDED, p.RELEASING)
 
 
 _AFTER_A_WRITE: Final = {

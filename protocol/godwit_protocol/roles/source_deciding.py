@@ -95,6 +95,8 @@ def reclaim(state: SourceState, given: Input, _now_ns: int) -> Result:
 def run_on_order(state: SourceState, given: Input, _now_ns: int) -> Result:
     """The operator's word on whose image is current; that the peer runs nothing must be proven."""
     assert isinstance(given, inp.RunOrdered)
+    if state.has_gone_on(given.standing):
+        return _release(state)
     was_shown = state.register.record is not None
     after = state if was_shown else _replace(state, register=given.standing)
     why_not = ""
@@ -132,6 +134,8 @@ def run_again(state: SourceState) -> Result:
 
 def _lost(state: SourceState, standing: reg.RegisterView, now_ns: int) -> Result:
     """Somebody else wrote the register."""
+    if state.has_gone_on(standing):
+        return _release(state)
     if _names_destination(state, standing):
         return yield_machine(state, standing, now_ns)
     after = _replace(state, register=standing)
@@ -221,7 +225,9 @@ def alarm(state: SourceState, _given: Input, now_ns: int) -> Result:
 
 def look(state: SourceState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.RegisterRead)
-    if _names_destination(state, given.standing):
+    if state.has_gone_on(given.standing):
+        return _release(state)
+    if state.phase is not Phase.YIELDED and _names_destination(state, given.standing):
         return yield_machine(state, given.standing, now_ns)
     return state, ()
 

@@ -62,6 +62,8 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
     limits: ev.Limits
     verify: ev.Verify
     register: reg.RegisterView
+    found_epoch: int
+    """The one in which the migration found the machine."""
     deadline_ns: int
     migration_deadline_ns: int
     history: tuple[ev.RoundFigures, ...] = ()
@@ -89,6 +91,10 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
     def peer_runs_nothing(self) -> bool:
         """Whether it is proven that the destination does not run the machine, nor will."""
         return self.quarantined or self.fenced
+
+    def has_gone_on(self, standing: reg.RegisterView) -> bool:
+        """Whether the machine has lived on elsewhere, past this migration: see ``register``."""
+        return reg.has_gone_on(standing.record, self.migration, self.found_epoch)
 
     @property
     def epoch(self) -> int:

@@ -17,7 +17,7 @@ import msgspec
 from ..events import migration as ev
 from ..events.machine import LeftoverKind
 from ..events.migration import AbortReason
-from ..register import OWNED, RegisterRecord, RegisterValue
+from ..register import OWNED, RegisterRecord, RegisterValue, has_gone_on
 from . import destination, source_state
 from . import effects as fx
 from .destination import DestinationState
@@ -27,15 +27,6 @@ from .source_state import SourceState
 
 Effects = tuple[Effect, ...]
 _replace = msgspec.structs.replace
-
-
-def has_gone_on(record: RegisterRecord | None, migration: str, epoch: int) -> bool:
-    """Whether somebody wrote the register after all that ``migration`` can have written.
-
-    ``epoch``: the one in which the migration found the machine; it writes no later one than the
-    next.
-    """
-    return record is not None and record.epoch > epoch and record.migration != migration
 
 
 class Leftover(NamedTuple):

@@ -136,8 +136,7 @@ class DestinationHost:
         assert isinstance(ordered, ev.PreparationOrdered)
         state, _ = await self._begin(opened, ordered)
         now_ns = self._host.clock.monotonic_ns()
-        record, epoch = state.register.record, ordered.register_epoch
-        if succession.has_gone_on(record, migration, epoch):
+        if state.has_gone_on(state.register):
             left = await self._is_image_left(state.machine)
             state, effects = succession.destination_after(state, opened.past_types, image_left=left)
         else:

@@ -193,8 +193,7 @@ class SourceHost:
         assert isinstance(started, ev.MigrationStarted)
         state, _ = await self._begin(opened, started)
         now_ns = self._host.clock.monotonic_ns()
-        record, epoch = state.register.record, started.register_epoch
-        if succession.has_gone_on(record, migration, epoch):
+        if state.has_gone_on(state.register):
             state, effects = succession.source_after(state, opened.past_types)
         else:
             state, effects = recover_source(state, opened.past_types, now_ns)

@@ -6,16 +6,21 @@ import dataclasses
 from functools import cache
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from godwit.runtime.clock import SystemClock
 from godwit.runtime.event_log import Stored
+from godwit.runtime.lane import LaneWriter, Scope
 from godwit_protocol import codec
 from godwit_protocol.convergence import Decision
+from godwit_protocol.errors import InvalidInputError
 from godwit_protocol.events import CHAIN_START, Lane, stored_hash
 from godwit_protocol.events import migration as ev
+from godwit_protocol.replay.chains import note, parse_noted
 from godwit_protocol.replay.stories import Story
-from godwit_protocol.replay.verification import UNENDED, verify
+from godwit_protocol.replay.verification import UNENDED, UNHELD, verify
 from recorded_logs import simulated, stories_of
 
 SEEDS = (1, 3, 8, 25)
@@ -86,22 +91,17 @@ def test_one_that_goes_on_is_not_wrong_and_not_proven() -> None:
     assert UNENDED in found.unproven
 
 
-def held_by_a_chain(messages: list[Stored]) -> list[int]:
-    """Where events stand whose hash a later one of their lane carries."""
-    lanes = [codec.decode(message.data).envelope for message in messages]
-    keys = [(envelope.lane, envelope.host) for envelope in lanes]
-    return [index for index, key in enumerate(keys) if key in keys[index + 1 :]]
-
-
 @settings(max_examples=40)
 @given(st.data())
-def test_any_event_that_a_chain_holds_is_missed_if_altered_dropped_or_doubled(
+def test_any_event_is_missed_if_altered_dropped_doubled_swapped_or_put_in(
     data: st.DataObject,
 ) -> None:
     migration, messages = richest()
-    index = data.draw(st.sampled_from(held_by_a_chain(messages)))
+    noted = note(messages)
+    assert verify(migration, messages, noted).is_whole
+    index = data.draw(st.integers(0, len(messages) - 1))
     message, changed = messages[index], list(messages)
-    match data.draw(st.sampled_from(("altered", "dropped", "doubled", "swapped"))):
+    match data.draw(st.sampled_from(("altered", "dropped", "doubled", "swapped", "put in"))):
         case "altered":
             raw = bytearray(message.data)
             raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
@@ -109,15 +109,36 @@ def test_any_event_that_a_chain_holds_is_missed_if_altered_dropped_or_doubled(
         case "dropped":
             del changed[index]
         case "doubled":
-            after = messages[-1].sequence + 1
-            changed.append(dataclasses.replace(message, sequence=after))
+            changed.append(dataclasses.replace(message, sequence=messages[-1].sequence + 1))
+        case "swapped":
+            other = data.draw(st.integers(0, len(messages) - 1).filter(lambda at: at != index))
+            sequence, later = message.sequence, messages[other].sequence
+            changed[index] = dataclasses.replace(messages[other], sequence=sequence)
+            changed[other] = dataclasses.replace(message, sequence=later)
         case _:
-            lane = codec.decode(message.data).envelope.lane
-            other = next(
-                place
-                for place in range(index + 1, len(messages))
-                if codec.decode(messages[place].data).envelope.lane is lane
-            )
-            changed[index] = dataclasses.replace(messages[other], sequence=message.sequence)
-            changed[other] = dataclasses.replace(message, sequence=messages[other].sequence)
-    assert verify(migration, changed).faults
+            changed.insert(index, cancel(migration, message.sequence))
+    assert verify(migration, changed, noted).faults
+
+
+def cancel(migration: str, sequence: int) -> Stored:
+    """What nobody asked for, in a whole chain of its own."""
+    writer = LaneWriter(SystemClock(), Lane.OPERATOR, "cli-x", Scope.of_migration(migration, "m"))
+    sealed = writer.seal(ev.CancelRequested())
+    return Stored(sealed.subject, sequence, 0, sealed.data, {})
+
+
+def test_without_a_digest_only_the_ends_of_lanes_are_open() -> None:
+    migration, messages = richest()
+    assert verify(migration, messages).unproven == (UNHELD,)
+    keys = [(e.lane, e.host) for e in (codec.decode(m.data).envelope for m in messages)]
+    held = [index for index, key in enumerate(keys) if key in keys[index + 1 :]]
+    for index in held:
+        assert verify(migration, messages[:index] + messages[index + 1 :]).faults
+
+
+def test_a_digest_is_read_as_it_was_written() -> None:
+    noted = note(richest().messages)
+    assert parse_noted(str(noted)) == noted
+    for text in ("", "7", "x:00", "0:" + "00" * 32, "3:00"):
+        with pytest.raises(InvalidInputError, match="is no digest"):
+            parse_noted(text)

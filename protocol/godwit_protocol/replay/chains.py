@@ -2,15 +2,16 @@
 
 In each lane of each writer the sequence counts from 1 without a gap or a double, and each event
 carries the hash of the stored bytes of the one before. A chain proves all of its events but the
-last: that one's hash stands in a checkpoint, or nowhere.
+last; whoever noted a digest of all of them elsewhere has that one too.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from ..errors import InvalidInputError
 from ..events import CHAIN_START, Envelope, stored_hash
 from .findings import Fault
 
@@ -104,21 +105,38 @@ def _faults_of_place(message: StoredMessage, envelope: Envelope) -> Iterator[Fau
         yield Fault(message.sequence, f"event {envelope.id} was stored as message {told_id}")
 
 
-class Transcript:
-    """A hash over events in their order, whoever wrote them, with the subjects they stand at."""
+class Noted(NamedTuple):
+    """What somebody noted of a migration elsewhere: a hash over its first ``events`` events."""
 
-    def __init__(self) -> None:
-        self.events = 0
-        self._digest = CHAIN_START
+    events: int
+    digest: bytes
 
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 over all that was taken."""
-        return self._digest
+    def __str__(self) -> str:
+        return f"{self.events}:{self.digest.hex()}"
 
-    def take(self, subject: str, data: bytes) -> None:
-        """The next event."""
-        name = subject.encode()
-        taken = self._digest + len(name).to_bytes(4, "little") + name + stored_hash(data)
-        self._digest = hashlib.sha256(taken).digest()
-        self.events += 1
+
+def parse_noted(text: str) -> Noted:
+    """Read what ``str`` of it gave. Raises ``InvalidInputError``."""
+    events, _, digest = text.partition(":")
+    try:
+        noted = Noted(int(events), bytes.fromhex(digest))
+    except ValueError:
+        noted = Noted(0, b"")
+    if noted.events <= 0 or len(noted.digest) != len(CHAIN_START):
+        raise InvalidInputError(
+            f"{text!r} is no digest", hint="'godwit replay export' prints it, such as 17:6f0e…"
+        )
+    return noted
+
+
+def note(messages: Sequence[StoredMessage], events: int | None = None) -> Noted:
+    """A hash over the first ``events`` events (None: all) in their order, whoever wrote them, with
+    the subjects that they stand at.
+    """
+    noted = messages[:events]
+    digest = CHAIN_START
+    for message in noted:
+        name = message.subject.encode()
+        head = digest + len(name).to_bytes(4, "little") + name
+        digest = hashlib.sha256(head + stored_hash(message.data)).digest()
+    return Noted(len(noted), digest)

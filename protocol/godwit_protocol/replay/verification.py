@@ -14,7 +14,7 @@ from .. import codec
 from ..errors import CorruptError
 from ..events import Event, Lane, Recorded
 from ..events import migration as ev
-from .chains import Chains, StoredMessage
+from .chains import Chains, Noted, StoredMessage, note
 from .findings import Fault, Verification
 from .roles_traced import RolesTraced
 
@@ -24,6 +24,7 @@ OUTSIDE: Final = (
     "what was said on the direct link, but for what the hosts wrote about it",
 )
 """What no migration's own events can prove."""
+UNHELD: Final = "the last event of each lane: no later hash holds it, and no digest was given"
 UNENDED: Final = "how it ends: it has not ended"
 
 
@@ -34,9 +35,16 @@ class Entry(NamedTuple):
     recorded: Recorded
 
 
-def verify(migration: str, messages: Iterable[StoredMessage]) -> Verification:
-    """Verify one migration: all of its messages, in the log's order."""
-    entries, faults = _decoded(messages)
+def verify(
+    migration: str, messages: Iterable[StoredMessage], noted: Noted | None = None
+) -> Verification:
+    """Verify one migration: all of its messages, in the log's order. ``noted``: what was noted of
+    it elsewhere, when it was exported.
+    """
+    stored = list(messages)
+    entries, faults = _decoded(stored)
+    if noted is not None and note(stored, noted.events) != noted:
+        faults.append(Fault(0, f"its first {noted.events} events are not those that were noted"))
     story = [entry.recorded for entry in entries]
     faults += _faults_of_chains(migration, entries)
     faults += _faults_of_causes(story)
@@ -48,8 +56,8 @@ def verify(migration: str, messages: Iterable[StoredMessage]) -> Verification:
     return Verification(
         migration=migration,
         events=len(entries),
-        proven=tuple(_proven(entries, traced, faults)),
-        unproven=(*traced.unproven, *_unproven(story)),
+        proven=tuple(_proven(entries, traced, faults, noted)),
+        unproven=(*traced.unproven, *_unproven(story, noted)),
         faults=tuple(sorted(faults, key=lambda fault: fault.sequence)),
     )
 
@@ -96,7 +104,10 @@ def _faults_of_causes(story: Sequence[Recorded]) -> Iterator[Fault]:
 
 
 def _proven(
-    entries: Sequence[Entry], traced: RolesTraced, faults: Sequence[Fault]
+    entries: Sequence[Entry],
+    traced: RolesTraced,
+    faults: Sequence[Fault],
+    noted: Noted | None,
 ) -> Iterator[str]:
     if faults:
         return
@@ -108,8 +119,13 @@ def _proven(
     if rounds:
         yield f"{rounds} decisions at a round's end are the core's, from the recorded figures"
 
+    if noted is not None:
+        yield f"the first {noted.events} events, in this order, are those that were noted"
 
-def _unproven(story: Sequence[Recorded]) -> Iterator[str]:
+
+def _unproven(story: Sequence[Recorded], noted: Noted | None) -> Iterator[str]:
+    if noted is None or noted.events < len(story):
+        yield UNHELD
     types: set[type[Event]] = {type(recorded.event) for recorded in story}
     if ev.MigrationEnded not in types:
         yield UNENDED

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
-from godwit_protocol import subjects
+from godwit_protocol import codec, subjects
 from godwit_protocol.errors import CorruptError, InvalidInputError, RefusedError
+from godwit_protocol.quantities import parse_duration_ns
 from godwit_protocol.replay import lines
+from godwit_protocol.replay.chains import note, parse_noted
 from godwit_protocol.replay.findings import Verification
+from godwit_protocol.replay.instant import Instant, instant
 from godwit_protocol.replay.stories import Stories
 from godwit_protocol.replay.timeline import Timeline, timeline
 from godwit_protocol.replay.verification import OUTSIDE, verify
+from godwit_protocol.replay.what_if import Move, recorded_move
 
 from . import completion, output, reading
+from . import replay_otherwise as otherwise
 from .connection import DirectoryOption, JsonOption, open_log, run
 from .figures import count
 from .log_file import FromOption, LogFile, open_source
 from .migration_pictures import find_id
-from .replay_pictures import show_timeline, timeline_json
+from .replay_pictures import instant_json, show_instant, show_timeline, timeline_json
 
 if TYPE_CHECKING:
     from godwit.runtime.event_log import EventLog, LogReader, Stored
@@ -74,6 +80,9 @@ def export(
 
     written = run(work())
     output.print_line(f"{count(written, 'message')} written to {target}")
+    if migration:
+        noted = note(list(LogFile(target).messages()))
+        output.print_line(f"digest {noted} (note it elsewhere; 'verify --digest' wants it)")
 
 
 async def write_export(log: LogReader, migration: str, file: Path) -> int:
@@ -177,12 +186,137 @@ async def _messages_of(log: LogReader, migration: str) -> list[Stored]:
     return [stored async for stored in reading.messages(log, filters)]
 
 
+@app.command()
+def at(
+    migration: IdArgument,
+    seq: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Just after the event at this position of the log."),
+    ] = None,
+    time: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="This long after it was asked for, such as 1.5s, by the log's clock.",
+        ),
+    ] = "",
+    file: FromOption = None,
+    directory: DirectoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every role as it was at an instant: its state, and which inputs were legal next."""
+    if (seq is None) == (not time):
+        raise InvalidInputError("it is not said when", hint="give either --seq or --time")
+    since_ns = parse_duration_ns(time) if time else None
+
+    async def work() -> Instant:
+        async with open_source(directory, file) as log:
+            wanted = await find_id(log, migration)
+            messages = await _messages_of(log, wanted)
+            if since_ns is None:
+                known = sum(message.sequence <= (seq or 0) for message in messages)
+            else:
+                until_ns = messages[0].time_ns + since_ns
+                known = sum(message.time_ns <= until_ns for message in messages)
+            return instant(wanted, messages, known)
+
+    found = run(work())
+    if as_json:
+        output.print_json(instant_json(found))
+    else:
+        show_instant(found)
+
+
+@app.command("what-if")
+def what_if(
+    migration: IdArgument,
+    link: Annotated[str, typer.Option(metavar="RATE", help="Another link: 25Gbit.")] = "",
+    stun_limit: Annotated[
+        str, typer.Option(metavar="TIME", help="The longest that it may stand still.")
+    ] = "",
+    stun_limit_max: Annotated[
+        str, typer.Option(metavar="TIME", help="What it may stand still rather than be given up.")
+    ] = "",
+    slow_max: Annotated[
+        str, typer.Option(metavar="PERCENT", help="How much of its time may be taken from it.")
+    ] = "",
+    rounds_max: Annotated[str, typer.Option(metavar="N", help="The most rounds.")] = "",
+    file: FromOption = None,
+    directory: DirectoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Play a recorded migration again, under other limits or over another link, by the same core.
+
+    Without an option it shows that the recorded settings give the recorded decisions.
+    """
+    named = {
+        "link": link,
+        "stun_limit": stun_limit,
+        "stun_limit_max": stun_limit_max,
+        "slow_max": slow_max,
+        "rounds_max": rounds_max,
+    }
+    given = {name: text for name, text in named.items() if text}
+    _play(migration, given, file, directory, as_json=as_json)
+
+
+@app.command()
+def diff(
+    migration: IdArgument,
+    with_: Annotated[
+        Path,
+        typer.Option(
+            "--with",
+            metavar="CONFIG",
+            help="A TOML file of other settings: link, stun_limit, stun_limit_max, slow_max, …",
+        ),
+    ],
+    file: FromOption = None,
+    directory: DirectoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """As what-if, with the settings of a file: what would they have changed?"""
+    _play(migration, otherwise.read_config(with_), file, directory, as_json=as_json)
+
+
+def _play(
+    migration: str,
+    given: Mapping[str, str],
+    file: Path | None,
+    directory: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    async def work() -> Move:
+        async with open_source(directory, file) as log:
+            wanted = await find_id(log, migration)
+            messages = await _messages_of(log, wanted)
+            story = [codec.decode(each.data, each.sequence) for each in messages]
+            move = recorded_move(wanted, story)
+            if move is None:
+                raise RefusedError(
+                    f"migration {wanted} has sent no round: there is nothing to play"
+                )
+            return move
+
+    move = run(work())
+    setting = otherwise.setting_of(move, given)
+    if as_json:
+        output.print_json(otherwise.as_json(move, setting))
+    else:
+        otherwise.show(move, setting)
+
+
 @app.command("verify")
 def verify_command(
     migration: IdArgument = "",
     all_: AllOption = False,
     file: FromOption = None,
     directory: DirectoryOption = None,
+    digest: Annotated[
+        str,
+        typer.Option(metavar="N:HEX", help="What 'export ID' printed: its first N events then."),
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Prove from the log alone what can be proven: that nothing was altered, dropped, doubled or
@@ -190,16 +324,20 @@ def verify_command(
 
     Says too what is not proven. Exits with 11 if anything is wrong.
     """
-    if bool(migration) == all_:
+    if bool(migration) == all_ or (digest and all_):
         raise InvalidInputError(
-            "it is not said which migration to verify", hint="give part of its id, or --all"
+            "it is not said which migration to verify",
+            hint="give part of its id, or --all; a digest is that of one migration",
         )
+
+    noted = parse_noted(digest) if digest else None
 
     async def work() -> list[Verification]:
         async with open_source(directory, file) as log:
             if all_:
                 return await _verify_all(log)
-            return [await verify_one(log, await find_id(log, migration))]
+            wanted = await find_id(log, migration)
+            return [verify(wanted, await _messages_of(log, wanted), noted)]
 
     found = run(work())
     if as_json:
@@ -211,11 +349,6 @@ def verify_command(
             f"{count(len(wrong), 'migration')} of {len(found)} cannot have been logged so",
             hint="a log that was altered, or a defect of Godwit; keep an export of it",
         )
-
-
-async def verify_one(log: LogReader, migration: str) -> Verification:
-    """Verify one migration. Raises ``UnreachableError``."""
-    return verify(migration, await _messages_of(log, migration))
 
 
 async def _verify_all(log: LogReader) -> list[Verification]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+
 from godwit_protocol.convergence import Decision
 from godwit_protocol.events import Lane
 from godwit_protocol.events import migration as ev
 from godwit_protocol.projections import MigrationSummary
+from godwit_protocol.register import RegisterView
+from godwit_protocol.replay.instant import Instant, RoleThen
 from godwit_protocol.replay.roles_traced import Step
 from godwit_protocol.replay.timeline import Moment, Timeline
 from godwit_protocol.roles.inputs import Input
@@ -153,4 +157,65 @@ def timeline_json(told: Timeline) -> dict[str, Any]:
             }
             for moment in told.moments
         ],
+    }
+
+
+def show_instant(found: Instant) -> None:
+    """Print it: the newest event, and each role with what could come next."""
+    if found.last is None:
+        output.print_line("nothing had happened yet")
+    else:
+        envelope = found.last.envelope
+        output.print_line(
+            f"after {found.last.sequence}, {clock(envelope.wall_ns)}:"
+            f" {envelope.lane}@{envelope.host}  {Narrator().tell(found.last)}"
+        )
+    for role in found.roles:
+        others = f" (or {', '.join(role.phases[1:])})" if role.phases[1:] else ""
+        output.print_line(f"\n{role.lane} is {role.phases[0]}{others}")
+        output.print_facts([(f"  {name}", value) for name, value in _fields(role).items()])
+        for given, leads_to in role.legal:
+            output.print_line(f"  on {given.__name__:<18} → {', '.join(leads_to)}")
+        if not role.legal:
+            output.print_line("  nothing moves it any more")
+
+
+def _fields(role: RoleThen) -> dict[str, str]:
+    """What the state holds, but for its phase, its history and what is as at the beginning."""
+    told: dict[str, str] = {}
+    for field in msgspec.structs.fields(role.state):
+        value = getattr(role.state, field.name)
+        if field.name not in _UNTOLD and value not in (field.default, None, "", 0):
+            told[field.name] = _value(value)
+    return told
+
+
+_UNTOLD: Final = (
+    *("phase", "history", "spec", "ready"),
+    *("deadline_ns", "migration_deadline_ns", "alarm_ns"),
+)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, RegisterView):
+        record = value.record
+        return "nothing" if record is None else f"{record.value} of {record.owner}, {record.epoch}"
+    if isinstance(value, ev.Limits):
+        return f"stun {duration(value.stun_limit_ns)}, all {duration(value.deadline_ns)}"
+    return str(value)
+
+
+def instant_json(found: Instant) -> dict[str, Any]:
+    """The object that ``--json`` prints."""
+    return {
+        "sequence": None if found.last is None else found.last.sequence,
+        "migration": as_json(found.summary),
+        "roles": {
+            role.lane.value: {
+                "phases": list(role.phases),
+                "state": _fields(role),
+                "legal": {given.__name__: list(leads_to) for given, leads_to in role.legal},
+            }
+            for role in found.roles
+        },
     }

@@ -1,0 +1,102 @@
+"""How fast a log is folded from a file, and what it costs in memory: ``python bench/replay.py``.
+
+A file of a golden migration over and over, each time under another id, is folded as the commands
+fold it. Memory is the process's most, at a tenth of the events and at all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from godwit.cli.log_file import LogFile
+from godwit_protocol import codec, subjects
+from godwit_protocol.projections import MigrationSummary, fold
+from godwit_protocol.replay import lines
+from godwit_protocol.replay.stories import Stories
+from godwit_protocol.replay.verification import verify
+
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "logs" / "v1-completed.ndjson"
+VERIFIED_EVENTS = 20_000
+FOLLOWED_MAX = 1000
+
+
+def copies(count: int) -> Iterator[lines.Message]:
+    """At least ``count`` events: the same migration, each time under another id."""
+    messages = list(LogFile(GOLDEN).messages())
+    own = LogFile(GOLDEN).head().of
+    for number in range(-(-count // len(messages))):
+        other = f"{own[:-8]}{number:08x}"
+        for place, stored in enumerate(messages, start=1):
+            yield lines.Message(
+                subject=stored.subject.replace(own, other),
+                sequence=number * len(messages) + place,
+                time_ns=stored.time_ns,
+                data=stored.data.replace(own.encode(), other.encode()),
+                headers=dict(stored.headers),
+            )
+
+
+def write(path: Path, count: int) -> None:
+    with path.open("wb") as opened:
+        opened.write(lines.encode_head())
+        opened.writelines(map(lines.encode_line, copies(count)))
+
+
+async def folded(path: Path) -> tuple[int, float]:
+    """How many events the file had, and seconds that folding them took."""
+    began_s, events = time.perf_counter(), 0
+    summaries: dict[str, MigrationSummary] = {}
+    async for stored in LogFile(path).read(subjects.whole_migration("*")):
+        recorded = codec.decode(stored.data, stored.sequence)
+        migration = recorded.envelope.migration
+        known = summaries.pop(migration, None) or MigrationSummary(id=migration)
+        summaries[migration] = fold(known, recorded)
+        if len(summaries) > FOLLOWED_MAX:
+            del summaries[next(iter(summaries))]
+        events += 1
+    return events, time.perf_counter() - began_s
+
+
+def verified() -> tuple[int, float]:
+    """As ``folded``, with each migration verified. Copies have the first one's hashes: but for that
+    the work is the same.
+    """
+    began_s, events = time.perf_counter(), 0
+    together = Stories[lines.Message]()
+    for number, message in enumerate(copies(VERIFIED_EVENTS)):
+        events = number + 1
+        for story in together.take(message):
+            verify(*story)
+    for story in together.rest():
+        verify(*story)
+    return events, time.perf_counter() - began_s
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--events", type=int, default=1_000_000)
+    count = arguments.parse_args().events
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "log"
+        for events in (count // 10, count):
+            write(path, events)
+            read, took_s = asyncio.run(folded(path))
+            print(
+                f"folded   {read:>9,} events: {read / took_s:>9,.0f} a second, {peak_mib():.0f} MiB"
+            )
+        read, took_s = verified()
+        print(f"verified {read:>9,} events: {read / took_s:>9,.0f} a second")
+
+
+if __name__ == "__main__":
+    main()

@@ -94,6 +94,8 @@ def destination_trace(
         if kind is inp.PeerHello:
             epochs = ordered.register_epoch, ordered.register_epoch - 1
             return (inp.PeerHello(register_epoch=epoch) for epoch in epochs)
+        if kind is inp.PeerAbort and _reason(event) is AbortReason.SOURCE_LOST:
+            return ()  # so calls a destination what it learned without the source
         if kind is inp.PeerStage:
             return (inp.PeerStage(verify=ordered.verify),)
         return _told(kind, event, evidence.messages(Lane.DESTINATION, event))

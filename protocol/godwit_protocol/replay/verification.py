@@ -117,7 +117,7 @@ def _proven(
     yield f"{traced.explained.total()} events follow by legal transitions of the core ({told})"
     rounds = sum(isinstance(recorded.event, ev.RoundCompleted) for _, recorded in entries)
     if rounds:
-        yield f"{rounds} decisions at a round's end are the core's, from the recorded figures"
+        yield f"what was decided at each round's end ({rounds}) is the core's, from the figures"
 
     if noted is not None:
         yield f"the first {noted.events} events, in this order, are those that were noted"

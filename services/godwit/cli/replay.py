@@ -18,7 +18,7 @@ from godwit_protocol.replay.findings import Verification
 from godwit_protocol.replay.instant import Instant, instant
 from godwit_protocol.replay.stories import Stories
 from godwit_protocol.replay.timeline import Timeline, timeline
-from godwit_protocol.replay.verification import OUTSIDE, verify
+from godwit_protocol.replay.verification import OUTSIDE, UNHELD, verify
 from godwit_protocol.replay.what_if import Move, recorded_move
 
 from . import completion, output, reading
@@ -367,7 +367,7 @@ def _json(found: Verification) -> dict[str, Any]:
 
 def _show(found: list[Verification], *, each_whole: bool) -> None:
     for each in found:
-        if each_whole or not each.is_whole:
+        if each_whole or not _is_usual(each):
             output.print_line(f"migration {each.migration}: {_verdict(each)}")
             for told, texts in (("proven", each.proven), ("not proven", each.unproven)):
                 for text in texts:
@@ -378,11 +378,14 @@ def _show(found: list[Verification], *, each_whole: bool) -> None:
         output.print_line(f"  outside     {text}")
     if not each_whole:
         wrong = sum(bool(each.faults) for each in found)
-        whole = sum(each.is_whole for each in found)
-        output.print_line(
-            f"{count(len(found), 'migration')}, {count(sum(e.events for e in found), 'event')}:"
-            f" {whole} wholly proven, {len(found) - whole - wrong} in part, {wrong} wrong"
-        )
+        events = count(sum(each.events for each in found), "event")
+        output.print_line(f"  not proven  {UNHELD}")
+        output.print_line(f"{count(len(found), 'migration')}, {events}: {wrong} wrong")
+
+
+def _is_usual(found: Verification) -> bool:
+    """Nothing is wrong, and nothing open but what is so without a digest."""
+    return not found.faults and set(found.unproven) <= {UNHELD}
 
 
 def _verdict(found: Verification) -> str:

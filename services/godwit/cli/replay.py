@@ -28,6 +28,7 @@ from .figures import count
 from .log_file import FromOption, LogFile, open_source
 from .migration_pictures import find_id
 from .replay_pictures import instant_json, show_instant, show_timeline, timeline_json
+from .replay_report import page
 
 if TYPE_CHECKING:
     from godwit.runtime.event_log import EventLog, LogReader, Stored
@@ -305,6 +306,32 @@ def _play(
         output.print_json(otherwise.as_json(move, setting))
     else:
         otherwise.show(move, setting)
+
+
+@app.command()
+def report(
+    migration: IdArgument,
+    html: Annotated[Path, typer.Option("--html", metavar="FILE", help="Where to write the page.")],
+    file: FromOption = None,
+    directory: DirectoryOption = None,
+) -> None:
+    """Write a migration as one page: the story, rounds, stun, what-if, verification. Needs nothing
+    else, and prints well.
+    """
+
+    async def work() -> str:
+        async with open_source(directory, file) as log:
+            wanted = await find_id(log, migration)
+            messages = await _messages_of(log, wanted)
+            story = [codec.decode(each.data, each.sequence) for each in messages]
+            told = timeline(wanted, messages)
+            return page(told, verify(wanted, messages), recorded_move(wanted, story))
+
+    try:
+        html.write_text(run(work()), encoding="utf-8")
+    except OSError as error:
+        raise InvalidInputError(f"{html} cannot be written: {error.strerror}") from error
+    output.print_line(f"written to {html}")
 
 
 @app.command("verify")

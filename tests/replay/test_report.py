@@ -1,0 +1,75 @@
+"""The page holds all parts of the story, is whole HTML, fetches nothing and lets nothing in."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from godwit.cli.log_file import LogFile
+from godwit.cli.replay_report import page
+from godwit_protocol import codec
+from godwit_protocol.replay.timeline import timeline
+from godwit_protocol.replay.verification import verify
+from godwit_protocol.replay.what_if import recorded_move
+
+LOGS = Path(__file__).parents[1] / "golden" / "logs"
+VOID = {"meta", "br"}
+PARTS = ["What happened", "Rounds", "The stun, taken apart", "What if", "Verification"]
+
+
+class Reader(HTMLParser):
+    """What a browser would make of the page, as far as it matters here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.heads: list[str] = []
+        self.seen: set[str] = set()
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        self.fetched += [name for name, _ in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "h2":
+            self.heads.append(data)
+
+
+def read(name: str, message: str | None = None) -> tuple[Reader, str]:
+    file = LogFile(LOGS / f"{name}.ndjson")
+    migration, messages = file.head().of, list(file.messages())
+    story = [codec.decode(each.data, each.sequence) for each in messages]
+    told = timeline(migration, messages)
+    if message is not None:
+        told = told._replace(summary=msgspec.structs.replace(told.summary, message=message))
+    text = page(told, verify(migration, messages), recorded_move(migration, story))
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert not reader.open
+    return reader, text
+
+
+@pytest.mark.parametrize("name", ["v1-completed", "v1-aborted", "v1-rolled-back", "v1-in-doubt"])
+def test_the_page_is_whole_and_needs_nothing_else(name: str) -> None:
+    reader, text = read(name)
+    parts = PARTS if name == "v1-completed" else [part for part in PARTS if "stun" not in part]
+    assert reader.heads == parts
+    assert "script" not in reader.seen
+    assert reader.fetched == []
+    assert "url(" not in text
+
+
+def test_what_a_log_says_is_text_and_nothing_else() -> None:
+    reader, text = read("v1-aborted", "<script>alert(1)</script>")
+    assert "script" not in reader.seen
+    assert "&lt;script&gt;" in text

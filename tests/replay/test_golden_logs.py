@@ -29,7 +29,7 @@ from recorded_logs import in_file
 
 LOGS: Final = Path(__file__).parents[1] / "golden" / "logs"
 OUTCOMES: Final = {
-    "v1-completed": (Outcome.COMPLETED, source_state.Phase.RELEASED, destination.Phase.ACTIVE),
+    "v1-completed": (Outcome.COMPLETED, source_state.Phase.RELEASING, destination.Phase.ACTIVE),
     "v1-aborted": (Outcome.ABORTED, source_state.Phase.ABANDONED, destination.Phase.DISCARDED),
     "v1-rolled-back": (Outcome.ABORTED, source_state.Phase.ABANDONED, destination.Phase.DISCARDED),
     "v1-in-doubt": (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import structlog
@@ -10,16 +11,16 @@ import structlog
 from godwit.cli.log_file import LogFile
 from godwit.proof.simulator import run as simulator
 from godwit.runtime.event_log import Stored
-from godwit_protocol import subjects
 from godwit_protocol.replay.stories import Stories, Story
 
 
-def simulated(seed: int) -> list[Stored]:
+@cache
+def simulated(seed: int) -> tuple[Stored, ...]:
     """All events of a seed's run."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     try:
-        return simulator.events_of(seed)
+        return tuple(simulator.events_of(seed))
     finally:
         structlog.configure(**before)
 
@@ -29,19 +30,9 @@ def in_file(path: Path) -> list[Stored]:
     return list(LogFile(path).messages())
 
 
-def stories_of(messages: list[Stored]) -> Iterator[Story[Stored]]:
+def stories_of(messages: Iterable[Stored]) -> Iterator[Story[Stored]]:
     """The messages by migration."""
     together = Stories[Stored]()
     for message in messages:
         yield from together.take(message)
     yield from together.rest()
-
-
-def of_migration(messages: list[Stored], migration: str) -> list[Stored]:
-    """One migration's messages."""
-    wanted = [each.split(".") for each in subjects.whole_migration(migration)]
-    return [
-        message
-        for message in messages
-        if any(subjects.matches(each, message.subject.split(".")) for each in wanted)
-    ]

@@ -272,6 +272,9 @@ class Judge:
             self.migrations[record.migration].moved = moved
         if record.value is reg.RegisterValue.STARTED:
             self._begins(record)
+        if record.value is reg.RegisterValue.STOPPED:  # even if a host still has an image of it
+            truth = self._machine(record.machine)
+            truth.over, truth.latest = "it was stopped", None
         self.registers[record.machine] = record
 
     def lost(self, stored: Stored, before: Stored | None) -> None:

@@ -25,6 +25,9 @@ CAS_TIMEOUT_S = 2.0
 LOOKS_MAX: Final = 5
 """Before a register counts as gone back: a log whose leader changes may show an older one."""
 LOOK_S: Final = 0.4
+NOTE_S: Final = 0.1
+"""How much later a compare-and-set that won is written down here: a stun waits for its answer, and
+to replace a file takes as long as the register's own write."""
 
 _log = structlog.get_logger(__name__)
 
@@ -50,13 +53,15 @@ class Registers:
         """``marks``: what was seen by former lives of the host's services, and by this one."""
         self._log = log
         self._marks = MemoryMarks() if marks is None else marks
+        self._won: dict[str, RegisterView] = {}
+        """What is still to be written down."""
 
     async def read(self, machine: str) -> RegisterView:
         """What stands. Good for learning, never for taking.
 
         Raises ``UnreachableError``, ``RegisterWentBackError``.
         """
-        seen = self._marks.read(machine)
+        seen = self._won.get(machine) or self._marks.read(machine)
         found = await self._stored(machine)
         for _ in range(LOOKS_MAX):
             if not reg.has_gone_back(found, seen):
@@ -110,7 +115,8 @@ class Registers:
         except (AppendConflictError, UnreachableError) as error:
             return await self._settle(record, expected_sequence, error.message)
         view = RegisterView(record, sequence)
-        self._note(record.machine, view)
+        self._won[record.machine] = view
+        asyncio.get_running_loop().call_later(NOTE_S, self._note_won, record.machine)
         return CasSettled(won=True, standing=view)
 
     async def _settle(
@@ -133,6 +139,11 @@ class Registers:
         if stored is None:
             return reg.NO_REGISTER
         return RegisterView(reg.decode(stored.data), stored.sequence)
+
+    def _note_won(self, machine: str) -> None:
+        view = self._won.pop(machine, None)
+        if view is not None and not reg.has_gone_back(view, self._marks.read(machine)):
+            self._note(machine, view)
 
     def _note(self, machine: str, view: RegisterView) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+import msgspec
 import structlog
 
 from godwit.host.context import HostContext
@@ -130,8 +131,7 @@ class Arrival:
             case fx.AwaitFlush():
                 self._facts.await_flush()
             case fx.Say():
-                if self._control is not None:
-                    self._control.say(effect.message)
+                self._say(effect.message)
             case fx.PrepareMachine():
                 self._preparing = self._runner.start(self._prepare(), _failed)
             case fx.Populate():
@@ -158,6 +158,17 @@ class Arrival:
         record = state.register.record if state else None
         self._facts.writer.epoch = record.epoch if record else 0
         self._facts.write(effect.event, effect.durability, effect.to, held=effect.held)
+
+    def _say(self, message: link.LinkMessage) -> None:
+        if self._control is not None:
+            self._control.say(message)
+        if isinstance(message, link.Staged):
+            self._rehearse(inp.PeerGo(heard_ns=0))
+
+    def _rehearse(self, given: inp.Input) -> None:
+        """In the next turn of the loop, when what is waited for is under way."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._runner.rehearse, self._facts.rehearse, given)
 
     async def _obey(self, ordered: ev.RunOrdered) -> inp.Input:
         """Get the proof that the source is off, if it is not there, before the role is told."""
@@ -301,16 +312,18 @@ class Arrival:
         if verify is Verify.FULL:
             digests = await self._open_incoming().digests()
             _compare(self._stage.digests, digests)
-        await self._vmm.load(self._stage.checkpoint)
-        staged_ns = self._host.clock.monotonic_ns()
-        self._alive_until_ns = staged_ns + ALIVE_NS
-        return inp.ImageLoaded(
+        loaded = inp.ImageLoaded(
             pages=totals.pages,
             received_bytes=totals.payload_bytes,
             received_ns=received_ns,
-            staged_ns=staged_ns,
+            staged_ns=received_ns,
             digests=digests,
         )
+        self._rehearse(loaded)
+        await self._vmm.load(self._stage.checkpoint)
+        staged_ns = self._host.clock.monotonic_ns()
+        self._alive_until_ns = staged_ns + ALIVE_NS
+        return msgspec.structs.replace(loaded, staged_ns=staged_ns)
 
     def _open_incoming(self) -> Incoming:
         if self._incoming is None:

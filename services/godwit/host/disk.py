@@ -27,6 +27,9 @@ class OpenJournal(Protocol):
     def append(self, payload: bytes, *, sync: bool, into_headroom: bool = False) -> None:
         """Append one record. Raises ``JournalFailedError``."""
 
+    def rehearse(self, payload: bytes) -> None:
+        """Do all of an append but the writing."""
+
     def flush(self) -> None:
         """Take to the disk what was appended. Raises ``JournalFailedError``."""
 

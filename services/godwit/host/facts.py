@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Final
 
 import msgspec
 
 from godwit.runtime.journal import JournalFailedError
 from godwit.runtime.lane import LaneWriter, Sealed
 from godwit.runtime.outbox import Outbox
+from godwit_protocol import link
 from godwit_protocol.errors import CorruptError, UnreachableError
 from godwit_protocol.events import Event
-from godwit_protocol.roles.effects import Address, Durability
+from godwit_protocol.framing import encode_control
+from godwit_protocol.roles.effects import Address, Append, Durability, Effect, Say
 
 from .disk import OpenJournal
+
+_NO_ID: Final = "00000000-0000-7000-8000-000000000000"
 
 
 class JournaledEvent(msgspec.Struct, frozen=True):
@@ -76,6 +81,19 @@ class FactWriter:
             loop.call_soon(loop.call_soon, self._flush_beside)
         self.writer.advance(sealed)
         return self.hand_over(sealed, held=held)
+
+    def rehearse(self, effect: Effect) -> None:
+        """Go through the motions of an effect and leave nothing: see ``RoleRunner.rehearse``."""
+        match effect:
+            case Append():
+                record = encode_record(
+                    self.writer.seal(effect.event, to=effect.to, event_id=_NO_ID)
+                )
+                self._journal.rehearse(record)
+            case Say():
+                encode_control(link.encode(effect.message))
+            case _:
+                pass
 
     def await_flush(self) -> None:
         """Wait until all that was written is on the disk. Raises ``JournalFailedError``."""

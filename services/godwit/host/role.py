@@ -8,6 +8,7 @@ another turn of the loop: a stun takes a dozen of them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -74,6 +75,23 @@ class RoleRunner(Generic[S]):
         self._inputs.append(given)
         if not self._is_stepping:
             self._context.run(self._step_all)
+
+    def rehearse(self, show: Callable[[Effect], None], *inputs: Input) -> None:
+        """Go through the steps that ``inputs`` would lead to, one after the other, and take none.
+
+        ``show`` gets each effect, to go through its motions without any effect. What a processor
+        has not done for some milliseconds takes it five times as long, and a stun waits for that;
+        so whoever waits for the peer does beforehand what is to follow. A core is pure: what is
+        thrown away has not happened. What does not fit the state, or is already over, is left out.
+        """
+        state = self.state
+        if state is None or self._finished or self._failure is not None:
+            return
+        with contextlib.suppress(LocalProtocolError, RemoteProtocolError):
+            for given in inputs:
+                state, effects = self._core.step(state, given, self._now_ns())
+                for effect in effects:
+                    show(effect)
 
     def start(
         self,

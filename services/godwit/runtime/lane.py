@@ -109,11 +109,15 @@ class LaneWriter:
         self._host = host
         self._position = position or ChainPosition()
 
-    def seal(self, event: Event, *, to: Address | None = None, causation: str = "") -> Sealed:
-        """Seal the next event. It is in the chain only after ``advance``."""
+    def seal(
+        self, event: Event, *, to: Address | None = None, causation: str = "", event_id: str = ""
+    ) -> Sealed:
+        """Seal the next event, by default under a fresh id. It is in the chain only after
+        ``advance``.
+        """
         is_migration = self.scope.kind is ScopeKind.MIGRATION
         envelope = Envelope(
-            id=self._clock.new_id(),
+            id=event_id or self._clock.new_id(),
             type=event.TYPE,
             migration=self.scope.id if is_migration else "",
             machine=self.scope.machine,

@@ -41,6 +41,12 @@ CAS_PACE_S: Final = 0.2
 
 _log = structlog.get_logger(__name__)
 
+_A_STUN: Final = (
+    inp.Paused(stopped_ns=0, checkpoint_bytes=0),
+    inp.FinalSent(pages=0, sent_bytes=0, scan_ns=0, sent_ns=0),
+)
+"""What comes once the intent is acknowledged; rehearsed while it is not."""
+
 T = TypeVar("T")
 
 
@@ -162,6 +168,12 @@ class Departure:
                 return inp.AppendFailed(type=event_type, message=error.message)
 
             self._runner.start(self._await_log(stored, event_type), failed)
+            self._rehearse(inp.Appended(type=event_type), *_A_STUN)
+
+    def _rehearse(self, *inputs: inp.Input) -> None:
+        """In the next turn of the loop, when what is waited for is under way."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._runner.rehearse, self._facts.rehearse, *inputs)
 
     async def _await_log(self, stored: asyncio.Future[bool], event_type: str) -> inp.Input:
         await acknowledged(stored, INTENT_S_MAX)
@@ -196,6 +208,7 @@ class Departure:
                 sent_digest=self._outgoing.sent_digest() if self._outgoing else b"",
             )
         )
+        self._rehearse(inp.PeerStaged(heard_ns=0))
 
     async def _open_link(self, effect: fx.OpenLink) -> inp.Input:
         started_ns = self._host.clock.monotonic_ns()

@@ -166,6 +166,9 @@ class Journal:
             self.flush()
         process.step("journal written")
 
+    def rehearse(self, payload: bytes) -> None:
+        """As ``OpenJournal.rehearse``: nothing that another could see."""
+
     def flush(self) -> None:
         """As ``OpenJournal.flush``."""
         process, weather = self._process, self._disk.world.weather

@@ -13,13 +13,13 @@ import pytest
 
 from godwit.cli.log_file import LogFile
 from godwit.cli.replay_otherwise import setting_of
-from godwit.runtime.event_log import Stored
 from godwit_protocol import codec
 from godwit_protocol.convergence import Decision, DecisionReason
 from godwit_protocol.errors import InvalidInputError
 from godwit_protocol.events import Lane, UnknownEvent
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Outcome
+from godwit_protocol.replay import lines
 from godwit_protocol.replay.instant import instant
 from godwit_protocol.replay.timeline import timeline
 from godwit_protocol.replay.verification import UNENDED, UNHELD, verify
@@ -40,7 +40,7 @@ OUTCOMES: Final = {
 }
 
 
-def golden(name: str) -> tuple[str, list[Stored]]:
+def golden(name: str) -> tuple[str, list[lines.Message]]:
     path = LOGS / f"{name}.ndjson"
     return LogFile(path).head().of, in_file(path)
 
@@ -132,7 +132,7 @@ def test_a_decision_that_differs_is_named() -> None:
     envelope = codec.decode(messages[place].data).envelope
     data = codec.encode(msgspec.structs.replace(envelope, body=codec.encode_body(otherwise)))
     stored = messages[place]
-    messages[place] = Stored(stored.subject, stored.sequence, stored.time_ns, data, stored.headers)
+    messages[place] = msgspec.structs.replace(stored, data=data)
     told = "\n".join(map(str, verify(migration, messages).faults))
     assert (
         f"at {stored.sequence}: round_completed 1 (another_round, still_shrinking) is not" in told

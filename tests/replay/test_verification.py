@@ -15,9 +15,10 @@ from godwit.runtime.event_log import Stored
 from godwit.runtime.lane import LaneWriter, Scope
 from godwit_protocol import codec
 from godwit_protocol.convergence import Decision
-from godwit_protocol.errors import InvalidInputError
+from godwit_protocol.errors import CorruptError, InvalidInputError
 from godwit_protocol.events import CHAIN_START, Lane, stored_hash
 from godwit_protocol.events import migration as ev
+from godwit_protocol.replay import lines
 from godwit_protocol.replay.chains import note, parse_noted
 from godwit_protocol.replay.stories import Story
 from godwit_protocol.replay.verification import UNENDED, UNHELD, verify
@@ -142,3 +143,13 @@ def test_a_digest_is_read_as_it_was_written() -> None:
     for text in ("", "7", "x:00", "0:" + "00" * 32, "3:00"):
         with pytest.raises(InvalidInputError, match="is no digest"):
             parse_noted(text)
+
+
+def test_a_line_says_what_it_was_made_of_whatever_it_holds() -> None:
+    odd = lines.Message(
+        subject="s", sequence=1, time_ns=2, data=b"\xc1\x00,", headers={"event": '","event":'}
+    )
+    for message in (odd, lines.Message(subject="s", sequence=1, time_ns=2, data=b"\x80")):
+        assert lines.decode_line(lines.encode_line(message), 1) == message
+    with pytest.raises(CorruptError, match="line 7"):
+        lines.decode_line(b'{"subject":"s"}', 7)

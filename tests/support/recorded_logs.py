@@ -11,7 +11,8 @@ import structlog
 from godwit.cli.log_file import LogFile
 from godwit.proof.simulator import run as simulator
 from godwit.runtime.event_log import Stored
-from godwit_protocol.replay.stories import Stories, Story
+from godwit_protocol.replay import lines
+from godwit_protocol.replay.stories import M, Stories, Story
 
 
 @cache
@@ -25,14 +26,14 @@ def simulated(seed: int) -> tuple[Stored, ...]:
         structlog.configure(**before)
 
 
-def in_file(path: Path) -> list[Stored]:
+def in_file(path: Path) -> list[lines.Message]:
     """All messages of an exported log."""
     return list(LogFile(path).messages())
 
 
-def stories_of(messages: Iterable[Stored]) -> Iterator[Story[Stored]]:
+def stories_of(messages: Iterable[M]) -> Iterator[Story[M]]:
     """The messages by migration."""
-    together = Stories[Stored]()
+    together = Stories[M]()
     for message in messages:
         yield from together.take(message)
     yield from together.rest()

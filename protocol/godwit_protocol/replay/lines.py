@@ -39,6 +39,7 @@ class _Line(Message, frozen=True, kw_only=True):
     event: object = None
 
 
+_EVENT: Final = b',"event":'
 _encoder: Final = msgspec.json.Encoder()
 _head_decoder: Final = msgspec.json.Decoder(FileHead)
 _decoder: Final = msgspec.json.Decoder(Message)
@@ -90,6 +91,14 @@ def decode_head(line: bytes) -> FileHead:
 def decode_line(line: bytes, number: int) -> Message:
     """Return the message in line ``number``. Raises ``CorruptError``."""
     try:
-        return _decoder.decode(line)
+        return _without_event(line) or _decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptError(f"line {number} cannot be read: {error}") from error
+
+
+def _without_event(line: bytes) -> Message | None:
+    """Half of the line is for other readers. Where this cuts anything else, it is no JSON."""
+    try:
+        return _decoder.decode(line[: line.find(_EVENT)] + b"}")
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None

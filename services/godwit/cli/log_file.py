@@ -62,39 +62,34 @@ class LogFile:
         with self._opened() as opened:
             return self._read_head(opened)
 
-    def messages(self) -> Iterator[Stored]:
+    def messages(self) -> Iterator[lines.Message]:
         """All messages of the file. Raises as ``open_source``."""
-        from godwit.runtime.event_log import Stored
-
         with self._opened() as opened:
             self._read_head(opened)
             read_line = partial(opened.readline, lines.LINE_BYTES_MAX)
             for number, line in enumerate(iter(read_line, b""), start=2):
-                found = self._decoded(line, number)
-                yield Stored(
-                    found.subject, found.sequence, found.time_ns, found.data, found.headers
-                )
+                yield self._decoded(line, number)
 
     async def last(self, subject: str, *, timeout_s: float = 5.0) -> Stored | None:
         """As ``EventLog.last``."""
         del timeout_s
         found = None
-        for stored in self.messages():
-            if stored.subject == subject:
-                found = stored
-        return found
+        for message in self.messages():
+            if message.subject == subject:
+                found = message
+        return None if found is None else _stored(found)
 
     async def read(
         self, subjects: Sequence[str], *, after_sequence: int = 0
     ) -> AsyncIterator[Stored]:
         """As ``EventLog.read``."""
         wanted = [each.split(".") for each in subjects]
-        for stored in self.messages():
-            tokens = stored.subject.split(".")
-            if stored.sequence > after_sequence and any(
+        for message in self.messages():
+            tokens = message.subject.split(".")
+            if message.sequence > after_sequence and any(
                 names.matches(each, tokens) for each in wanted
             ):
-                yield stored
+                yield _stored(message)
 
     def tail(self, subjects: Sequence[str], *, after_sequence: int = 0) -> AsyncIterator[Stored]:
         """As ``read``: nothing comes after a file's end."""
@@ -122,3 +117,9 @@ class LogFile:
             return lines.decode_line(line, number)
         except CorruptError as error:
             raise CorruptError(f"{self.path}: {error.message}") from error
+
+
+def _stored(message: lines.Message) -> Stored:
+    from godwit.runtime.event_log import Stored
+
+    return Stored(message.subject, message.sequence, message.time_ns, message.data, message.headers)

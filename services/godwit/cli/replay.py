@@ -151,10 +151,10 @@ async def import_log(log: EventLog, file: LogFile) -> int:
                 hint="services would take what is imported for what is; use a server of its own",
             )
     imported = 0
-    for stored in file.messages():
-        rest = dict(stored.headers)
+    for message in file.messages():
+        rest = dict(message.headers)
         message_id = rest.pop(MESSAGE_ID_HEADER, f"imported-{imported}")
-        await log.append(stored.subject, stored.data, message_id=message_id, headers=rest)
+        await log.append(message.subject, message.data, message_id=message_id, headers=rest)
         imported += 1
     return imported
 

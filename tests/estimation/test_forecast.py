@@ -15,6 +15,7 @@ from godwit_protocol.estimation.forecast import (
     Forecast,
     Lacking,
     forecast,
+    forecasts,
 )
 from godwit_protocol.estimation.history import DirtyWindow, LinkSample
 from godwit_protocol.events.migration import Limits
@@ -104,6 +105,24 @@ def test_another_machine_s_last_copy_says_nothing_of_this_one_s() -> None:
     others = [link(1e9, machine="x", final_bytes=64 * MIB)] * 5
     own = [link(1e9, final_bytes=64 * MIB)] * 5
     assert estimate(written, others).stun_ns.median < estimate(written, own).stun_ns.median
+
+
+def test_destinations_that_the_same_moves_speak_for_are_played_once() -> None:
+    def all_of(*destinations: str) -> dict[str, Forecast]:
+        samples = [link(1e9, destination="host-2"), link(2e9, source="host-9", destination="x")]
+        return forecasts(
+            [steady(10**6)],
+            samples,
+            Limits(),
+            machine="m",
+            source="host-1",
+            destinations=destinations,
+        )
+
+    found = all_of("host-2", "host-3", "host-4")
+    assert found["host-3"] is found["host-4"]
+    assert found["host-2"] != found["host-3"]
+    assert all(found[host] == all_of(host)[host] for host in found)
 
 
 def test_only_the_newest_windows_are_played() -> None:

@@ -93,12 +93,44 @@ def forecast(
 
     ``windows`` and ``samples``, those of all links, come with the oldest first.
     """
-    chosen, basis = _chosen(tuple(samples), machine, source, destination)
+    each = forecasts(
+        windows, samples, limits, machine=machine, source=source, destinations=(destination,)
+    )
+    return each[destination]
+
+
+def forecasts(
+    windows: Sequence[DirtyWindow],
+    samples: Iterable[LinkSample],
+    limits: MoveLimits,
+    *,
+    machine: str,
+    source: str,
+    destinations: Iterable[str],
+) -> dict[str, Forecast]:
+    """As ``forecast``, for each destination. Those that the same moves speak for share one."""
+    known = tuple(samples)
+    made: dict[tuple[tuple[LinkSample, ...], Basis], Forecast] = {}
+    found: dict[str, Forecast] = {}
+    for destination in destinations:
+        chosen = _chosen(known, machine, source, destination)
+        if chosen not in made:
+            made[chosen] = _forecast(windows, *chosen, limits)
+        found[destination] = made[chosen]
+    return found
+
+
+def _forecast(
+    windows: Sequence[DirtyWindow],
+    samples: Sequence[LinkSample],
+    basis: Basis,
+    limits: MoveLimits,
+) -> Forecast:
     if not windows:
         return Forecast(lacking=Lacking.NO_WINDOW)
-    if not chosen:
+    if not samples:
         return Forecast(lacking=Lacking.NO_MOVE)
-    return Forecast(estimate=_estimate(windows[-WINDOWS_PLAYED_MAX:], chosen, limits, basis))
+    return Forecast(estimate=_estimate(windows[-WINDOWS_PLAYED_MAX:], samples, limits, basis))
 
 
 def _estimate(
@@ -123,11 +155,11 @@ def _estimate(
 
 def _chosen(
     samples: Sequence[LinkSample], machine: str, source: str, destination: str
-) -> tuple[Sequence[LinkSample], Basis]:
+) -> tuple[tuple[LinkSample, ...], Basis]:
     same_link = [s for s in samples if (s.source, s.destination) == (source, destination)]
     own = [sample for sample in same_link if sample.machine == machine]
     if len(own) >= OWN_MOVES_MIN:
-        return own[-SAMPLES_PLAYED_MAX:], Basis.OWN_MOVES
+        return tuple(own[-SAMPLES_PLAYED_MAX:]), Basis.OWN_MOVES
     if same_link:
         return _of_links(same_link), Basis.SAME_LINK
     ends = {source, destination}
@@ -135,10 +167,10 @@ def _chosen(
     return _of_links(near or samples), Basis.OTHER_LINKS
 
 
-def _of_links(samples: Sequence[LinkSample]) -> Sequence[LinkSample]:
+def _of_links(samples: Sequence[LinkSample]) -> tuple[LinkSample, ...]:
     """The newest, without what they say of the machines that were moved."""
     newest = samples[-SAMPLES_PLAYED_MAX:]
-    return [msgspec.structs.replace(sample, final_bytes=0) for sample in newest]
+    return tuple(msgspec.structs.replace(sample, final_bytes=0) for sample in newest)
 
 
 def _rate(window: DirtyWindow) -> float:

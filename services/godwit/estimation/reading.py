@@ -9,8 +9,9 @@ from typing import Final, cast
 from godwit.runtime.event_log import EventLog, Stored
 from godwit_protocol import subjects
 from godwit_protocol.errors import CorruptError
+from godwit_protocol.estimation import forecast
 from godwit_protocol.estimation import history as hist
-from godwit_protocol.estimation.forecast import Forecast, forecast
+from godwit_protocol.estimation.forecast import Forecast
 from godwit_protocol.estimation.history import DirtyWindow, LinkSample
 from godwit_protocol.estimation.rounds import MoveLimits
 
@@ -27,12 +28,9 @@ async def forecasts(
     """
     windows = await _windows(log, machine)
     samples = await _samples(log, source, destinations)
-    return {
-        destination: forecast(
-            windows, samples, limits, machine=machine, source=source, destination=destination
-        )
-        for destination in destinations
-    }
+    return forecast.forecasts(
+        windows, samples, limits, machine=machine, source=source, destinations=destinations
+    )
 
 
 async def _windows(log: EventLog, machine: str) -> Sequence[DirtyWindow]:

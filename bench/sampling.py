@@ -1,16 +1,19 @@
 """What does a look at a machine's writes cost the machine? At most 1 % of its time, it should be.
 
-``python bench/sampling.py [SECONDS]``: by guest, slices of SECONDS with windows one after the other
-against slices without, in turns. What one window costs follows from the processor time that a unit
-of the guest's work takes in each; its share of the guest's time from how seldom the host takes one.
-Less than nothing means: less than can be told from what else runs on the machine.
+``python bench/sampling.py [PAIRS]``: by guest, so many pairs of slices, one with windows one after
+the other beside one of the same length without, in changing order. What a window costs the guest is
+the processor time that a unit of its work takes more, from the differences within the pairs: what
+else runs on the machine is in both slices of a pair. Its share of the guest's time follows from how
+seldom the host takes a window. Prints JSON, and the table of docs/performance.md with the 95 %
+interval of the median (bootstrap). The last column is the worst case: the interval's end, and all
+that a window takes outside the guest counted as if it were taken from the guest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
+import random
 import statistics
 import sys
 import tempfile
@@ -30,8 +33,9 @@ from godwit_protocol.estimation.history import DirtyWindow
 from godwit_protocol.estimation.sampling import next_begin_ns
 from godwit_protocol.machine import PAGE_BYTES
 
-SLICE_S = 4.0
-TURNS = 5
+PAIRS = 20
+WINDOWS_A_SLICE = 2
+RESAMPLES = 2_000
 PERIOD_NS = 10 * 10**9
 HOST = "host-1"
 MEMHOG = "godwit.guests.memhog:Memhog"
@@ -72,8 +76,9 @@ class Slice:
 
 
 def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Processor time of all threads, from the scheduler: in ns, where stat counts in 10 ms."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
 
 
 async def work_done(log: EventLog, name: str, key: str) -> int:
@@ -81,69 +86,94 @@ async def work_done(log: EventLog, name: str, key: str) -> int:
     return int(json.loads(reply)[key])
 
 
-async def one_slice(log: EventLog, vmm: Vmm, key: str, seconds: float, watched: bool) -> Slice:
+async def one_slice(log: EventLog, vmm: Vmm, key: str, seconds: float) -> Slice:
+    """With windows if ``seconds`` is 0, as long as they take; else so long without."""
     pid, clock = (await vmm.status()).pid, SystemClock()
     before, cpu, began_s = await work_done(log, vmm.name, key), cpu_s(pid), time.monotonic()
     windows = []
-    while time.monotonic() - began_s < seconds:
-        if not watched:
-            await asyncio.sleep(seconds)
-        elif window := await take_window(vmm, HOST, clock):
-            windows.append(window)
+    if seconds:
+        await asyncio.sleep(seconds)
+    else:
+        taken = [await take_window(vmm, HOST, clock) for _ in range(WINDOWS_A_SLICE)]
+        windows = [window for window in taken if window is not None]
     used_s, wall_s = cpu_s(pid) - cpu, time.monotonic() - began_s
     return Slice(await work_done(log, vmm.name, key) - before, used_s, wall_s, windows)
 
 
-async def measure(log: EventLog, hypervisor: NativeHypervisor, case: str, slice_s: float) -> dict:
+async def measure(log: EventLog, hypervisor: NativeHypervisor, case: str, count: int) -> dict:
     guest, ram, env, key = GUESTS[case]
     name = f"m-{list(GUESTS).index(case)}"
     await start_machine(log, make_spec(name, guest, ram=ram, env=env), HOST)
     vmm = await hypervisor.find(name)
     assert vmm is not None
-    await one_slice(log, vmm, key, slice_s, watched=True)
-    calm, seen = [], []
-    for _ in range(TURNS):
-        calm.append(await one_slice(log, vmm, key, slice_s, watched=False))
-        seen.append(await one_slice(log, vmm, key, slice_s, watched=True))
+    slice_s = (await one_slice(log, vmm, key, 0)).wall_s
+    pairs = []
+    for number in range(count):
+        lengths = (slice_s, 0) if number % 2 else (0, slice_s)
+        both = [await one_slice(log, vmm, key, length) for length in lengths]
+        pairs.append(sorted(both, key=lambda each: len(each.windows)))
     await stop_machine(log, name)
-    return findings(case, calm, seen)
+    return findings(case, [(calm, seen) for calm, seen in pairs])
 
 
-def findings(case: str, calm: list[Slice], seen: list[Slice]) -> dict:
-    windows = [window for each in seen for window in each.windows]
-    # The least of several slices: what else runs on the machine only ever adds.
-    extra_s = min(s.cpu_s_each for s in seen) - min(c.cpu_s_each for c in calm)
-    lost_s = extra_s * statistics.median(s.work / len(s.windows) for s in seen)
-    pages = statistics.median(window.written_bytes[-1] // PAGE_BYTES for window in windows)
+def findings(case: str, pairs: list[tuple[Slice, Slice]]) -> dict:
+    windows = [window for _, seen in pairs for window in seen.windows]
+    lost_s = [
+        (seen.cpu_s_each - calm.cpu_s_each) * seen.work / max(len(seen.windows), 1)
+        for calm, seen in pairs
+    ]
+    low_s, high_s = interval(lost_s)
     every_s = statistics.median(next_begin_ns(window, PERIOD_NS) for window in windows) / 1e9
-    sweeps_s = statistics.median(window.cost_ns for window in windows) / 1e9
+    outside_s = statistics.median(window.cost_ns for window in windows) / 1e9
     return {
         "guest": case,
-        "windows": len(windows),
-        "pages_written": pages,
-        "guest_ms_a_window": 1e3 * lost_s,
-        "ns_a_page": 1e9 * lost_s / max(pages, 1),
-        "sweeps_ms_a_window": 1e3 * sweeps_s,
-        "a_window_every_s": every_s,
-        "share_of_guest": lost_s / every_s,
-        "share_with_sweeps": (lost_s + sweeps_s) / every_s,
+        "pairs": len(pairs),
+        "pages": statistics.median(window.written_bytes[-1] // PAGE_BYTES for window in windows),
+        "lost_ms": 1e3 * statistics.median(lost_s),
+        "lost_ms_low": 1e3 * low_s,
+        "lost_ms_high": 1e3 * high_s,
+        "outside_ms": 1e3 * outside_s,
+        "every_s": every_s,
+        "share": statistics.median(lost_s) / every_s,
+        "share_low": low_s / every_s,
+        "share_high": high_s / every_s,
+        "share_at_worst": (max(high_s, 0.0) + outside_s) / every_s,
     }
 
 
+def interval(values: list[float]) -> tuple[float, float]:
+    """The 95 % interval of the median."""
+    draw = random.Random(0)
+    medians = sorted(
+        statistics.median(draw.choices(values, k=len(values))) for _ in range(RESAMPLES)
+    )
+    return medians[RESAMPLES * 25 // 1000], medians[RESAMPLES * 975 // 1000 - 1]
+
+
+def table(found: list[dict]) -> str:
+    heads = ("guest", "pairs", "pages a window", "lost a window, ms", "one every, s")
+    heads = (*heads, "share of the guest's time", "at worst")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for each in found:
+        lines.append(
+            "| {guest} | {pairs} | {pages:,.0f} | {lost_ms:.1f} ({lost_ms_low:.1f} to"
+            " {lost_ms_high:.1f}) | {every_s:.0f} | {share:.2%} ({share_low:.2%} to"
+            " {share_high:.2%}) | {share_at_worst:.2%} |".format(**each)
+        )
+    return "\n".join(lines)
+
+
 async def main() -> None:
-    slice_s = float(sys.argv[1]) if len(sys.argv) > 1 else SLICE_S
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else PAIRS
     unsampled = {"GODWIT_SAMPLING_PERIOD": "0s"}
     with tempfile.TemporaryDirectory() as directory:
         async with await Cluster.start(Path(directory), hosts=1, environ=unsampled) as cluster:
             log = await NatsLog.connect(cluster.nats_url, name="bench")
             hypervisor = NativeHypervisor(cluster.directory / "hosts" / HOST, cluster.nats_url)
-            found = [await measure(log, hypervisor, case, slice_s) for case in GUESTS]
+            found = [await measure(log, hypervisor, case, count) for case in GUESTS]
             await log.close()
     print(json.dumps(found))
-    keys = [key for key in found[0] if key != "guest"]
-    print(f"\n{'':36}" + "".join(f"{key:>20}" for key in keys))
-    for each in found:
-        print(f"{each['guest']:36}" + "".join(f"{each[key]:>20.4g}" for key in keys))
+    print(f"\n{table(found)}")
 
 
 if __name__ == "__main__":

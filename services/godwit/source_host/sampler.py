@@ -38,11 +38,15 @@ class Sampler:
     async def run(self) -> None:
         """Sample until cancelled."""
         while True:
-            vmms = await self._host.hypervisor.find_all()
-            names = {vmm.name for vmm in vmms}
-            self._not_before_ns = {n: t for n, t in self._not_before_ns.items() if n in names}
-            await asyncio.gather(*(self._sample(vmm) for vmm in vmms if self._is_due(vmm.name)))
+            await self._turn()
             await asyncio.sleep(TURN_S)
+
+    async def _turn(self) -> None:
+        """Sample whatever is due. No handle on a VMM stays behind."""
+        vmms = await self._host.hypervisor.find_all()
+        names = {vmm.name for vmm in vmms}
+        self._not_before_ns = {n: t for n, t in self._not_before_ns.items() if n in names}
+        await asyncio.gather(*(self._sample(vmm) for vmm in vmms if self._is_due(vmm.name)))
 
     def _is_due(self, name: str) -> bool:
         return self._host.clock.monotonic_ns() >= self._not_before_ns.get(name, 0)

@@ -247,15 +247,18 @@ class SourceHost:
         while True:
             await asyncio.sleep(WATCH_S)
             dead = await self._host.hypervisor.find_dead()
-            failed = dict.fromkeys(dead, "the VMM died")
-            for vmm in await self._host.hypervisor.find_all():
-                if why := await is_failed(vmm):
-                    failed[vmm.name] = why
+            failed = dict.fromkeys(dead, "the VMM died") | await self._find_failed()
             self._reported = {name: self._reported.get(name, 0) for name in failed}
             for name, why in failed.items():
                 await self._report_if_owned(name, why)
             for name in dead:
                 await self._forget_if_not_owned(name)
+
+    async def _find_failed(self) -> dict[str, str]:
+        """Machines that stand still for ever, and why. Whoever looked hangs up: no handle stays."""
+        vmms = await self._host.hypervisor.find_all()
+        found = [(vmm.name, await is_failed(vmm)) for vmm in vmms]
+        return {name: why for name, why in found if why}
 
     async def _forget_if_not_owned(self, name: str) -> None:
         """Remove what a dead VMM left here of a machine that is another host's, or was stopped."""

@@ -11,7 +11,7 @@ it with ROUND_END and the totals that it sent, which must equal what came. Where
 digested, the totals have the digest of each frame, header and payload, added up: the sum of what
 was sent must be that of what was applied.
 
-    hello  { { RUN | SCATTER | ZERO }  ROUND_END }  END
+    hello  { { RUN | SCATTER | ZERO | ZERO_SCATTER }  ROUND_END }  END
 
 An address always travels on the same connection (``connection_of_page``), because only within a
 connection is there an order: so an older copy of a page never lands on a newer one.
@@ -86,7 +86,7 @@ class RoundTotals(msgspec.Struct, frozen=True):
     payload_bytes: int = 0
     """Pages and the numbers of scattered pages; without headers."""
     frames: int = 0
-    """RUN, SCATTER and ZERO frames."""
+    """Frames that name pages."""
     digest: int = 0
     """Sum of the frames' digests, modulo 2**128; 0 where they are not digested."""
 
@@ -129,6 +129,8 @@ def payload_bytes(kind: FrameKind, page_count: int) -> int:
             return page_count * PAGE_BYTES
         case FrameKind.SCATTER:
             return page_count * (PAGE_NUMBER_BYTES + PAGE_BYTES)
+        case FrameKind.ZERO_SCATTER:
+            return page_count * PAGE_NUMBER_BYTES
         case FrameKind.ROUND_END:
             return TOTALS_BYTES
         case _:
@@ -145,7 +147,7 @@ def _fault(link: BulkLink, frame: Frame) -> str:
         return "names pages" if frame.region or frame.first_page or frame.page_count else ""
     if frame.region >= len(link.region_pages):
         return f"names region {frame.region} of {len(link.region_pages)}"
-    if frame.kind is FrameKind.SCATTER:
+    if frame.kind in (FrameKind.SCATTER, FrameKind.ZERO_SCATTER):
         fits = 1 <= frame.page_count <= SCATTER_PAGES_MAX and frame.first_page == 0
         return "" if fits else f"scatters {frame.page_count} pages from {frame.first_page}"
     return _run_fault(link, frame)
@@ -215,6 +217,10 @@ class BulkWriter:
         """
         return self._pages(FrameKind.SCATTER, region, 0, page_count)
 
+    def zero_scatter(self, region: int, page_count: int) -> bytes:
+        """Header of scattered zero pages; their numbers follow, as those of ``scatter``."""
+        return self._pages(FrameKind.ZERO_SCATTER, region, 0, page_count)
+
     def digested(self, digest: int) -> None:
         """The last frame's digest is this."""
         self._totals = self._totals.plus(RoundTotals(digest=digest))
@@ -277,8 +283,8 @@ class BulkReader:
 
     ``need`` says what must come next. A header goes to ``take_header``. After one with a payload
     the shell takes the payload itself and says so with ``payload_taken``; that of ROUND_END goes to
-    ``take_totals``. The page numbers of a SCATTER are part of its payload: before the shell writes
-    a page it must see that its number lies in the region and belongs to this connection.
+    ``take_totals``. The page numbers of what is scattered are part of its payload: before the shell
+    writes a page it must see that its number lies in the region and belongs to this connection.
 
     ``RemoteProtocolError`` or ``CorruptError`` means that the connection is of no further use;
     ``LocalProtocolError`` that the shell gave something other than ``need`` said.
@@ -321,12 +327,12 @@ class BulkReader:
         return frame
 
     def payload_taken(self) -> None:
-        """The payload of a RUN or SCATTER has come, whole."""
+        """The payload of a frame that names pages has come, whole."""
         self._expect(_Phase.PAYLOAD)
         self._await_header()
 
     def digested(self, digest: int) -> None:
-        """What was applied of the last RUN, SCATTER or ZERO has this digest."""
+        """What was applied of the last frame that names pages has this digest."""
         self._totals = self._totals.plus(RoundTotals(digest=digest))
 
     def take_totals(self, payload: Buffer) -> RoundTotals:

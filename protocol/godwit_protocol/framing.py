@@ -60,6 +60,8 @@ class FrameKind(IntEnum):
     """The round is over on this connection; the payload is its totals."""
     END = 7
     """Nothing more comes on this connection."""
+    ZERO_SCATTER = 8
+    """Pages from anywhere in a region that are all zero; the payload is their numbers (u64)."""
 
 
 PREAMBLE_KINDS: Final = frozenset({FrameKind.CONTROL_HELLO, FrameKind.BULK_HELLO})

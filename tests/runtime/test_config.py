@@ -35,6 +35,7 @@ def test_everything_given_is_taken() -> None:
             "GODWIT_GPUS": "H100-80GB:2, L40S-48GB",
             "GODWIT_LINK_HOST": "10.0.0.7",
             "GODWIT_LINK_PORT": "7000",
+            "GODWIT_OMIT_ZEROS": "off",
             "GODWIT_BULK_CONNECTIONS": "4",
             "GODWIT_HEALTH_HOST": "0.0.0.0",
             "GODWIT_HEALTH_PORT": "8080",
@@ -47,6 +48,7 @@ def test_everything_given_is_taken() -> None:
     assert (config.link_host, config.link_port) == ("10.0.0.7", 7000)
     assert (config.health_host, config.health_port) == ("0.0.0.0", 8080)
     assert config.bulk_connections == 4
+    assert config.omit_zeros is False
     assert config.log_level == logging.DEBUG
     assert config.log_format is LogFormat.JSON
 

@@ -90,6 +90,7 @@ async def direct(
     pacer: Pacer | None = None,
     stall_s: float = DEADLINE_S,
     digested: bool = True,
+    omit_zeros: bool = True,
     via: Callable[[int], int] = lambda port: port,
 ) -> AsyncIterator[Direct]:
     """``via``: given the destination's port, the one that the source is to connect to."""
@@ -106,6 +107,7 @@ async def direct(
         link,
         TOKEN,
         pacer=pacer,
+        omit_zeros=omit_zeros,
         stall_s=stall_s,
     )
     try:

@@ -226,7 +226,7 @@ async def test_connections_that_were_not_agreed_on_fail_the_session(
 
 async def test_abort_ends_a_round_on_both_sides_and_all_threads():
     gate = Gate(byte_count=20 << 20)
-    async with direct(2, 32 * CHUNK_PAGES, pacer=gate) as link:
+    async with direct(2, 32 * CHUNK_PAGES, pacer=gate, omit_zeros=False) as link:
         everything = work(0, link.here[0], runs((0, 32 * CHUNK_PAGES)))
         sending = asyncio.create_task(asyncio.to_thread(link.sender.send_round, 1, [everything]))
         assert await asyncio.to_thread(gate.reached.wait, DEADLINE_S)
@@ -265,7 +265,7 @@ async def test_abort_wakes_a_source_that_is_blocked_in_the_kernel():
 async def test_a_destination_that_takes_nothing_is_given_up():
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         sender = BulkSender.connect(
-            "127.0.0.1", deaf.getsockname()[1], LINK_64M, TOKEN, stall_s=0.2
+            "127.0.0.1", deaf.getsockname()[1], LINK_64M, TOKEN, stall_s=0.2, omit_zeros=False
         )
         memory = Memory(LINK_64M.region_pages[0])
         everything = work(0, memory, runs((0, len(memory.pages))))
@@ -277,7 +277,7 @@ async def test_a_destination_that_takes_nothing_is_given_up():
 
 async def test_a_session_that_is_closed_breaks_the_source_off():
     gate = Gate(byte_count=8 << 20)
-    async with direct(2, 32 * CHUNK_PAGES, pacer=gate) as link:
+    async with direct(2, 32 * CHUNK_PAGES, pacer=gate, omit_zeros=False) as link:
         everything = work(0, link.here[0], runs((0, 32 * CHUNK_PAGES)))
         sending = asyncio.create_task(asyncio.to_thread(link.sender.send_round, 1, [everything]))
         assert await asyncio.to_thread(gate.reached.wait, DEADLINE_S)

@@ -101,6 +101,7 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     """What one round of pre-copy did. ``remaining_bytes``: dirty when the round had ended.
 
     ``digest_ns``: what digesting took of the sending threads' time, all connections together.
+    ``zero_bytes``: pages that were zero, and only named; finding them took ``zero_ns``, counted so.
     """
 
     round: int
@@ -112,6 +113,8 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     remaining_bytes: int
     bytes_by_region: dict[str, int] = {}
     digest_ns: int = 0
+    zero_bytes: int = 0
+    zero_ns: int = 0
 
 
 class MigrationRequested(Event, frozen=True, kw_only=True):

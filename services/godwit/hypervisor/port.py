@@ -178,6 +178,10 @@ class SentPages:
     bytes_by_region: dict[str, int]
     digest_ns: int = 0
     """What digesting took of the sending threads' time, all connections together."""
+    zero_bytes: int = 0
+    """Pages that were zero, and only named."""
+    zero_ns: int = 0
+    """What finding them took of the sending threads' time, all connections together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +195,8 @@ class LinkTarget:
     connections: int
     digested: bool = False
     """Whether every frame is digested, on both sides."""
+    omit_zeros: bool = True
+    """Whether pages that are zero are only named."""
 
 
 class Outgoing(Protocol):

@@ -180,6 +180,10 @@ def _gpus(text: str) -> tuple[str, ...]:
     return tuple(models)
 
 
+def _switch(text: str) -> bool:
+    return {"on": True, "off": False}[text.strip().lower()]
+
+
 def _command(text: str) -> tuple[str, ...]:
     """A program and its arguments, quoted as for a shell."""
     words = tuple(shlex.split(text))
@@ -354,6 +358,16 @@ class Config:
             f"1 to {BULK_CONNECTIONS_MAX}",
             "2",
             "How many connections carry a migration's pages.",
+            read_by=_HOST_SERVICES,
+        )
+    )
+    omit_zeros: bool = field(
+        metadata=_variable(
+            "GODWIT_OMIT_ZEROS",
+            _switch,
+            "on or off",
+            "on",
+            "Whether pages that are all zero are only named, and do not travel.",
             read_by=_HOST_SERVICES,
         )
     )

@@ -223,6 +223,7 @@ class Departure:
             token=effect.token,
             connections=self._host.config.bulk_connections,
             digested=self._is_digested(),
+            omit_zeros=self._host.config.omit_zeros,
         )
         reader, writer = await self._host.dial(
             target.address, target.port, target.session, target.token
@@ -322,6 +323,8 @@ class Departure:
             remaining_bytes=await outgoing.dirty_bytes(),
             bytes_by_region=sent.bytes_by_region,
             digest_ns=sent.digest_ns,
+            zero_bytes=sent.zero_bytes,
+            zero_ns=sent.zero_ns,
         )
         return inp.RoundDone(figures=figures)
 

@@ -25,6 +25,8 @@ NO_RUNS: Final[Runs] = np.empty((0, 2), dtype=np.int64)
 LONG_RUN_PAGES: Final = 16
 """From here on a run is a frame of its own; shorter ones are gathered. Below it, the system calls
 of a frame cost more than copying its pages once."""
+_BATCH_PAGES: Final = 2048
+"""Pages that are looked through for zeros at a time: a gathered copy is 8 MiB at most."""
 _BLOCK_RUNS: Final = 1 << 14
 """Runs that are cut at a time, so that a machine of any size takes a few megabytes to plan."""
 
@@ -59,10 +61,42 @@ def pieces_on(runs: Runs, connection: int, connections: int) -> Runs:
 
 def scattered(pieces: Runs) -> Iterator[NDArray[np.int64]]:
     """The page numbers of ``pieces``, in order, at most ``SCATTER_PAGES_MAX`` at a time."""
-    counts = pieces[:, 1]
-    numbers = np.repeat(pieces[:, 0], counts) + _positions_within(counts)
+    numbers = _numbers(pieces)
     for start in range(0, len(numbers), SCATTER_PAGES_MAX):
         yield numbers[start : start + SCATTER_PAGES_MAX]
+
+
+def batches(pieces: Runs) -> Iterator[Runs]:
+    """``pieces`` in order, about ``_BATCH_PAGES`` pages at a time."""
+    group = np.cumsum(pieces[:, 1]) // _BATCH_PAGES
+    return iter(np.split(pieces, np.flatnonzero(np.diff(group)) + 1))
+
+
+def split_zeros(pages: PageView, pieces: Runs) -> tuple[Runs, Runs]:
+    """``pieces`` that cross no chunk's border, in two: pages with something, and zero pages.
+
+    One word of each page is read; all of it only where that is zero.
+    """
+    numbers = _numbers(pieces)
+    words = pages.view(np.uint64)
+    suspects = np.flatnonzero(words[numbers, 0] == 0)
+    is_zero = np.zeros(len(numbers), np.bool_)
+    is_zero[suspects] = ~words[numbers[suspects]].any(axis=1)
+    if not is_zero.any():
+        return pieces, NO_RUNS
+    return _pieces_of(numbers[~is_zero]), _pieces_of(numbers[is_zero])
+
+
+def _numbers(pieces: Runs) -> NDArray[np.int64]:
+    counts = pieces[:, 1]
+    return np.repeat(pieces[:, 0], counts) + _positions_within(counts)
+
+
+def _pieces_of(numbers: NDArray[np.int64]) -> Runs:
+    """The longest runs of ``numbers``, in their order, that cross no chunk's border."""
+    apart = (np.diff(numbers, prepend=-2) != 1) | (numbers % CHUNK_PAGES == 0)
+    begins = np.flatnonzero(apart)
+    return np.column_stack((numbers[begins], np.diff(begins, append=len(numbers))))
 
 
 def _positions_within(counts: NDArray[np.int64]) -> NDArray[np.int64]:

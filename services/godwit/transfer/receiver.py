@@ -86,7 +86,7 @@ class _Incoming:
             self._connection.receive_after_idle(self._header, idle_s)
             frame = self._reader.take_header(self._header)
             match frame.kind:
-                case FrameKind.RUN | FrameKind.SCATTER | FrameKind.ZERO:
+                case FrameKind.RUN | FrameKind.SCATTER | FrameKind.ZERO | FrameKind.ZERO_SCATTER:
                     self._digest_more(self._header)
                     self._take_pages(frame)
                     if self._digest is not None:
@@ -100,7 +100,7 @@ class _Incoming:
     def _take_pages(self, frame: Frame) -> None:
         if frame.kind is FrameKind.RUN:
             self._take_run(frame)
-        elif frame.kind is FrameKind.SCATTER:
+        elif frame.kind is not FrameKind.ZERO:
             self._take_scatter(frame)
         else:
             self._pages_of(frame).fill(0)
@@ -128,19 +128,23 @@ class _Incoming:
         numbers_bytes = frame.page_count * PAGE_NUMBER_BYTES
         numbers = payload[:numbers_bytes].view("<u8")
         self._check_numbers(frame, numbers)
-        pages = payload[numbers_bytes:].reshape(frame.page_count, PAGE_BYTES)
-        self._regions[frame.region][numbers.astype(np.int64)] = pages
+        region = self._regions[frame.region]
+        if frame.kind is FrameKind.SCATTER:
+            pages = payload[numbers_bytes:].reshape(frame.page_count, PAGE_BYTES)
+            region[numbers.astype(np.int64)] = pages
+        else:
+            region[numbers.astype(np.int64)] = 0
         self._reader.payload_taken()
 
     def _check_numbers(self, frame: Frame, numbers: NDArray[np.uint64]) -> None:
         if numbers.max() >= len(self._regions[frame.region]):
             raise RemoteProtocolError(
-                f"a SCATTER frame names page {numbers.max()} of region {frame.region},"
+                f"a {frame.kind.name} frame names page {numbers.max()} of region {frame.region},"
                 f" which has {len(self._regions[frame.region])}"
             )
         if np.any(numbers // CHUNK_PAGES % self._link.connections != self._index):
             raise RemoteProtocolError(
-                "a SCATTER frame names pages that travel on another connection"
+                f"a {frame.kind.name} frame names pages that travel on another connection"
             )
 
 

@@ -27,10 +27,12 @@ from .partition import (
     NO_RUNS,
     PageView,
     Runs,
+    batches,
     blocks,
     check_runs,
     pieces_on,
     scattered,
+    split_zeros,
 )
 
 T = TypeVar("T")
@@ -50,7 +52,7 @@ class RegionWork:
     runs: Runs
     """Pages to send. One that is written meanwhile may go out torn, and must go out again."""
     zero_runs: Runs = field(default_factory=lambda: NO_RUNS)
-    """Pages that are zero, and need only be named."""
+    """Pages that are known to be zero, and need only be named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,10 @@ class SentRound:
     duration_ns: int
     digest_ns: int
     """What digesting took of the connections' threads, together."""
+    zero_bytes: int
+    """Pages that were zero, and only named."""
+    zero_ns: int
+    """What finding them took of the connections' threads, together."""
 
 
 class Pacer(Protocol):
@@ -87,10 +93,19 @@ class _Outgoing:
     """One bulk connection of the source, used by one thread at a time."""
 
     def __init__(
-        self, link: BulkLink, index: int, connection: BulkConnection, pacer: Pacer
+        self,
+        link: BulkLink,
+        index: int,
+        connection: BulkConnection,
+        pacer: Pacer,
+        *,
+        omit_zeros: bool,
     ) -> None:
         self.connection = connection
         self.wire_bytes = 0
+        self.zero_pages = 0
+        self.zero_ns = 0
+        self._omit_zeros = omit_zeros
         self._link = link
         self._index = index
         self._pacer = pacer
@@ -112,7 +127,8 @@ class _Outgoing:
     def send_round(self, work: Sequence[RegionWork]) -> RoundTotals:
         for region in work:
             for runs in blocks(region.runs):
-                self._send_runs(region, pieces_on(runs, self._index, self._link.connections))
+                for pieces in batches(pieces_on(runs, self._index, self._link.connections)):
+                    self._send_pieces(region, pieces)
             for runs in blocks(region.zero_runs):
                 self._send_zeros(region, pieces_on(runs, self._index, self._link.connections))
         totals = self._writer.totals
@@ -124,6 +140,16 @@ class _Outgoing:
     def end(self) -> None:
         self.connection.send(self._writer.end())
 
+    def _send_pieces(self, region: RegionWork, pieces: Runs) -> None:
+        """A page that is written after it was found zero is dirty, and goes out again."""
+        zeros = NO_RUNS
+        if self._omit_zeros:
+            started_ns = time.monotonic_ns()
+            pieces, zeros = split_zeros(region.pages, pieces)
+            self.zero_ns += time.monotonic_ns() - started_ns
+        self._send_runs(region, pieces)
+        self._send_zeros(region, zeros)
+
     def _send_runs(self, region: RegionWork, pieces: Runs) -> None:
         is_long = pieces[:, 1] >= LONG_RUN_PAGES
         for first, count in pieces[is_long].tolist():
@@ -134,6 +160,7 @@ class _Outgoing:
             gathered = region.pages[numbers]
             header = self._writer.scatter(region.region, len(numbers))
             head = header + numbers.astype("<u8").tobytes()
+            self._pacer.take(len(head) + gathered.nbytes)
             self._send_frame(head, [gathered.reshape(-1)])
 
     def _send_run(self, region: RegionWork, first: int, count: int) -> None:
@@ -167,14 +194,22 @@ class _Outgoing:
             self._writer.digested(self._digest.taken())
 
     def _send_zeros(self, region: RegionWork, pieces: Runs) -> None:
-        for first, count in pieces.tolist():
-            header = self._writer.zero(region.region, first, count)
-            self._pacer.take(len(header))
-            if self._digest is not None:
-                self._digest.add(header)
-            self.connection.send(header, more_follows=True)
-            self.wire_bytes += len(header)
-            self._end_frame()
+        self.zero_pages += int(pieces[:, 1].sum())
+        is_long = pieces[:, 1] >= LONG_RUN_PAGES
+        for first, count in pieces[is_long].tolist():
+            self._send_bare(self._writer.zero(region.region, first, count))
+        for numbers in scattered(pieces[~is_long]):
+            header = self._writer.zero_scatter(region.region, len(numbers))
+            self._send_bare(header + numbers.astype("<u8").tobytes())
+
+    def _send_bare(self, frame: bytes) -> None:
+        """Send a frame that carries no page."""
+        self._pacer.take(len(frame))
+        if self._digest is not None:
+            self._digest.add(frame)
+        self.connection.send(frame, more_follows=True)
+        self.wire_bytes += len(frame)
+        self._end_frame()
 
 
 class BulkSender:
@@ -184,11 +219,18 @@ class BulkSender:
     error nothing more can be sent. Close it in the end, whatever happened.
     """
 
-    def __init__(self, link: BulkLink, connections: Sequence[BulkConnection], pacer: Pacer) -> None:
+    def __init__(
+        self,
+        link: BulkLink,
+        connections: Sequence[BulkConnection],
+        pacer: Pacer,
+        *,
+        omit_zeros: bool,
+    ) -> None:
         """Use ``connect`` instead."""
         self._link = link
         self._outgoing = [
-            _Outgoing(link, index, connection, pacer)
+            _Outgoing(link, index, connection, pacer, omit_zeros=omit_zeros)
             for index, connection in enumerate(connections)
         ]
         self._threads = ThreadPoolExecutor(len(connections), thread_name_prefix="bulk-send")
@@ -204,10 +246,12 @@ class BulkSender:
         token: bytes,
         *,
         pacer: Pacer | None = None,
+        omit_zeros: bool = True,
         timeout_s: float = CONNECT_TIMEOUT_S,
         stall_s: float = STALL_S,
     ) -> BulkSender:
-        """Open all connections and say hello on each; blocks.
+        """Open all connections and say hello on each; blocks. ``omit_zeros``: pages that are found
+        to be zero are named only.
 
         Whether the destination admitted them is for it to say, on the control connection. Raises
         ``UnreachableError``.
@@ -218,7 +262,7 @@ class BulkSender:
             for _ in range(link.connections):
                 opened = BulkConnection.open(host, port, timeout_s=timeout_s, stall_s=stall_s)
                 connections.append(opened)
-            sender = cls(link, connections, pacer or _Unpaced())
+            sender = cls(link, connections, pacer or _Unpaced(), omit_zeros=omit_zeros)
             for outgoing in sender._outgoing:
                 outgoing.hello(token)
         except BaseException:
@@ -238,12 +282,12 @@ class BulkSender:
         self._check(round_number, work)
         started_ns, digested_ns = time.monotonic_ns(), self._digest_ns()
         for outgoing in self._outgoing:
-            outgoing.wire_bytes = 0
+            outgoing.wire_bytes = outgoing.zero_pages = outgoing.zero_ns = 0
         is_small = sum(int(region.runs[:, 1].sum()) for region in work) <= SMALL_ROUND_PAGES
         on_all = self._one_by_one if is_small else self._on_every_connection
         totals = reduce(RoundTotals.plus, on_all(lambda outgoing: outgoing.send_round(work)))
         self._sent = self._sent.plus(totals)
-        zero_pages = sum(int(region.zero_runs[:, 1].sum()) for region in work)
+        zero_pages = sum(outgoing.zero_pages for outgoing in self._outgoing)
         return SentRound(
             pages=totals.pages,
             sent_bytes=(totals.pages - zero_pages) * PAGE_BYTES,
@@ -251,6 +295,8 @@ class BulkSender:
             frames=totals.frames,
             duration_ns=time.monotonic_ns() - started_ns,
             digest_ns=self._digest_ns() - digested_ns,
+            zero_bytes=zero_pages * PAGE_BYTES,
+            zero_ns=sum(outgoing.zero_ns for outgoing in self._outgoing),
         )
 
     def sent_digest(self) -> bytes:

@@ -61,7 +61,12 @@ class OutgoingMemory:
         link = BulkLink(target.session, target.connections, pages, target.digested)
         async with self._in_use:
             sender = await asyncio.to_thread(
-                BulkSender.connect, target.address, target.port, link, target.token
+                BulkSender.connect,
+                target.address,
+                target.port,
+                link,
+                target.token,
+                omit_zeros=target.omit_zeros,
             )
             self._sender = sender
         if self._aborted:
@@ -159,6 +164,8 @@ class OutgoingMemory:
             scan_ns=scan_ns,
             bytes_by_region=by_region,
             digest_ns=sent.digest_ns,
+            zero_bytes=sent.zero_bytes,
+            zero_ns=sent.zero_ns,
         )
 
     def _work(self, found: list[Runs]) -> list[RegionWork]:

@@ -184,6 +184,10 @@ _CHANGES: dict[Role, dict[str, dict[str, Any]]] = {
             "register": registers()["S2(2)"],
         },
         "the destination is fenced, the alarm is raised": {"fenced": True, "alarmed": True},
+        "the destination is fenced, the register holds nothing": {
+            "fenced": True,
+            "register": registers()["nothing"],
+        },
         "it gave up": {"gave_up": True},
         "it gave up, the destination is fenced": {"gave_up": True, "fenced": True},
         "the alarm is raised": {"alarmed": True},

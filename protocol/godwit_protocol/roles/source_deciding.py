@@ -109,7 +109,7 @@ def run_on_order(state: SourceState, given: Input, _now_ns: int) -> Result:
     if why_not:
         told = ev.DoubtRaised(message=f"ordered to run the machine, but {why_not}")
         return state, (lagging(told),)
-    if was_shown and is_taken_back(state):
+    if is_taken_back(state):
         return run_again(state)
     after = _replace(after, phase=Phase.RECLAIMING, alarmed=False)
     return after, (_cas(after, _wanted(after)),)

@@ -256,6 +256,9 @@ def _told_to_both() -> list[Given]:
         Given("PeerFenced", inp.PeerFenced()),
         Given("RunOrdered", inp.RunOrdered()),
         Given("RunOrdered over S(1)", inp.RunOrdered(standing=registers()["S(1)"])),
+        Given(
+            "RunOrdered over another's D(2)", inp.RunOrdered(standing=registers()["another's D(2)"])
+        ),
         Given("CasUnclear", inp.CasUnclear(message="no answer")),
     ]
     for name, view in registers().items():

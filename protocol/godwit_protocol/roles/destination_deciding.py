@@ -74,7 +74,7 @@ def run_on_order(state: DestinationState, given: Input, _now_ns: int) -> Result:
         message = "the register says nothing"
     if message:
         return state, (lagging(ev.DoubtRaised(message=f"ordered to run, but {message}")),)
-    return open_gate(state) if was_shown and is_ours(state) else _activate(after)
+    return open_gate(state) if is_ours(state) else _activate(after)
 
 
 def _outlived(state: DestinationState) -> Result:

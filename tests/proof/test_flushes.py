@@ -48,7 +48,7 @@ def without_flush(core: Core, kind: type) -> Core:
         (ev.MachineStunned, Budget(crashes=1, host_deaths=1), Violation.STALE_RUNS),
         (ev.ImageStaged, Budget(crashes=1), Violation.STUCK),
         (ev.GoGiven, Budget(crashes=1, lost_writes=1), Violation.TWO_RUN),
-        (ev.ActivationStarted, Budget(crashes=1), Violation.STUCK),
+        (ev.ActivationStarted, Budget(crashes=1, lost_writes=1), Violation.STUCK),
     ],
     ids=["FROZEN", "STAGED", "GO", "ACTIVATING"],
 )

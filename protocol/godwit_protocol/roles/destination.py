@@ -87,7 +87,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[DestinationState]]:
         (p.STAGED, inp.PeerAbort): row(deciding.hold_back, p.QUARANTINED),
         (p.STAGED, inp.PeerFenced): row(deciding.claim_fenced, p.ACTIVATING, p.DOUBTING),
         (p.STAGED, inp.PeerRuns): row(endings.source_runs, p.DISCARDING),
-        (p.STAGED, inp.RegisterRead): row(deciding.read_fate, p.STAGED, p.QUARANTINED),
+        (p.STAGED, inp.RegisterRead): row(deciding.read_fate, p.STAGED, p.OPENING, p.QUARANTINED),
         (p.STAGED, inp.Tick): row(deciding.look_again, p.STAGED),
         (p.STAGED, inp.LinkLost): row(deciding.look_again, p.STAGED),
         (p.ACTIVATING, inp.CasSettled): row(
@@ -96,7 +96,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[DestinationState]]:
         ),
         (p.ACTIVATING, inp.CasUnclear): row(deciding.claim_again, p.ACTIVATING),
         (p.ACTIVATING, inp.PeerFenced): row(deciding.note_fenced, p.ACTIVATING),
-        (p.ACTIVATING, inp.OperationFailed): row(deciding.hold_back, p.QUARANTINED),
+        (p.ACTIVATING, inp.OperationFailed): row(deciding.cannot_claim, p.QUARANTINED, p.FAILED),
         (p.ACTIVATING, inp.PeerRuns): row(endings.source_runs, p.DISCARDING),
         (p.OPENING, inp.GateOpened): row(deciding.opened, p.ACTIVE),
         (p.OPENING, inp.OperationFailed): row(deciding.open_failed, p.FAILED),

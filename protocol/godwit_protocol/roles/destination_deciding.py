@@ -177,6 +177,15 @@ def open_failed(state: DestinationState, given: Input, _now_ns: int) -> Result:
     )
 
 
+def cannot_claim(state: DestinationState, given: Input, now_ns: int) -> Result:
+    """The VMM is dead. A source that may have an image is to take the machine back; if it has none,
+    the machine is lost.
+    """
+    if state.fenced:
+        return open_failed(state, given, now_ns)
+    return hold_back(state, given, now_ns)
+
+
 def look_again(state: DestinationState, given: Input, now_ns: int) -> Result:
     """No GO yet. Wait, and look in the register what became of the machine. If GO stays away, call
     for an operator, and for proof that the source's host is dead.
@@ -192,8 +201,11 @@ def look_again(state: DestinationState, given: Input, now_ns: int) -> Result:
 
 def read_fate(state: DestinationState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.RegisterRead)
+    after = _replace(state, register=given.standing)
+    if is_ours(after):  # claimed before a restart that was shown less
+        return open_gate(after)
     if is_wanted_back(state, given.standing.record):
-        return hold_back(_replace(state, register=given.standing), given, now_ns)
+        return hold_back(after, given, now_ns)
     return state, ()
 
 

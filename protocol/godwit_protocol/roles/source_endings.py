@@ -54,13 +54,25 @@ def resume_failed(state: SourceState, given: Input, _now_ns: int) -> Result:
     """
     assert isinstance(given, inp.OperationFailed)
     failed = MachineFailed(message=given.message)
-    if is_taken_back(state):
+    if is_taken_back(state) and not state.fenced:
         after = _replace(state, gave_up=True)
         doubting, alarm = doubt(after, f"taken back, and does not run: {given.message}")
         return doubting, (to_destination(state, failed, Durability.JOURNALED), *alarm)
     after = _replace(state, abort_reason=AbortReason.MACHINE_FAILED, abort_message=given.message)
     ended, effects = end_abandoned(after, 0)
     return ended, (lagging(failed), *effects)
+
+
+def is_lost(state: SourceState, given: Input, _now_ns: int) -> Result:
+    """Proof that the destination has nothing: if nothing is here either, the machine is lost."""
+    assert isinstance(given, inp.PeerFenced)
+    after = _replace(state, fenced=True)
+    if not state.gave_up:
+        return after, ()
+    message = "the machine is lost: the VMMs of both hosts are dead"
+    return end_abandoned(
+        _replace(after, abort_reason=AbortReason.MACHINE_FAILED, abort_message=message), 0
+    )
 
 
 def is_taken_back(state: SourceState) -> bool:

@@ -13,7 +13,7 @@ from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason
 from godwit_protocol.register import RegisterValue
 from godwit_protocol.replay.verification import verify
-from recorded_logs import of_migration
+from recorded_logs import stories_of
 
 
 @pytest.fixture
@@ -159,7 +159,8 @@ def test_an_alarm_after_a_long_silence_verifies(calm: CalmCluster) -> None:
     there.kill(there.vmms["m"], "killed")
     calm.until(calm.has_told(ev.DoubtRaised))
     stored = calm.cluster.server.streams[subjects.EVENTS].messages
-    assert verify(migration, of_migration(stored, migration)).faults == ()
+    story = dict(stories_of(stored))[migration]
+    assert verify(migration, story).faults == ()
 
 
 def test_a_full_disk_does_not_end_a_service_that_has_read_its_inbox(calm: CalmCluster) -> None:

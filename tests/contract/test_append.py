@@ -10,12 +10,16 @@ import pytest
 from nats.aio.client import Client
 
 from godwit.runtime import jetstream_api as api
+from godwit.runtime.clock import SystemClock
 from godwit.runtime.event_log import MESSAGE_ID_HEADER, AppendConflictError
+from godwit.runtime.lane import LaneWriter, Scope
 from godwit.runtime.nats_log import LogFullError, NatsLog
 from godwit.runtime.nats_server import MAX_PAYLOAD_BYTES, NatsServer
 from godwit.runtime.provision import stream_rules
-from godwit_protocol import subjects
+from godwit_protocol import codec, subjects
 from godwit_protocol.errors import InvalidInputError, UnreachableError
+from godwit_protocol.events import Lane, stored_hash
+from godwit_protocol.events.machine import MachineStopRequested
 from relay import Relay
 
 
@@ -266,3 +270,24 @@ async def test_an_append_after_close_is_refused_at_once(log: NatsLog, unique_nam
         with pytest.raises(UnreachableError, match="closed"):
             await log.append(subjects.register(unique_name), b"", message_id=new_id())
         await log.closed()
+
+
+async def test_one_event_takes_a_place_in_a_lane_however_late_the_other_comes(
+    log: NatsLog, unique_name: str
+) -> None:
+    """A service was killed with an append on its way, and its next life wrote at the same place."""
+    scope, clock = Scope.of_machine(unique_name), SystemClock()
+    dead, alive = (LaneWriter(clock, Lane.SOURCE, "host-1", scope) for _ in range(2))
+    late = dead.seal(MachineStopRequested(stop="one"))
+    sealed = alive.seal(MachineStopRequested(stop="two"))
+    place = alive.place
+    await sealed.append_to(log, message_id=place)
+    await late.append_to(log, message_id=dead.place)
+    assert await alive.find_place(log) == stored_hash(sealed.data)
+    assert await dead.find_place(log) != stored_hash(late.data)
+    assert dead.place == alive.place != place
+    await dead.seal(MachineStopRequested(stop="one")).append_to(log, message_id=dead.place)
+    stored = [message.data async for message in log.read(scope.filters())]
+    envelopes = [codec.decode(data).envelope for data in stored]
+    assert [envelope.lane_sequence for envelope in envelopes] == [1, 2]
+    assert envelopes[1].prev_hash == stored_hash(stored[0])

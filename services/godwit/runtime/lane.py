@@ -68,12 +68,14 @@ class Sealed:
     message_id: str
     data: bytes
 
-    async def append_to(self, log: EventLog, *, expected_last_sequence: int | None = None) -> int:
-        """Store it now. Raises as ``EventLog.append``."""
+    async def append_to(
+        self, log: EventLog, *, expected_last_sequence: int | None = None, message_id: str = ""
+    ) -> int:
+        """Store it now, under another message id if one is given. Raises as ``EventLog.append``."""
         return await log.append(
             self.subject,
             self.data,
-            message_id=self.message_id,
+            message_id=message_id or self.message_id,
             expected_last_sequence=expected_last_sequence,
             headers=self.headers(),
         )
@@ -138,6 +140,20 @@ class LaneWriter:
     def advance(self, sealed: Sealed) -> None:
         """The sealed event is (or certainly will be) stored: the chain goes on after it."""
         self._position = ChainPosition(self._position.sequence + 1, stored_hash(sealed.data))
+
+    @property
+    def place(self) -> str:
+        """The next event's place in the lane. As a message id it lets one event take it."""
+        next_sequence = self._position.sequence + 1
+        return f"{self.scope.kind}/{self.scope.id}/{self._lane}/{self._host}/{next_sequence}"
+
+    async def find_place(self, log: EventLog) -> bytes:
+        """Go on after what the log holds of the lane; return its last event's hash.
+
+        Raises ``UnreachableError``.
+        """
+        self._position = await position_in_log(log, self._lane, self._host, self.scope)
+        return self._position.last_hash
 
     def name_machine(self, machine: str) -> None:
         """Learn the machine's name, which a migration's first event brings."""

@@ -31,7 +31,7 @@ from godwit_protocol.errors import (
     RefusedError,
     UnreachableError,
 )
-from godwit_protocol.events import Event, Lane
+from godwit_protocol.events import Event, Lane, stored_hash
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events.migration import (
     ReservationGranted,
@@ -44,6 +44,8 @@ from godwit_protocol.projections import MachineSummary, fold_machine
 from godwit_protocol.roles.inputs import CasUnclear
 from godwit_protocol.subjects import checked_name
 
+ATTEMPTS_MAX: Final = 5
+"""Of finding a place in a lane that another life of this service still writes."""
 RESERVATION_S_MAX: Final = 15.0
 CAS_TRIES_MAX: Final = 5
 CAS_PACE_S: Final = 0.5
@@ -356,9 +358,15 @@ class Machines:
         return LaneWriter(self._host.clock, Lane.SOURCE, self._host.name, scope, position)
 
     async def _append(self, writer: LaneWriter, event: Event) -> None:
-        sealed = writer.seal(event)
-        await sealed.append_to(self._host.log)
-        writer.advance(sealed)
+        """Append to the machine's lane. What a former life of this service sent may still be on its
+        way to the same place: one of the two is stored there, and ours goes to the next if it must.
+        """
+        for _ in range(ATTEMPTS_MAX):
+            sealed = writer.seal(event)
+            await sealed.append_to(self._host.log, message_id=writer.place)
+            if await writer.find_place(self._host.log) == stored_hash(sealed.data):
+                return
+        raise ConflictError(f"{sealed.subject} changes all the time")
 
 
 def _checked(spec: MachineSpec, catalogue: Catalogue) -> MachineSpec:

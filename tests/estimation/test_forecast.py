@@ -161,3 +161,14 @@ def test_a_bound_at_the_limit_is_admitted_and_one_over_it_is_not(
 def test_an_estimate_is_plain_data() -> None:
     made = estimate([window(1, 2)], [link(1e9)])
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=Estimate) == made
+
+
+def test_a_small_move_does_not_say_how_slow_the_link_is() -> None:
+    """A machine of a few pages moves at a megabit a second over any link."""
+    small = link(2e5, largest_bytes=2 * MIB)
+    large = link(1e9, source="c", destination="d")
+    alone = estimate([steady(10 * 10**6)], [small])
+    beside = estimate([steady(10 * 10**6)], [small, large])
+    faster = estimate([steady(10 * 10**6)], [small, link(3e5, largest_bytes=3 * MIB)])
+    assert (alone.bytes_per_second, beside.bytes_per_second) == (2e5, 1e9)
+    assert faster.bytes_per_second == 3e5

@@ -30,6 +30,7 @@ from godwit_protocol import codec, subjects
 from godwit_protocol.events import CHAIN_START, Lane, stored_hash
 from godwit_protocol.events.machine import HostAnnounced
 from godwit_protocol.facts import DeclaredFacts, GpuFacts, HostFacts, HostTelemetry, Setting
+from godwit_protocol.link import LINK_VERSION
 from nvml_player import Player, synthetic
 
 SOON_S = 20.0
@@ -88,7 +89,7 @@ async def test_a_host_tells_what_it_is(host: HostContext) -> None:
     told, (gpu,) = facts_of(announced)
     assert told.kernel_features == ("memfd_holes", "populate", "dirty_tracking")
     assert told.hypervisor_versions.keys() == {"native"}
-    assert (told.link_address, told.link_version) == ("10.9.8.7", 1)
+    assert (told.link_address, told.link_version) == ("10.9.8.7", LINK_VERSION)
     assert told.free_memory_bytes == 2**30
     assert told.driver == "570.124.06"
     assert gpu.ecc is Setting.ON

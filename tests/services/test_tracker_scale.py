@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections import Counter
 from contextlib import aclosing
@@ -173,13 +172,13 @@ class Command:
         return out.decode()
 
     async def watch(self, *arguments: str, until: str) -> bool:
-        """Whether it shows ``until`` with ``--watch``; it is then interrupted."""
+        """Whether it shows ``until`` with ``--watch``; it is then ended."""
         process = await self._start(*arguments, "--watch")
         assert process.stdout is not None
         async with asyncio.timeout(COMMAND_S_MAX):
             async for line in process.stdout:
                 if until in line.decode():
-                    process.send_signal(signal.SIGINT)
+                    process.terminate()
                     break
             await process.communicate()
         return until in line.decode()

@@ -6,6 +6,7 @@ from itertools import accumulate
 
 from hypothesis import strategies as st
 
+from godwit_protocol.convergence import TELLING_BYTES
 from godwit_protocol.estimation.history import DirtyWindow, LinkSample, RegionWrites
 
 MIB = 2**20
@@ -48,6 +49,7 @@ def link(
     switchover_ns: int = 10 * MS,
     around_ns: int = 0,
     final_bytes: int = 0,
+    largest_bytes: int = TELLING_BYTES,
 ) -> LinkSample:
     """A link as one move found it."""
     return LinkSample(
@@ -61,6 +63,7 @@ def link(
         switchover_ns=switchover_ns,
         around_ns=around_ns,
         final_bytes=final_bytes,
+        largest_bytes=largest_bytes,
     )
 
 

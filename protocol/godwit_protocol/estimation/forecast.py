@@ -109,7 +109,7 @@ def forecasts(
     destinations: Iterable[str],
 ) -> dict[str, Forecast]:
     """As ``forecast``, for each destination. Those that the same moves speak for share one."""
-    known = tuple(samples)
+    known = _rated(tuple(samples))
     made: dict[tuple[tuple[LinkSample, ...], Basis], Forecast] = {}
     found: dict[str, Forecast] = {}
     for destination in destinations:
@@ -151,6 +151,23 @@ def _estimate(
         windows=len(windows),
         moves=moves,
     )
+
+
+def _rated(samples: Sequence[LinkSample]) -> Sequence[LinkSample]:
+    """Those of small moves with the rate that larger ones found over their link, or over any; or
+    else with the best that any of them did.
+    """
+    telling = [sample for sample in samples if sample.tells_rate]
+    best = [max((sample.bytes_per_second for sample in samples), default=0.0)]
+
+    def rated(sample: LinkSample) -> LinkSample:
+        link = (sample.source, sample.destination)
+        same = [s.bytes_per_second for s in telling if (s.source, s.destination) == link]
+        rate = middle(same or [s.bytes_per_second for s in telling] or best)
+        least = max(sample.bytes_per_second, rate)
+        return msgspec.structs.replace(sample, bytes_per_second=least)
+
+    return [sample if sample.tells_rate else rated(sample) for sample in samples]
 
 
 def _chosen(

@@ -14,6 +14,7 @@ from typing import Final, Self, TypeVar
 
 import msgspec
 
+from ..convergence import TELLING_BYTES
 from ..errors import CorruptError
 
 WINDOW_NS: Final = (5_000_000, 20_000_000, 80_000_000, 320_000_000, 1_280_000_000)
@@ -102,7 +103,8 @@ class LinkSample(msgspec.Struct, frozen=True, kw_only=True):
     ``bytes_per_second``: of its largest round. ``round_overhead_ns``: what a round took beyond its
     bytes. ``intent_ns``: from the last round's end to the guest's last step. ``switchover_ns``: the
     stun but for its bytes. ``around_ns``: all that was neither round nor stun. ``final_bytes``:
-    what the stun sent; 0 where another machine must not be judged by it.
+    what the stun sent; 0 where another machine must not be judged by it. ``largest_bytes``: of its
+    largest round; one of few bytes is mostly latency, and its rate only the least there is.
     """
 
     migration: str
@@ -115,6 +117,12 @@ class LinkSample(msgspec.Struct, frozen=True, kw_only=True):
     switchover_ns: int
     around_ns: int
     final_bytes: int = 0
+    largest_bytes: int = TELLING_BYTES
+
+    @property
+    def tells_rate(self) -> bool:
+        """Whether its rate is the link's."""
+        return self.largest_bytes >= TELLING_BYTES
 
 
 class LinkHistory(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..events.estimate import EstimateCompared
 from ..events.migration import Outcome, RoundFigures, Verify
 from ..projections import MigrationSummary
 from ..roles.source_state import SWITCHOVER_STEP_DEADLINE_NS
 from .forecast import Estimate
 from .history import LinkSample, middle
+
+ROUND_BYTES_MIN: Final = 1024**2
+"""A migration of fewer says nothing of its link: a machine of one page takes as long as one of a
+hundred.
+"""
 
 
 def link_sample(summary: MigrationSummary) -> LinkSample | None:
@@ -20,6 +27,9 @@ def link_sample(summary: MigrationSummary) -> LinkSample | None:
     if not _is_telling(summary) or stun_ns is None:
         return None
     figures = [done.figures for done in summary.rounds]
+    largest_bytes = max(done.sent_bytes for done in figures)
+    if largest_bytes < ROUND_BYTES_MIN:
+        return None
     rate, overhead_ns = _fit(figures)
     if rate <= 0.0:
         return None
@@ -39,6 +49,7 @@ def link_sample(summary: MigrationSummary) -> LinkSample | None:
         switchover_ns=switchover_ns,
         around_ns=max(summary.duration_ns - moved_ns, 0),
         final_bytes=summary.final_bytes,
+        largest_bytes=largest_bytes,
     )
 
 

@@ -58,7 +58,7 @@ lint: $(VENV)/.installed-dev
 	@$(BIN)/lint-imports --no-cache
 
 docs: $(VENV)/.installed-dev
-	@$(BIN)/python -m godwit.cli.generate_docs
+	@$(BIN)/python -m godwit.documents.generate_docs
 
 clean:
 	rm -rf $(VENV)

@@ -247,8 +247,8 @@ async def record() -> dict[str, tuple[DirtyWindow, ...]]:
     """Let guests run, and keep what the host's sampler saw."""
     from estimates import GUESTS, begin
 
-    from godwit.cli.cluster import Cluster
     from godwit.cli.machine import stop_machine
+    from godwit.local_cluster.cluster import Cluster
     from godwit.runtime.nats_log import NatsLog
     from godwit_protocol import subjects
     from godwit_protocol.estimation.history import decode_machine

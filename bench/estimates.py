@@ -15,12 +15,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from godwit.cli.cluster import Cluster
-from godwit.cli.estimate_pictures import ComparedMove, compared_moves
 from godwit.cli.machine import ask_machine, make_spec, start_machine, stop_machine
 from godwit.cli.migration import request_migration
 from godwit.cli.progress import SilentDisplay, follow
 from godwit.guests.corpus import sentences
+from godwit.local_cluster.cluster import Cluster
+from godwit.pictures.estimates import ComparedMove, compared_moves
 from godwit.runtime.event_log import EventLog
 from godwit.runtime.nats_log import NatsLog
 from godwit_protocol import subjects

@@ -21,10 +21,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from godwit.cli.cluster import Cluster
 from godwit.cli.machine import ask_machine, make_spec, start_machine, stop_machine
 from godwit.hypervisor.native.driver import NativeHypervisor
 from godwit.hypervisor.port import Vmm
+from godwit.local_cluster.cluster import Cluster
 from godwit.runtime.clock import SystemClock
 from godwit.runtime.event_log import EventLog
 from godwit.runtime.nats_log import NatsLog

@@ -28,10 +28,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from godwit.cli.cluster import Cluster
 from godwit.cli.machine import make_spec, start_machine
 from godwit.cli.migration import request_migration
 from godwit.cli.progress import SilentDisplay, follow
+from godwit.local_cluster.cluster import Cluster
 from godwit.runtime.nats_log import NatsLog
 from godwit_protocol import subjects
 from godwit_protocol.events.migration import Limits, Verify

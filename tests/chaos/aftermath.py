@@ -11,10 +11,10 @@ from arena import HOSTS, POLL_S, SETTLED_S_MAX, Arena, Subject, ViolatedError
 from processes import memfds, sockets
 from stamped_trainer import TRAINED
 
-from godwit.cli import process_tree
 from godwit.cli.guest_client import REQUEST_HEADER, GuestClient
 from godwit.cli.resolve import find_doubt, order_run
 from godwit.hypervisor.port import VmmState
+from godwit.local_cluster import process_tree
 from godwit.runtime.event_log import MESSAGE_ID_HEADER, Stored
 from godwit_protocol import codec, subjects
 from godwit_protocol import register as reg

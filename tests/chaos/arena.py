@@ -27,11 +27,11 @@ from steps import Role, Step
 from twin import Twin
 from wires import Wires
 
-from godwit.cli.cluster import CLUSTER_SERVICES, HOST_SERVICES, LAUNCHER, Cluster
 from godwit.cli.guest_client import GuestClient
-from godwit.cli.supervised import Program, Supervised, answers_healthy
 from godwit.hypervisor.native.paths import MachineFolder
 from godwit.hypervisor.port import VmmState, VmmStatus
+from godwit.local_cluster.cluster import CLUSTER_SERVICES, HOST_SERVICES, LAUNCHER, Cluster
+from godwit.local_cluster.supervised import Program, Supervised, answers_healthy
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol.errors import GodwitError

@@ -9,9 +9,9 @@ import pytest
 from arena import LIMITS, REACHED_S_MAX, Arena, send, until
 from steps import step
 
-from godwit.cli.doubt import command
-from godwit.cli.migration_pictures import error_of, find_migration
 from godwit.cli.resolve import find_doubt, order_run
+from godwit.pictures.doubt import command
+from godwit.pictures.migrations import error_of, find_migration
 from godwit_protocol.errors import ConflictError, InDoubtError, InvalidInputError
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Outcome

@@ -9,7 +9,7 @@ import pytest
 from conftest import Godwit, Here
 from told_log import Teller
 
-from godwit.cli.reading import messages
+from godwit.pictures.reading import messages
 from godwit.runtime.lane import Scope
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import (

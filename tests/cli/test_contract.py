@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from godwit.cli.contract import asyncapi, event_schemas
-from godwit.cli.event_writers import LANES
+from godwit.documents.contract import asyncapi, event_schemas
+from godwit.documents.event_writers import LANES
 from godwit_protocol import codec, subjects
 from godwit_protocol.events import EVENT_TYPES, Event
 from structs_of import enveloped, structs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from godwit.cli.estimate_pictures import ComparedMove, forecast_json, forecast_text
+from godwit.pictures.estimates import ComparedMove, forecast_json, forecast_text
 from godwit_protocol.estimation.forecast import Basis, Estimate, Forecast, Lacking, Span
 from godwit_protocol.events.estimate import EstimateCompared
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from godwit.cli import figures
+from godwit.pictures import figures
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from godwit.catalogue.loading import SHIPPED, CatalogueFileError, load
 from godwit.cli import gpus
 from godwit.cli.connection import find_catalogue
 from godwit.cli.gpus import By, slots, width_of
-from godwit.cli.host_pictures import GpuPicture, OnGpu
+from godwit.pictures.hosts import GpuPicture, OnGpu
 from godwit_protocol.catalogue import GpuMode
 from godwit_protocol.events.machine import GpuInventory
 from godwit_protocol.facts import GpuTelemetry

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from godwit.cli import process_tree
+from godwit.local_cluster import process_tree
 from godwit_protocol.errors import ConflictError
 
 pytestmark = pytest.mark.e2e

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from godwit.cli import narrative
-from godwit.cli.narrative import Narrator, sentence
+from godwit.pictures import narrative
+from godwit.pictures.narrative import Narrator, sentence
 from godwit_protocol import codec
 from godwit_protocol.convergence import Decision, DecisionReason
 from godwit_protocol.events import (

@@ -4,8 +4,10 @@ import pytest
 from told_log import Teller
 
 from godwit.catalogue.loading import load
-from godwit.cli import host_pictures, machine_pictures, migration_pictures
-from godwit.cli.machine_pictures import MachineState
+from godwit.pictures import hosts as host_pictures
+from godwit.pictures import machines as machine_pictures
+from godwit.pictures import migrations as migration_pictures
+from godwit.pictures.machines import MachineState
 from godwit.runtime.lane import Scope
 from godwit_protocol import ledger, subjects
 from godwit_protocol import register as reg

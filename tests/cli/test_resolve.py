@@ -12,8 +12,8 @@ import pytest
 from conftest import COMMAND_S_MAX, Godwit
 from told_log import Teller
 
-from godwit.cli import doubt
-from godwit.cli.reading import events
+from godwit.pictures import doubt
+from godwit.pictures.reading import events
 from godwit.runtime.lane import Scope
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol import codec, subjects

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from godwit.cli import supervised
-from godwit.cli.supervised import Program, Supervised, accepts_on
+from godwit.local_cluster import supervised
+from godwit.local_cluster.supervised import Program, Supervised, accepts_on
 from godwit_protocol.errors import ConflictError, DeadlineError, UnreachableError
 
 WAIT_S = 20.0

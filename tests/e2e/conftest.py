@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
-from godwit.cli.cluster import Cluster
+from godwit.local_cluster.cluster import Cluster
 from godwit.runtime.nats_log import NatsLog
 from operations import Operations
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from godwit.cli.machine import ask_machine, pause_machine
-from godwit.cli.machine_pictures import MachineState, find_machine
 from godwit.cli.migration import cancel_migration
+from godwit.pictures.machines import MachineState, find_machine
 from godwit_protocol.errors import ConflictError, NotFoundError
 from godwit_protocol.events.migration import AbortReason, Limits, Outcome, RoundCompleted
 from operations import NO_CONVERGENCE, Operations

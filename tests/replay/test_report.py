@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from godwit.cli.log_file import LogFile
-from godwit.cli.replay_report import page
+from godwit.pictures.report import page
 from godwit_protocol import codec
 from godwit_protocol.replay.timeline import timeline
 from godwit_protocol.replay.verification import verify

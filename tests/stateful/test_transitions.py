@@ -23,8 +23,8 @@ from scenarios import (
     taken_back_and_broken,
 )
 
-from godwit.cli.event_writers import ADDRESSED, LANES
-from godwit.cli.generate_docs import main
+from godwit.documents.event_writers import ADDRESSED, LANES
+from godwit.documents.generate_docs import main
 from godwit_protocol import codec
 from godwit_protocol.diagram import full_table, state_diagram
 from godwit_protocol.errors import LocalProtocolError, RemoteProtocolError

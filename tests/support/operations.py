@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from godwit.cli.cluster import Cluster
 from godwit.cli.guest_client import GuestClient
 from godwit.cli.machine import make_spec, start_machine, stop_machine
 from godwit.cli.migration import request_migration
 from godwit.cli.progress import SilentDisplay, follow
 from godwit.host.registers import Registers
 from godwit.hypervisor.native.driver import NativeHypervisor
+from godwit.local_cluster.cluster import Cluster
 from godwit.runtime.nats_log import NatsLog
 from godwit_protocol import codec, ledger, subjects
 from godwit_protocol.estimation.admission import AdmissionPolicy

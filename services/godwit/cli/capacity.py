@@ -7,13 +7,13 @@ from typing import Annotated
 import msgspec
 import typer
 
+from godwit.pictures.figures import count
+from godwit.pictures.hosts import BOOKS, Hosts
 from godwit_protocol.capacity import ProfileCapacity, capacities
 from godwit_protocol.catalogue import Catalogue
 
 from .connection import DirectoryOption, JsonOption, find_catalogue
-from .figures import count
 from .gpus import HostOption, ModelOption
-from .host_pictures import BOOKS, Hosts
 from .watching import View, WatchOption, show
 
 

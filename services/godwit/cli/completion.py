@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from godwit.pictures import reading
 from godwit_protocol import subjects
 from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import Lane
 from godwit_protocol.events.migration import MigrationRequested
 
-from . import reading
 from .connection import open_log
 
 if TYPE_CHECKING:

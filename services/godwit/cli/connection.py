@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
+from godwit.local_cluster import CLUSTER_FILE
 from godwit_protocol.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from godwit_protocol.events import Event
     from godwit_protocol.roles.effects import Address
 
-CLUSTER_FILE: Final = "cluster.json"
 URL_VARIABLE: Final = "GODWIT_NATS_URL"
 LEVEL_VARIABLE: Final = "GODWIT_LOG_LEVEL"
 

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from godwit.local_cluster.cluster import Cluster
+from godwit.pictures import reading
+from godwit.pictures.figures import duration, size
+from godwit.pictures.narrative import Narrator
 from godwit_protocol import subjects
 
-from . import output, reading
-from .cluster import Cluster
+from . import output
 from .connection import JsonOption, open_url, run
 from .demonstration import Findings, demonstrate
 from .events import line
-from .figures import duration, size
-from .narrative import Narrator
 from .progress import display_for
 
 if TYPE_CHECKING:

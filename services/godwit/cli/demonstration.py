@@ -14,16 +14,16 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from godwit.pictures.figures import milliseconds
+from godwit.pictures.migrations import error_of, stun_components_ms, throughput_bytes_per_second
 from godwit_protocol.errors import DataLossError, GuestError
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Verify
 from godwit_protocol.projections import MigrationSummary
 
-from .figures import milliseconds
 from .guest_client import Exchange, GuestClient
 from .machine import make_spec, start_machine
 from .migration import request_migration
-from .migration_pictures import error_of, stun_components_ms, throughput_bytes_per_second
 from .progress import Display, follow
 
 if TYPE_CHECKING:

@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from godwit.pictures import reading
+from godwit.pictures.estimates import forecast_json, forecast_text
+from godwit.pictures.figures import count
+from godwit.pictures.machines import find_live_machine
+from godwit.pictures.migrations import ADMISSION_HINT
+from godwit.pictures.narrative import reason
 from godwit_protocol.compatibility.verdict import Status, Verdict
 from godwit_protocol.errors import ConflictError, InvalidInputError, RefusedError
 from godwit_protocol.estimation.admission import (
@@ -20,12 +26,7 @@ from godwit_protocol.estimation.admission import (
 from godwit_protocol.estimation.forecast import Forecast
 from godwit_protocol.events.migration import Limits
 
-from . import output, reading
-from .estimate_pictures import forecast_json, forecast_text
-from .figures import count
-from .machine_pictures import find_live_machine
-from .migration_pictures import ADMISSION_HINT
-from .narrative import reason
+from . import output
 
 if TYPE_CHECKING:
     from godwit.runtime.event_log import EventLog

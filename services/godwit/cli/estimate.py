@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from godwit.pictures.figures import duration, milliseconds, rate, size
+from godwit.pictures.narrative import reason
 from godwit_protocol.convergence import SLOW_PERCENT_MAX, Decision
 from godwit_protocol.errors import InvalidInputError
 from godwit_protocol.estimation.scenarios import (
@@ -23,8 +25,6 @@ from godwit_protocol.quantities import parse_duration_ns, parse_rate
 
 from . import output
 from .connection import JsonOption, find_catalogue
-from .figures import duration, milliseconds, rate, size
-from .narrative import reason
 
 if TYPE_CHECKING:
     from godwit_protocol.catalogue import Catalogue, GpuModel

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from godwit.pictures.estimates import ComparedMove, compared_moves
+from godwit.pictures.figures import duration, short_id
+
 from . import output
 from .connection import DirectoryOption, JsonOption, open_log, run
-from .estimate_pictures import ComparedMove, compared_moves
-from .figures import duration, short_id
 
 
 def estimates(directory: DirectoryOption = None, as_json: JsonOption = False) -> None:

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from godwit.cli.log_file import FromOption, open_source
+from godwit.pictures import reading
+from godwit.pictures.figures import clock, short_id
+from godwit.pictures.migrations import find_id
+from godwit.pictures.narrative import Narrator
+from godwit.pictures.reading import Unreadable
 from godwit_protocol import subjects
 from godwit_protocol.events import Envelope, Recorded
 from godwit_protocol.register import RECORD_BYTES_MAX
 
-from . import completion, output, reading
+from . import completion, output
 from .connection import DirectoryOption, JsonOption, run
-from .figures import clock, short_id
-from .log_file import FromOption, open_source
-from .migration_pictures import find_id
-from .narrative import Narrator
-from .reading import Unreadable
 
 if TYPE_CHECKING:
     from godwit.runtime.event_log import LogReader

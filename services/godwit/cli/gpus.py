@@ -11,13 +11,13 @@ from typing import Annotated, Final
 
 import typer
 
+from godwit.pictures.figures import count, size
+from godwit.pictures.hosts import GpuPicture, Hosts, on_which_fits
 from godwit_protocol.catalogue import Catalogue, GpuMode
 from godwit_protocol.placement.geometry import pieces
 
 from . import completion
 from .connection import DirectoryOption, JsonOption, find_catalogue
-from .figures import count, size
-from .host_pictures import GpuPicture, Hosts, on_which_fits
 from .watching import View, WatchOption, show
 
 CELLS: Final = 16

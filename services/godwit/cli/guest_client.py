@@ -12,10 +12,9 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
+from godwit.pictures import reading
 from godwit_protocol import subjects
 from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
-
-from . import reading
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -11,6 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from godwit.pictures import reading
+from godwit.pictures.estimates import estimates_of, forecast_json, forecast_text
+from godwit.pictures.figures import day_and_clock, milliseconds
+from godwit.pictures.machines import (
+    MachinePicture,
+    MachineState,
+    all_machines,
+    find_live_machine,
+    find_machine,
+)
 from godwit_protocol import subjects
 from godwit_protocol.errors import (
     ConflictError,
@@ -26,7 +36,7 @@ from godwit_protocol.machine import MachineSpec, VGpuSpec
 from godwit_protocol.placement.policy import DeviceGroup, Policy
 from godwit_protocol.quantities import format_size, parse_duration_ns, parse_size
 
-from . import completion, output, reading
+from . import completion, output
 from .connection import (
     DirectoryOption,
     JsonOption,
@@ -36,16 +46,7 @@ from .connection import (
     requested_by,
     run,
 )
-from .estimate_pictures import estimates_of, forecast_json, forecast_text
-from .figures import day_and_clock, milliseconds
 from .guest_client import GuestClient
-from .machine_pictures import (
-    MachinePicture,
-    MachineState,
-    all_machines,
-    find_live_machine,
-    find_machine,
-)
 
 if TYPE_CHECKING:
     from godwit.runtime.event_log import EventLog

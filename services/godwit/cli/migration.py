@@ -10,6 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from godwit.pictures import doubt, reading
+from godwit.pictures.figures import count, day_and_clock, duration, rate, short_id, size
+from godwit.pictures.machines import find_live_machine
+from godwit.pictures.migrations import (
+    all_migrations,
+    as_json,
+    error_of,
+    find_id,
+    find_migration,
+    throughput_bytes_per_second,
+)
+from godwit.pictures.narrative import reason
 from godwit_protocol.convergence import SLOW_PERCENT_MAX
 from godwit_protocol.errors import ConflictError, DeadlineError
 from godwit_protocol.estimation.admission import AdmissionPolicy
@@ -18,7 +30,7 @@ from godwit_protocol.events.migration import Outcome, Verify
 from godwit_protocol.projections import MigrationSummary
 from godwit_protocol.quantities import parse_duration_ns
 
-from . import completion, doubt, dry_run, output, reading
+from . import completion, dry_run, output
 from .connection import (
     DirectoryOption,
     JsonOption,
@@ -28,17 +40,6 @@ from .connection import (
     requested_by,
     run,
 )
-from .figures import count, day_and_clock, duration, rate, short_id, size
-from .machine_pictures import find_live_machine
-from .migration_pictures import (
-    all_migrations,
-    as_json,
-    error_of,
-    find_id,
-    find_migration,
-    throughput_bytes_per_second,
-)
-from .narrative import reason
 from .progress import SilentDisplay, display_for, follow
 from .resolve import resolve
 

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import msgspec
 
+from godwit.pictures import reading
+from godwit.pictures.figures import clock, duration, rate, short_id, size
+from godwit.pictures.narrative import Narrator, reason
 from godwit_protocol import subjects
 from godwit_protocol.errors import DeadlineError
 from godwit_protocol.events import Recorded
@@ -20,9 +23,7 @@ from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Outcome
 from godwit_protocol.projections import MigrationSummary, fold
 
-from . import output, reading
-from .figures import clock, duration, rate, short_id, size
-from .narrative import Narrator, reason
+from . import output
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from godwit.pictures import reading
+from godwit.pictures.figures import count
+from godwit.pictures.migrations import find_id
+from godwit.pictures.report import page
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import CorruptError, InvalidInputError, RefusedError
 from godwit_protocol.quantities import parse_duration_ns
@@ -21,14 +25,11 @@ from godwit_protocol.replay.timeline import Timeline, timeline
 from godwit_protocol.replay.verification import OUTSIDE, UNHELD, verify
 from godwit_protocol.replay.what_if import Move, recorded_move
 
-from . import completion, output, reading
+from . import completion, output
 from . import replay_otherwise as otherwise
 from .connection import DirectoryOption, JsonOption, open_log, run
-from .figures import count
 from .log_file import FromOption, LogFile, open_source
-from .migration_pictures import find_id
 from .replay_pictures import instant_json, show_instant, show_timeline, timeline_json
-from .replay_report import page
 
 if TYPE_CHECKING:
     from godwit.runtime.event_log import EventLog, LogReader, Stored

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
+from godwit.pictures.figures import count, duration, milliseconds, rate, size
+from godwit.pictures.narrative import reason
 from godwit_protocol.convergence import SLOW_PERCENT_MAX, Decision
 from godwit_protocol.errors import InvalidInputError, NotFoundError
 from godwit_protocol.events import migration as ev
@@ -16,8 +18,6 @@ from godwit_protocol.quantities import parse_duration_ns, parse_rate
 from godwit_protocol.replay.what_if import Course, Move, Setting, as_recorded, what_if
 
 from . import output
-from .figures import count, duration, milliseconds, rate, size
-from .narrative import reason
 
 BAR_CHARACTERS: Final = 20
 ROUNDS_MAX: Final = 10_000

@@ -7,6 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
+from godwit.pictures.figures import clock, duration, milliseconds, rate, size
+from godwit.pictures.migrations import as_json
+from godwit.pictures.narrative import Narrator, reason
 from godwit_protocol.convergence import Decision
 from godwit_protocol.events import Lane
 from godwit_protocol.events import migration as ev
@@ -18,9 +21,6 @@ from godwit_protocol.replay.timeline import Moment, Timeline
 from godwit_protocol.roles.inputs import Input
 
 from . import output
-from .figures import clock, duration, milliseconds, rate, size
-from .migration_pictures import as_json
-from .narrative import Narrator, reason
 
 WHO_CHARACTERS: Final = 28
 _MARGIN: Final = " " * (8 + 14 + 14)

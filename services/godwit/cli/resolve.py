@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from godwit.pictures import doubt, reading
+from godwit.pictures.doubt import Doubt
+from godwit.pictures.migrations import as_json, find_id, find_migration
 from godwit_protocol import subjects
 from godwit_protocol.errors import (
     ConflictError,
@@ -23,7 +26,7 @@ from godwit_protocol.events.migration import Outcome
 from godwit_protocol.projections import MigrationSummary
 from godwit_protocol.register import RegisterRecord
 
-from . import completion, doubt, output, reading
+from . import completion, output
 from .connection import (
     DirectoryOption,
     JsonOption,
@@ -32,8 +35,6 @@ from .connection import (
     requested_by,
     run,
 )
-from .doubt import Doubt
-from .migration_pictures import as_json, find_id, find_migration
 
 if TYPE_CHECKING:
     from godwit.runtime.event_log import EventLog

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
+from godwit.local_cluster.cluster import DEFAULT_GPUS, HOSTS_MAX, Cluster
+
 from . import output
-from .cluster import DEFAULT_GPUS, HOSTS_MAX, Cluster
 from .connection import URL_VARIABLE, DirectoryOption, cluster_directory, run
 
 

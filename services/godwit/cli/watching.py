@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 import typer
 
-from . import output, reading
+from godwit.pictures import reading
+from godwit.pictures.hosts import SOURCES, Hosts, Source
+
+from . import output
 from .connection import open_log, run
-from .host_pictures import SOURCES, Hosts, Source
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

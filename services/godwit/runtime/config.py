@@ -6,27 +6,23 @@ table to the docs. Knows the environment only as a mapping; nothing else may rea
 
 from __future__ import annotations
 
-import logging
 import os
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
-
-import msgspec
 
 from godwit_protocol.errors import InvalidInputError
 from godwit_protocol.estimation.admission import AdmissionPolicy
-from godwit_protocol.facts import DeclaredFacts, Setting
+from godwit_protocol.facts import DeclaredFacts
 from godwit_protocol.quantities import parse_duration_ns
-from godwit_protocol.subjects import checked_name
+
+from . import values
+from .values import GPUS_MAX
 
 PORT_MAX: Final = 65535
 BULK_CONNECTIONS_MAX: Final = 64
-GPUS_MAX: Final = 64
 _METADATA_KEY: Final = "variable"
 
 
@@ -115,98 +111,6 @@ def _variable(
     return {_METADATA_KEY: variable}
 
 
-def server_urls(text: str) -> list[str]:
-    """Return the URLs of the NATS servers that ``text`` names, with commas between.
-
-    Raises ``ValueError`` if one of them is no such URL.
-    """
-    urls = text.split(",")
-    for parts in map(urlsplit, urls):
-        if parts.scheme not in {"nats", "tls", "ws", "wss"} or not parts.hostname:
-            raise ValueError
-        _ = parts.port  # raises ValueError if it is not a port
-    return urls
-
-
-def _url(text: str) -> str:
-    server_urls(text)
-    return text
-
-
-def _whole_number(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if not low <= value <= high:
-            raise ValueError
-        return value
-
-    return parse
-
-
-def _name_or_nothing(text: str) -> str:
-    return checked_name(text, "configured") if text else ""
-
-
-def _name(text: str) -> str:
-    return checked_name(text, "configured")
-
-
-def _address(text: str) -> str:
-    if not text or any(character.isspace() for character in text):
-        raise ValueError
-    return text
-
-
-def _absolute_path(text: str) -> Path:
-    if not text:
-        raise ValueError
-    return Path(text).expanduser().absolute()
-
-
-def _path_or_nothing(text: str) -> Path | None:
-    return _absolute_path(text) if text else None
-
-
-def _gpus(text: str) -> tuple[str, ...]:
-    """``MODEL:COUNT,…`` as one model name a GPU."""
-    models: list[str] = []
-    for item in filter(None, text.split(",")):
-        model, _, count = item.strip().partition(":")
-        if not model:
-            raise ValueError
-        models += [model] * _whole_number(1, GPUS_MAX)(count or "1")
-    if len(models) > GPUS_MAX:
-        raise ValueError
-    return tuple(models)
-
-
-def _switch(text: str) -> bool:
-    return {"on": True, "off": False}[text.strip().lower()]
-
-
-def _command(text: str) -> tuple[str, ...]:
-    """A program and its arguments, quoted as for a shell."""
-    words = tuple(shlex.split(text))
-    if words and not Path(words[0]).is_absolute():
-        raise ValueError
-    return words
-
-
-def _log_level(text: str) -> int:
-    return logging.getLevelNamesMapping()[text.upper()]
-
-
-def _gpu_facts(text: str) -> DeclaredFacts:
-    """``NAME=VALUE,…`` as facts."""
-    values: dict[str, str] = {}
-    for item in filter(None, text.split(",")):
-        name, equals, value = item.strip().partition("=")
-        if name not in DeclaredFacts.__struct_fields__ or not equals or not value:
-            raise ValueError
-        values[name] = value if name == "driver" else Setting(value)
-    return msgspec.convert(values, DeclaredFacts)
-
-
 def _default_directory(environ: Mapping[str, str]) -> str:
     if runtime := environ.get("XDG_RUNTIME_DIR"):
         return f"{runtime}/godwit"
@@ -225,7 +129,7 @@ class Config:
     nats_url: str = field(
         metadata=_variable(
             "GODWIT_NATS_URL",
-            _url,
+            values.url,
             "a URL like nats://127.0.0.1:4222, or several with commas between",
             "nats://127.0.0.1:4222",
             "The NATS server, or the servers of one cluster, that hold the event log.",
@@ -235,7 +139,7 @@ class Config:
     nats_replicas: int = field(
         metadata=_variable(
             "GODWIT_NATS_REPLICAS",
-            _whole_number(1, 5),
+            values.whole_number(1, 5),
             "1 to 5",
             "1",
             "How many servers keep each message: 1 on a single server, else 3 or 5.",
@@ -245,7 +149,7 @@ class Config:
     directory: Path = field(
         metadata=_variable(
             "GODWIT_DIR",
-            _absolute_path,
+            values.absolute_path,
             "a directory",
             _default_directory,
             "Where a local cluster keeps its files, and where commands look for it.",
@@ -256,7 +160,7 @@ class Config:
     host: str = field(
         metadata=_variable(
             "GODWIT_HOST",
-            _name_or_nothing,
+            values.name_or_nothing,
             "this host's name: 1 to 63 of a-z, 0-9 and '-'",
             "",
             "The name of the host that the service belongs to.",
@@ -268,7 +172,7 @@ class Config:
     host_directory: Path = field(
         metadata=_variable(
             "GODWIT_HOST_DIR",
-            _absolute_path,
+            values.absolute_path,
             "a directory",
             _default_host_directory,
             "Where a host keeps its journals and its machines' sockets. Its two services share it,"
@@ -280,7 +184,7 @@ class Config:
     gpus: tuple[str, ...] = field(
         metadata=_variable(
             "GODWIT_GPUS",
-            _gpus,
+            values.gpus,
             f"MODEL:COUNT,… of models in the catalogue (docs/gpus.md), at most {GPUS_MAX} GPUs",
             "",
             "The host's simulated GPUs, such as H100-80GB:2; they count where there is no driver."
@@ -303,7 +207,7 @@ class Config:
     gpu_facts: DeclaredFacts = field(
         metadata=_variable(
             "GODWIT_GPU_FACTS",
-            _gpu_facts,
+            values.gpu_facts,
             "NAME=on or NAME=off of unified_memory, debugger, profiler, ecc, and driver=VERSION,"
             " with commas between",
             "",
@@ -316,7 +220,7 @@ class Config:
     catalogue_file: Path | None = field(
         metadata=_variable(
             "GODWIT_CATALOGUE",
-            _path_or_nothing,
+            values.path_or_nothing,
             "a .toml file, or a folder of them",
             "",
             "A site's own GPU models, beside those that come with Godwit (docs/gpus.md).",
@@ -334,7 +238,7 @@ class Config:
     link_host: str = field(
         metadata=_variable(
             "GODWIT_LINK_HOST",
-            _address,
+            values.address,
             "an address or a name that other hosts reach",
             "127.0.0.1",
             "Where the destination listens for the direct link, and what it announces.",
@@ -344,7 +248,7 @@ class Config:
     link_port: int = field(
         metadata=_variable(
             "GODWIT_LINK_PORT",
-            _whole_number(0, PORT_MAX),
+            values.whole_number(0, PORT_MAX),
             f"0 to {PORT_MAX}",
             "0",
             "The direct link's port; 0 takes any free one.",
@@ -354,7 +258,7 @@ class Config:
     bulk_connections: int = field(
         metadata=_variable(
             "GODWIT_BULK_CONNECTIONS",
-            _whole_number(1, BULK_CONNECTIONS_MAX),
+            values.whole_number(1, BULK_CONNECTIONS_MAX),
             f"1 to {BULK_CONNECTIONS_MAX}",
             "2",
             "How many connections carry a migration's pages.",
@@ -364,7 +268,7 @@ class Config:
     omit_zeros: bool = field(
         metadata=_variable(
             "GODWIT_OMIT_ZEROS",
-            _switch,
+            values.switch,
             "on or off",
             "on",
             "Whether pages that are all zero are only named, and do not travel.",
@@ -374,7 +278,7 @@ class Config:
     fence_command: tuple[str, ...] = field(
         metadata=_variable(
             "GODWIT_FENCE_COMMAND",
-            _command,
+            values.command,
             "a program by its absolute path, and arguments",
             "",
             "Confirms that another host is powered off (docs/in-doubt.md). Empty: the operator is"
@@ -407,7 +311,7 @@ class Config:
     coordinator_id: str = field(
         metadata=_variable(
             "GODWIT_COORDINATOR_ID",
-            _name,
+            values.name,
             "a name: 1 to 63 of a-z, 0-9 and '-'",
             "coordinator-1",
             "Names this replica of the coordinator in the log; no two may share it.",
@@ -417,7 +321,7 @@ class Config:
     tracker_id: str = field(
         metadata=_variable(
             "GODWIT_TRACKER_ID",
-            _name,
+            values.name,
             "a name: 1 to 63 of a-z, 0-9 and '-'",
             "tracker-1",
             "Names this replica of the tracker in the log; no two may share it.",
@@ -427,7 +331,7 @@ class Config:
     health_host: str = field(
         metadata=_variable(
             "GODWIT_HEALTH_HOST",
-            _address,
+            values.address,
             "an address of this machine",
             "127.0.0.1",
             "Where the health endpoint listens.",
@@ -436,7 +340,7 @@ class Config:
     health_port: int = field(
         metadata=_variable(
             "GODWIT_HEALTH_PORT",
-            _whole_number(0, PORT_MAX),
+            values.whole_number(0, PORT_MAX),
             f"0 to {PORT_MAX}",
             "0",
             "The health endpoint's port; 0 takes any free one and writes it to a file.",
@@ -445,7 +349,7 @@ class Config:
     log_level: int = field(
         metadata=_variable(
             "GODWIT_LOG_LEVEL",
-            _log_level,
+            values.log_level,
             "debug, info, warning, error or critical",
             "info",
             "The least severe log lines that are written.",
@@ -470,8 +374,8 @@ def load(service: Service, environ: Mapping[str, str]) -> Config:
     Raises ``ConfigError`` for the first variable that ``service`` reads and that is wrong. What it
     does not read keeps its default, whatever the environment says.
     """
-    values = {name: _value(variable, service, environ) for name, variable in _variables()}
-    return Config(**values)
+    found = {name: _value(variable, service, environ) for name, variable in _variables()}
+    return Config(**found)
 
 
 def rows() -> tuple[VariableRow, ...]:

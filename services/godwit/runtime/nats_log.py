@@ -26,9 +26,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from godwit.runtime import jetstream_api as api
-from godwit.runtime.config import server_urls
 from godwit.runtime.event_log import MESSAGE_ID_HEADER, AppendConflictError, Stored
 from godwit.runtime.pull_reader import PullReader
+from godwit.runtime.values import server_urls
 from godwit_protocol.errors import (
     GodwitError,
     InvalidInputError,

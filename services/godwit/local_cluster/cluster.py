@@ -25,8 +25,7 @@ from godwit_protocol.errors import (
     UnreachableError,
 )
 
-from . import process_tree
-from .connection import CLUSTER_FILE
+from . import CLUSTER_FILE, process_tree
 from .supervised import (
     RESTART_WAIT_S_MIN,
     RESTARTS_IN_A_ROW_MAX,

@@ -1,8 +1,8 @@
 """Writes what comes from the code into ``docs/`` and the README; with ``--check``, only compares.
 
-``python -m godwit.cli.generate_docs [--check] [--docs DIR]``. The README, in the folder above, has
-marks between which tables are kept. Exits with 1 if ``--check`` finds a stale file, after naming
-it.
+``python -m godwit.documents.generate_docs [--check] [--docs DIR]``. The README, in the folder
+above, has marks between which tables are kept. Exits with 1 if ``--check`` finds a stale file,
+after naming it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ ROLES: Final = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(prog="godwit.cli.generate_docs", description=__doc__)
+    parser = argparse.ArgumentParser(prog="godwit.documents.generate_docs", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if stale")
     parser.add_argument("--docs", type=Path, default=DOCS, help="where docs/ is")
     options = parser.parse_args(arguments)

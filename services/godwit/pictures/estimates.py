@@ -14,7 +14,7 @@ from godwit_protocol.events.migration import Limits
 
 from . import reading
 from .figures import count, duration, milliseconds, rate, size
-from .machine_pictures import MachinePicture, MachineState
+from .machines import MachinePicture, MachineState
 from .narrative import reason
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The pages and schemas that are generated from the code, and the check that they are current."""

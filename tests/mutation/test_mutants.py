@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import textwrap
+import types
 from pathlib import Path
 
 import pytest
-from driver import MODULES, PROTOCOL, ROOT, Ledger, Result, Verdict, excuses, table
-from mutants import Mutant, mutants
+from driver import MODULES, ROOT
+from mutants import mutants
+from trials import Job, module_path, put_in_place
+from verdicts import Ledger, Result, Verdict, excuses, table
 
 TRIED_EVERY = 20
 STEP = textwrap.dedent(
@@ -21,6 +24,26 @@ STEP = textwrap.dedent(
 
     ROWS = {(p.A, Tick): row(step, p.A, p.B), (p.B, Tick): row(step, p.B)}
     LATE = {p.A, p.B}
+    """
+)
+
+ROLE = textwrap.dedent(
+    """
+    from types import SimpleNamespace
+
+    _LATE = (0,)
+    _NAMES = {"a": 1, "b": 1}
+
+    def step(now):
+        if now > _LATE[0]:
+            return "late"
+        return "in time"
+
+    def _rows():
+        rows = {"a": step, "b": step}
+        return {name: each for name, each in rows.items() if name in _NAMES}
+
+    TABLE = SimpleNamespace(rows=_rows())
     """
 )
 
@@ -85,7 +108,7 @@ def names(tree: ast.Module) -> set[str]:
 def test_no_two_mutants_of_a_module_have_one_key_and_those_tried_could_be_programs() -> None:
     """One that uses a name that is not there would only seem to be caught."""
     for module in MODULES:
-        path = ROOT / PROTOCOL / (module.replace(".", "/") + ".py")
+        path = module_path(ROOT, module)
         source = path.read_text(encoding="utf-8")
         found = mutants(source)
         assert len(found) > 10
@@ -102,9 +125,7 @@ def test_each_excuse_is_of_a_mutant_that_there_is_and_has_a_reason() -> None:
     there = {
         f"{module} {mutant.key}"
         for module in MODULES
-        for mutant in mutants(
-            (ROOT / PROTOCOL / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
-        )
+        for mutant in mutants(module_path(ROOT, module).read_text(encoding="utf-8"))
     }
     for mutant, reason in excuses().items():
         assert mutant in there, f"{mutant} is excused, and is no mutant any more"
@@ -125,17 +146,36 @@ def test_what_was_caught_stays_so_and_a_survivor_is_judged_anew_by_other_tests(
     assert later.find("m", STEP + "\n# changed\n", first) is None
 
 
-def test_the_table_adds_up() -> None:
-    def found(module: str, result: Result) -> tuple[str, Mutant, Result]:
-        return module, mutants(STEP)[0], result
+@pytest.mark.parametrize(
+    ("key", "now", "rows"),
+    [
+        ("step: forced false: now > _LATE[0] -> False", "in time", {"a", "b"}),
+        ("_rows: row out: 'a' -> (nothing)", "late", {"b"}),
+        ("_NAMES: row out: 'b' -> (nothing)", "late", {"a"}),
+    ],
+)
+def test_a_change_is_put_in_place_where_everybody_has_the_function_already(
+    key: str, now: str, rows: set[str], tmp_path: Path
+) -> None:
+    role = types.ModuleType("role")
+    role.__file__ = str(tmp_path / "role.py")
+    exec(ROLE, role.__dict__)
+    step, table = role.step, role.TABLE
+    (mutant,) = [mutant for mutant in mutants(ROLE) if mutant.key == key]
+    put_in_place(Job("role", ROLE, mutant), role)
+    assert step(1) == now
+    assert table.rows == dict.fromkeys(rows, step)
 
+
+def test_the_table_adds_up() -> None:
     lines = table(
         [
-            found("a", Result(Verdict.CAUGHT, 1, 1.0)),
-            found("a", Result(Verdict.ENDLESS, 3, 1.0)),
-            found("b", Result(Verdict.EQUIVALENT, 0, 1.0)),
-            found("b", Result(Verdict.SURVIVED, 0, 1.0)),
-        ]
+            ("a", Result(Verdict.CAUGHT, 1, 1.0)),
+            ("a", Result(Verdict.ENDLESS, 3, 1.0)),
+            ("b", Result(Verdict.EQUIVALENT, 0, 1.0)),
+            ("b", Result(Verdict.SURVIVED, 0, 1.0)),
+        ],
+        4,
     ).splitlines()
     assert [line.split(" | ") for line in lines[2:]] == [
         ["| a", "2", "2", "1", "0", "1", "0", "0", "0 |"],

@@ -270,6 +270,7 @@ def _told_to_both() -> list[Given]:
     return named
 
 
+_FINAL_SENT = inp.FinalSent(pages=1, sent_bytes=4096, scan_ns=1, sent_ns=SOON_NS, digest_ns=3)
 _TOLD: dict[Role, list[Given]] = {
     SOURCE: [
         Given("LinkUp", inp.LinkUp(connections=2, resident_bytes=16384, populate_ns=5)),
@@ -278,10 +279,8 @@ _TOLD: dict[Role, list[Given]] = {
         Given("Appended", inp.Appended(type="stun_intended")),
         Given("AppendFailed", inp.AppendFailed(type="stun_intended", message="no answer")),
         Given("Paused", inp.Paused(stopped_ns=SOON_NS, checkpoint_bytes=512)),
-        Given(
-            "FinalSent",
-            inp.FinalSent(pages=1, sent_bytes=4096, scan_ns=1, sent_ns=SOON_NS, digest_ns=3),
-        ),
+        Given("FinalSent: in time", _FINAL_SENT),
+        Given("FinalSent: when the stun's limit is over", _FINAL_SENT, DEADLINE_NS),
         Given("Resumed", inp.Resumed(first_step_ns=SOON_NS)),
         Given("MemoryFreed", inp.MemoryFreed()),
         Given("MemoryLeft", inp.MemoryLeft(message="it does not die")),

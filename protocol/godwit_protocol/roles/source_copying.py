@@ -12,7 +12,7 @@ from . import inputs as inp
 from .effects import Durability
 from .inputs import Input
 from .source_endings import Result, abandon, lagging, resume, why
-from .source_state import SWITCHOVER_STEP_DEADLINE_NS, Phase, SourceState
+from .source_state import STAGED_NS_MIN, SWITCHOVER_STEP_DEADLINE_NS, Phase, SourceState
 
 _replace = msgspec.structs.replace
 
@@ -143,6 +143,8 @@ def pause_failed(state: SourceState, given: Input, _now_ns: int) -> Result:
 def final_sent(state: SourceState, given: Input, now_ns: int) -> Result:
     """FROZEN went to the disk beside the last pages. Once Stage is said the destination may have a
     whole image: a source that restarts must know from then on that it may not just resume.
+
+    The stun's limit goes on to hold until GO: it is the deadline of the last copy that stands.
     """
     assert isinstance(given, inp.FinalSent)
     sent = ev.FinalCopySent(
@@ -152,8 +154,8 @@ def final_sent(state: SourceState, given: Input, now_ns: int) -> Result:
         sent_ns=given.sent_ns,
         digest_ns=given.digest_ns,
     )
-    wait_ns = SWITCHOVER_STEP_DEADLINE_NS + state.verification_ns
-    after = _replace(state, phase=Phase.STAGING, deadline_ns=now_ns + wait_ns)
+    deadline_ns = max(state.deadline_ns, now_ns + STAGED_NS_MIN)
+    after = _replace(state, phase=Phase.STAGING, deadline_ns=deadline_ns)
     return after, (
         fx.AwaitFlush(),
         fx.SayStage(round=state.rounds_sent, verify=state.verify),

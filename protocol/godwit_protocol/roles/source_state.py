@@ -14,7 +14,11 @@ from ..events.migration import AbortReason
 CONNECT_DEADLINE_NS: Final = 120_000_000_000
 """Populating the destination's memory is in it: 0.3 GB/s on a bad host."""
 SWITCHOVER_STEP_DEADLINE_NS: Final = 10_000_000_000
-"""How long STAGED, ACTIVE or QUARANTINED may take to come."""
+"""How long ACTIVE or QUARANTINED may take to come."""
+STAGED_NS_MIN: Final = 3_000_000_000
+"""What STAGED may take in any case, if the last copy has left nothing of the stun's limit: to take
+the machine back then costs the whole migration. Less than a link may be silent.
+"""
 FULL_VERIFICATION_NS: Final = 120_000_000_000
 """What hashing both whole images may take on top of each deadline: it is asked for, to be sure."""
 UNCLEAR_ALARM: Final = 5

@@ -46,7 +46,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a search has seen. ``is_complete``: there is no state that it has not."""
+    """What a search has seen. ``is_complete``: there is no state that it has not.
+
+    ``seconds`` of the processor: others may use it too.
+    """
 
     states: int
     transitions: int
@@ -77,8 +80,10 @@ class Search:
         self._transitions = 0
 
     def run(self, *, states_max: int = STATES_MAX, seconds_max: float = 3600.0) -> Report:
-        """Search until all is seen, a rule is broken, or a bound is reached."""
-        started_s = time.monotonic()
+        """Search until all is seen, a rule is broken, or a bound is reached. ``seconds_max``: of the
+        processor.
+        """
+        started_s = time.process_time()
         finding, is_complete = self._explore(states_max, started_s + seconds_max)
         if finding is None and is_complete:
             finding = self._look_for_ends()
@@ -86,7 +91,7 @@ class Search:
             states=len(self._worlds),
             transitions=self._transitions,
             depth=self._depths[-1],
-            seconds=time.monotonic() - started_s,
+            seconds=time.process_time() - started_s,
             is_complete=is_complete,
             finding=finding,
         )
@@ -94,7 +99,7 @@ class Search:
     def _explore(self, states_max: int, until_s: float) -> tuple[Finding | None, bool]:
         number = 0
         while number < len(self._worlds):
-            if number % _LOOK_AT_CLOCK == 0 and time.monotonic() > until_s:
+            if number % _LOOK_AT_CLOCK == 0 and time.process_time() > until_s:
                 return None, False
             if len(self._worlds) > states_max:
                 return None, False

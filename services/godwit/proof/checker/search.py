@@ -80,8 +80,9 @@ class Search:
         self._transitions = 0
 
     def run(self, *, states_max: int = STATES_MAX, seconds_max: float = 3600.0) -> Report:
-        """Search until all is seen, a rule is broken, or a bound is reached. ``seconds_max``: of the
-        processor.
+        """Search until all is seen, a rule is broken, or a bound is reached.
+
+        ``seconds_max``: of the processor.
         """
         started_s = time.process_time()
         finding, is_complete = self._explore(states_max, started_s + seconds_max)

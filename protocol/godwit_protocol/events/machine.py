@@ -188,7 +188,8 @@ class RegisterRestored(Event, frozen=True, kw_only=True):
 class HostAnnounced(Event, frozen=True, kw_only=True):
     """What a host has, said at each start of its services and when it has changed.
 
-    ``facts`` None: announced by a release that did not tell them.
+    ``facts`` None: announced by a release that did not tell them. ``signing_key``: the public half
+    of what it signs with; empty: it does not sign.
     """
 
     TYPE: ClassVar[str] = "host_announced"
@@ -198,3 +199,4 @@ class HostAnnounced(Event, frozen=True, kw_only=True):
     kernel: str
     gpus: tuple[GpuInventory, ...]
     facts: HostFacts | None = None
+    signing_key: bytes = b""

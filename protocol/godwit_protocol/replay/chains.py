@@ -136,7 +136,12 @@ def note(messages: Sequence[StoredMessage], events: int | None = None) -> Noted:
     noted = messages[:events]
     digest = CHAIN_START
     for message in noted:
-        name = message.subject.encode()
-        head = digest + len(name).to_bytes(4, "little") + name
-        digest = hashlib.sha256(head + stored_hash(message.data)).digest()
+        digest = digest_after(digest, message)
     return Noted(len(noted), digest)
+
+
+def digest_after(digest: bytes, message: StoredMessage) -> bytes:
+    """The hash over one more message, after that over those before (``CHAIN_START``: none)."""
+    name = message.subject.encode()
+    head = digest + len(name).to_bytes(4, "little") + name
+    return hashlib.sha256(head + stored_hash(message.data)).digest()

@@ -16,13 +16,16 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of verifying one migration. What is unproven may be so or not."""
+    """What came of verifying one migration. What is unproven may be so or not; ``open_ends`` of it:
+    that the last events of lanes are all that there were.
+    """
 
     migration: str
     events: int
     proven: tuple[str, ...]
     unproven: tuple[str, ...]
     faults: tuple[Fault, ...]
+    open_ends: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:

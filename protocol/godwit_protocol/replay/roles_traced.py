@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from ..events import Event, Lane, Recorded
 from ..events import migration as ev
+from ..events.signed import LaneSigned
 from ..roles import coordinator, destination, source
 from ..roles.inputs import Input
 from ..roles.table import Table
@@ -18,8 +19,8 @@ from .findings import Fault
 from .host_roles import destination_trace, source_trace
 from .traces import Sighting, Trace
 
-WRITTEN_BY_SHELLS: Final = (ev.HostFenced, ev.RunOrderRefused)
-"""Events in a host's lane that its role's core does not want: proofs and answers to operators."""
+WRITTEN_BY_SHELLS: Final = (ev.HostFenced, ev.RunOrderRefused, LaneSigned)
+"""Events that no core wants: proofs, answers to operators, and signatures."""
 TABLES: Final[dict[Lane, Table[Any]]] = {
     Lane.COORDINATOR: coordinator.TABLE,
     Lane.SOURCE: source.TABLE,
@@ -56,7 +57,7 @@ class RolesTraced:
         event, lane = recorded.event, recorded.envelope.lane
         self._evidence.take(recorded, subject)
         step = None
-        if lane is Lane.COORDINATOR:
+        if lane is Lane.COORDINATOR and not isinstance(event, LaneSigned):
             step = self._decision(recorded, subject)
         elif lane in (Lane.SOURCE, Lane.DESTINATION):
             step = self._fact(recorded, subject)

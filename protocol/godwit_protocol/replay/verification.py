@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from .. import codec
 from ..errors import CorruptError
@@ -17,6 +17,7 @@ from ..events import migration as ev
 from .chains import Chains, Noted, StoredMessage, note
 from .findings import Fault, Verification
 from .roles_traced import RolesTraced
+from .signatures import Entry, Signatures, Trust
 
 OUTSIDE: Final = (
     "what register, inventories and ledgers held when they were read: they are other streams",
@@ -24,22 +25,18 @@ OUTSIDE: Final = (
     "what was said on the direct link, but for what the hosts wrote about it",
 )
 """What no migration's own events can prove."""
-UNHELD: Final = "the last event of each lane: no later hash holds it, and no digest was given"
+UNHELD: Final = "the last event of each lane: no later hash holds it, no signature, no digest"
 UNENDED: Final = "how it ends: it has not ended"
 
 
-class Entry(NamedTuple):
-    """An event with its message."""
-
-    message: StoredMessage
-    recorded: Recorded
-
-
 def verify(
-    migration: str, messages: Iterable[StoredMessage], noted: Noted | None = None
+    migration: str,
+    messages: Iterable[StoredMessage],
+    noted: Noted | None = None,
+    trust: Trust | None = None,
 ) -> Verification:
     """Verify one migration: all of its messages, in the log's order. ``noted``: what was noted of
-    it elsewhere, when it was exported.
+    it elsewhere, when it was exported. ``trust``: how signatures are checked; None: not at all.
     """
     stored = list(messages)
     entries, faults = _decoded(stored)
@@ -53,11 +50,16 @@ def verify(
     for entry in entries:
         traced.take(entry.recorded, entry.message.subject, entry.message.time_ns)
     faults += traced.faults
+    signatures = Signatures(entries, trust)
+    faults += signatures.faults
+    is_held = noted is not None and noted.events >= len(story)
+    open_ends = () if is_held else tuple(_open_ends(signatures))
     return Verification(
         migration=migration,
         events=len(entries),
-        proven=tuple(_proven(entries, traced, faults, noted)),
-        unproven=(*traced.unproven, *_unproven(story, noted)),
+        proven=tuple(_proven(entries, traced, faults, noted, signatures)),
+        unproven=(*traced.unproven, *signatures.unproven(), *open_ends, *_unproven(story)),
+        open_ends=open_ends,
         faults=tuple(sorted(faults, key=lambda fault: fault.sequence)),
     )
 
@@ -108,6 +110,7 @@ def _proven(
     traced: RolesTraced,
     faults: Sequence[Fault],
     noted: Noted | None,
+    signatures: Signatures,
 ) -> Iterator[str]:
     if faults:
         return
@@ -118,14 +121,19 @@ def _proven(
     rounds = sum(isinstance(recorded.event, ev.RoundCompleted) for _, recorded in entries)
     if rounds:
         yield f"what was decided at each round's end ({rounds}) is the core's, from the figures"
-
+    yield from signatures.proven()
     if noted is not None:
         yield f"the first {noted.events} events, in this order, are those that were noted"
 
 
-def _unproven(story: Sequence[Recorded], noted: Noted | None) -> Iterator[str]:
-    if noted is None or noted.events < len(story):
+def _open_ends(signatures: Signatures) -> Iterator[str]:
+    if signatures.are_there or signatures.is_needed:
+        yield from signatures.open_ends()
+    else:
         yield UNHELD
+
+
+def _unproven(story: Sequence[Recorded]) -> Iterator[str]:
     types: set[type[Event]] = {type(recorded.event) for recorded in story}
     if ev.MigrationEnded not in types:
         yield UNENDED

@@ -21,6 +21,7 @@ from . import (
     estimates,
     events,
     gpus,
+    keys,
     machine,
     migration,
     replay,
@@ -48,6 +49,7 @@ app.command("capacity")(capacity.capacity)
 app.command("estimate")(estimate.estimate)
 app.command("estimates")(estimates.estimates)
 app.add_typer(replay.app, name="replay")
+app.add_typer(keys.app, name="keys")
 app.command("simulate")(simulate.simulate)
 
 

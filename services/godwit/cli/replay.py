@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from godwit.pictures import reading
 from godwit.pictures.figures import count
 from godwit.pictures.migrations import find_id
 from godwit.pictures.report import page
+from godwit.runtime.signing import is_signed
 from godwit_protocol import codec, subjects
-from godwit_protocol.errors import CorruptError, InvalidInputError, RefusedError
+from godwit_protocol.errors import InvalidInputError, RefusedError
 from godwit_protocol.quantities import parse_duration_ns
 from godwit_protocol.replay import lines
-from godwit_protocol.replay.chains import note, parse_noted
-from godwit_protocol.replay.findings import Verification
+from godwit_protocol.replay.chains import note
 from godwit_protocol.replay.instant import Instant, instant
-from godwit_protocol.replay.stories import Stories
+from godwit_protocol.replay.signatures import Trust
 from godwit_protocol.replay.timeline import Timeline, timeline
-from godwit_protocol.replay.verification import OUTSIDE, UNHELD, verify
+from godwit_protocol.replay.verification import verify
 from godwit_protocol.replay.what_if import Move, recorded_move
 
-from . import completion, output
+from . import output, replay_verify
 from . import replay_otherwise as otherwise
 from .connection import DirectoryOption, JsonOption, open_log, run
 from .log_file import FromOption, LogFile, open_source
+from .replay_arguments import AllOption, IdArgument, messages_of
 from .replay_pictures import instant_json, show_instant, show_timeline, timeline_json
 
 if TYPE_CHECKING:
@@ -40,17 +40,6 @@ EXPORTED = (subjects.EVENTS, subjects.REGISTER, subjects.LEDGER)
 app = typer.Typer(
     no_args_is_help=True, help="Replay what was logged: tell it, prove it, ask what if."
 )
-
-IdArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="[ID]",
-        help="The migration; part of its id will do.",
-        autocompletion=completion.migrations,
-        show_default=False,
-    ),
-]
-AllOption = Annotated[bool, typer.Option("--all", help="Every migration of the log.")]
 
 
 @app.command()
@@ -174,18 +163,13 @@ def timeline_command(
     async def work() -> Timeline:
         async with open_source(directory, file) as log:
             wanted = await find_id(log, migration)
-            return timeline(wanted, await _messages_of(log, wanted))
+            return timeline(wanted, await messages_of(log, wanted))
 
     told = run(work())
     if as_json:
         output.print_json(timeline_json(told))
     else:
         show_timeline(told)
-
-
-async def _messages_of(log: LogReader, migration: str) -> list[Stored]:
-    filters = subjects.whole_migration(migration)
-    return [stored async for stored in reading.messages(log, filters)]
 
 
 @app.command()
@@ -214,7 +198,7 @@ def at(
     async def work() -> Instant:
         async with open_source(directory, file) as log:
             wanted = await find_id(log, migration)
-            messages = await _messages_of(log, wanted)
+            messages = await messages_of(log, wanted)
             if since_ns is None:
                 known = sum(message.sequence <= (seq or 0) for message in messages)
             else:
@@ -292,7 +276,7 @@ def _play(
     async def work() -> Move:
         async with open_source(directory, file) as log:
             wanted = await find_id(log, migration)
-            messages = await _messages_of(log, wanted)
+            messages = await messages_of(log, wanted)
             story = [codec.decode(each.data, each.sequence) for each in messages]
             move = recorded_move(wanted, story)
             if move is None:
@@ -323,10 +307,11 @@ def report(
     async def work() -> str:
         async with open_source(directory, file) as log:
             wanted = await find_id(log, migration)
-            messages = await _messages_of(log, wanted)
+            messages = await messages_of(log, wanted)
             story = [codec.decode(each.data, each.sequence) for each in messages]
             told = timeline(wanted, messages)
-            return page(told, verify(wanted, messages), recorded_move(wanted, story))
+            checked = verify(wanted, messages, trust=Trust(is_signed=is_signed))
+            return page(told, checked, recorded_move(wanted, story))
 
     try:
         html.write_text(run(work()), encoding="utf-8")
@@ -335,88 +320,4 @@ def report(
     output.print_line(f"written to {html}")
 
 
-@app.command("verify")
-def verify_command(
-    migration: IdArgument = "",
-    all_: AllOption = False,
-    file: FromOption = None,
-    directory: DirectoryOption = None,
-    digest: Annotated[
-        str,
-        typer.Option(metavar="N:HEX", help="What 'export ID' printed: its first N events then."),
-    ] = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Prove from the log alone what can be proven: that nothing was altered, dropped, doubled or
-    put in, and that each step was legal and each decision the one that the recorded core makes.
-
-    Says too what is not proven. Exits with 11 if anything is wrong.
-    """
-    if bool(migration) == all_ or (digest and all_):
-        raise InvalidInputError(
-            "it is not said which migration to verify",
-            hint="give part of its id, or --all; a digest is that of one migration",
-        )
-
-    noted = parse_noted(digest) if digest else None
-
-    async def work() -> list[Verification]:
-        async with open_source(directory, file) as log:
-            if all_:
-                return await _verify_all(log)
-            wanted = await find_id(log, migration)
-            return [verify(wanted, await _messages_of(log, wanted), noted)]
-
-    found = run(work())
-    if as_json:
-        output.print_json([_json(each) for each in found])
-    else:
-        _show(found, each_whole=not all_)
-    if wrong := [each for each in found if each.faults]:
-        raise CorruptError(
-            f"{count(len(wrong), 'migration')} of {len(found)} cannot have been logged so",
-            hint="a log that was altered, or a defect of Godwit; keep an export of it",
-        )
-
-
-async def _verify_all(log: LogReader) -> list[Verification]:
-    """Verify every migration, holding the open ones and those that ended lately."""
-    wanted = subjects.whole_migration("*")
-    together, found = Stories["Stored"](), list[Verification]()
-    async for stored in reading.messages(log, wanted):
-        found += (verify(*story) for story in together.take(stored))
-    return [*found, *(verify(*story) for story in together.rest())]
-
-
-def _json(found: Verification) -> dict[str, Any]:
-    printable: dict[str, Any] = msgspec.to_builtins(found)
-    return printable | {"outside": OUTSIDE}
-
-
-def _show(found: list[Verification], *, each_whole: bool) -> None:
-    for each in found:
-        if each_whole or not _is_usual(each):
-            output.print_line(f"migration {each.migration}: {_verdict(each)}")
-            for told, texts in (("proven", each.proven), ("not proven", each.unproven)):
-                for text in texts:
-                    output.print_line(f"  {told:<10}  {text}")
-            for fault in each.faults:
-                output.print_line(f"  WRONG       {fault}")
-    for text in OUTSIDE:
-        output.print_line(f"  outside     {text}")
-    if not each_whole:
-        wrong = sum(bool(each.faults) for each in found)
-        events = count(sum(each.events for each in found), "event")
-        output.print_line(f"  not proven  {UNHELD}")
-        output.print_line(f"{count(len(found), 'migration')}, {events}: {wrong} wrong")
-
-
-def _is_usual(found: Verification) -> bool:
-    """Nothing is wrong, and nothing open but what is so without a digest."""
-    return not found.faults and set(found.unproven) <= {UNHELD}
-
-
-def _verdict(found: Verification) -> str:
-    if found.faults:
-        return f"{count(len(found.faults), 'fault')}"
-    return "proven" if found.is_whole else "nothing is wrong, and not all is proven"
+app.command("verify")(replay_verify.verify_command)

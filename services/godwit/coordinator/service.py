@@ -19,6 +19,7 @@ from godwit.runtime.clock import Clock, SystemClock
 from godwit.runtime.event_log import EventLog, Stored
 from godwit.runtime.health import Health
 from godwit.runtime.service import ServiceContext
+from godwit.runtime.signing import Signer, open_signer
 from godwit_protocol import codec, subjects
 from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.errors import CorruptError, GodwitError, UnreachableError
@@ -44,6 +45,7 @@ async def main(context: ServiceContext) -> None:
         context.health,
         site_catalogue=site,
         admission=context.config.admission,
+        signer=open_signer(context.config.signing_key),
     )
 
 
@@ -56,13 +58,15 @@ async def run(
     *,
     site_catalogue: Path | None = None,
     admission: AdmissionPolicy | None = None,
+    signer: Signer | None = None,
 ) -> None:
-    """Fold the history, then follow the log until cancelled. ``admission`` None: no estimates.
+    """Fold the history, then follow the log until cancelled. ``admission`` None: no estimates;
+    ``signer`` None: nothing is signed.
 
     Raises ``CatalogueFileError`` if ``site_catalogue`` cannot be used.
     """
     estimates = None if admission is None else Estimates(log, admission)
-    desk = Desk(log, clock, name, tasks, load_catalogue(site_catalogue), estimates)
+    desk = Desk(log, clock, name, tasks, load_catalogue(site_catalogue), estimates, signer)
     await serve(desk, log, health)
 
 
@@ -91,6 +95,7 @@ class Desk:
         tasks: asyncio.TaskGroup,
         catalogue: Catalogue,
         estimates: Estimates | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self.name = name
         self._event_log = log
@@ -98,6 +103,7 @@ class Desk:
         self._tasks = tasks
         self._catalogue = catalogue
         self._estimates = estimates
+        self._signer = signer
         self._conductors: dict[str, Conductor] = {}
         self._begun = False
 
@@ -148,6 +154,7 @@ class Desk:
             self.name,
             self._catalogue,
             self._estimates,
+            self._signer,
         )
         self._conductors[migration] = conductor
         if self._begun:

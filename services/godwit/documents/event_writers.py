@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from godwit_protocol.events import Event, Lane, estimate, machine, migration
+from godwit_protocol.events import Event, Lane, estimate, machine, migration, signed
 from godwit_protocol.roles.effects import Service
 
 HOST_LANES: Final = (Lane.SOURCE, Lane.DESTINATION)
@@ -46,6 +46,7 @@ LANES: Final[dict[type[Event], tuple[Lane, ...]]] = {
     migration.MigrationEnded: (Lane.COORDINATOR,),
     estimate.EstimateMade: (Lane.COORDINATOR,),
     estimate.EstimateCompared: (Lane.TRACKER,),
+    signed.LaneSigned: (Lane.COORDINATOR, *HOST_LANES, Lane.TRACKER),
     machine.MachineStartRequested: (Lane.OPERATOR,),
     machine.MachineStarted: (Lane.SOURCE,),
     machine.MachineStartRefused: (Lane.SOURCE,),

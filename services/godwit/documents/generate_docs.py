@@ -23,7 +23,15 @@ from godwit.runtime import config
 from godwit_protocol import errors
 from godwit_protocol.diagram import full_table, state_diagram
 from godwit_protocol.errors import GodwitError
-from godwit_protocol.events import EVENT_TYPES, Envelope, Event, estimate, machine, migration
+from godwit_protocol.events import (
+    EVENT_TYPES,
+    Envelope,
+    Event,
+    estimate,
+    machine,
+    migration,
+    signed,
+)
 from godwit_protocol.roles import coordinator, destination, source, source_state
 from godwit_protocol.roles.table import Table
 
@@ -143,7 +151,7 @@ def _events() -> Iterator[str]:
     )
     yield "## Envelope\n"
     yield from _struct(Envelope)
-    groups = {"migration": (migration, estimate), "machine": (machine,)}
+    groups = {"migration": (migration, estimate, signed), "machine": (machine,)}
     for scope, modules in groups.items():
         yield f"## Of a {scope}\n"
         names = {module.__name__ for module in modules}

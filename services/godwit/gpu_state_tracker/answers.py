@@ -17,6 +17,7 @@ from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
 from godwit.runtime.lane import LaneWriter, Scope, Sealed, position_in_log
 from godwit.runtime.patience import patiently
+from godwit.runtime.signing import Signer
 from godwit_protocol import codec
 from godwit_protocol.errors import ConflictError, CorruptError
 from godwit_protocol.events import Envelope, Event, Lane
@@ -76,10 +77,13 @@ class Asked:
 class Answers:
     """Writes the tracker's lanes. Used by one task."""
 
-    def __init__(self, log: EventLog, clock: Clock, name: str) -> None:
+    def __init__(
+        self, log: EventLog, clock: Clock, name: str, signer: Signer | None = None
+    ) -> None:
         self._event_log = log
         self._clock = clock
         self._name = name
+        self._signer = signer
         self._lanes: OrderedDict[Scope, LaneWriter] = OrderedDict()
 
     async def tell(self, asked: Asked, event: AnswerEvent) -> None:
@@ -97,6 +101,8 @@ class Answers:
             if await self._write(sealed, 0 if standing is None else standing.sequence):
                 lane.advance(sealed)
                 _log.info("answered", answer=event.TYPE, reservation=event.reservation)
+                if asked.to is None and not isinstance(event, ReservationGranted):
+                    await self._sign(lane)
                 return
         raise ConflictError(f"{sealed.subject} changes all the time")
 
@@ -121,6 +127,13 @@ class Answers:
         except AppendConflictError:
             return False
         return True
+
+    async def _sign(self, lane: LaneWriter) -> None:
+        """The migration needs no more of its reservation: sign what was said of it."""
+        if self._signer is not None:
+            signed = lane.sign(self._signer)
+            await patiently(lambda: signed.append_to(self._event_log))
+            lane.advance(signed)
 
     async def _lane(self, scope: Scope) -> LaneWriter:
         lane = self._lanes.get(scope)

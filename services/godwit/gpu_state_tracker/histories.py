@@ -18,6 +18,7 @@ from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
 from godwit.runtime.lane import LaneWriter, Scope
 from godwit.runtime.patience import patiently
+from godwit.runtime.signing import Signer
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import CorruptError, InvalidInputError
 from godwit_protocol.estimation import history as hist
@@ -71,11 +72,14 @@ class _Move(NamedTuple):
 class Histories:
     """One replica's. Used on one event loop."""
 
-    def __init__(self, log: EventLog, clock: Clock, name: str) -> None:
+    def __init__(
+        self, log: EventLog, clock: Clock, name: str, signer: Signer | None = None
+    ) -> None:
         """``name``: the tracker's; its estimates are a lane writer of their own."""
         self._event_log = log
         self._clock = clock
         self._name = f"{name}-estimates"
+        self._signer = signer
         self._machines: dict[str, MachineHistory] = {}
         self._started_epochs: dict[str, int] = {}
         self._links: dict[tuple[str, str], LinkHistory] = {}
@@ -228,8 +232,13 @@ class Histories:
             self._uncompared.pop(migration, None)
 
     async def _write(self, scope: Scope, compared: EstimateCompared) -> None:
-        sealed = LaneWriter(self._clock, Lane.TRACKER, self._name, scope).seal(compared)
+        lane = LaneWriter(self._clock, Lane.TRACKER, self._name, scope)
+        sealed = lane.seal(compared)
         await patiently(lambda: sealed.append_to(self._event_log, expected_last_sequence=0))
+        if self._signer is not None:
+            lane.advance(sealed)
+            signed = lane.sign(self._signer)
+            await patiently(lambda: signed.append_to(self._event_log))
 
     async def _keep_machine(self, machine: MachineHistory) -> None:
         await self._keep(subjects.machine_history(machine.machine), hist.encode(machine))

@@ -20,6 +20,7 @@ from godwit.runtime.clock import Clock, SystemClock
 from godwit.runtime.event_log import EventLog, Stored
 from godwit.runtime.health import Health
 from godwit.runtime.service import ServiceContext
+from godwit.runtime.signing import Signer, open_signer
 from godwit_protocol import subjects
 from godwit_protocol.events import Lane
 from godwit_protocol.events import machine as mev
@@ -69,8 +70,17 @@ async def main(context: ServiceContext) -> None:
     name = context.config.tracker_id
     site = context.config.catalogue_file
     clock = SystemClock()
-    context.tasks.create_task(Histories(context.log, clock, name).run())
-    await run(context.log, clock, name, context.tasks, context.health, site_catalogue=site)
+    signer = open_signer(context.config.signing_key)
+    context.tasks.create_task(Histories(context.log, clock, name, signer).run())
+    await run(
+        context.log,
+        clock,
+        name,
+        context.tasks,
+        context.health,
+        site_catalogue=site,
+        signer=signer,
+    )
 
 
 async def run(
@@ -81,12 +91,13 @@ async def run(
     health: Health,
     *,
     site_catalogue: Path | None = None,
+    signer: Signer | None = None,
 ) -> None:
     """Fold the history, then follow the log until cancelled.
 
     Raises ``CatalogueFileError`` if ``site_catalogue`` cannot be used.
     """
-    await serve(Tracker(log, clock, name, load(site_catalogue)), log, tasks, health)
+    await serve(Tracker(log, clock, name, load(site_catalogue), signer), log, tasks, health)
 
 
 async def serve(tracker: Tracker, log: EventLog, tasks: asyncio.TaskGroup, health: Health) -> None:

@@ -15,6 +15,7 @@ from godwit.gpu_state_tracker.occupancy import Occupancy, is_unused
 from godwit.runtime import telemetry
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
+from godwit.runtime.signing import Signer
 from godwit_protocol import codec, ledger, subjects
 from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.errors import CorruptError, UnreachableError
@@ -41,11 +42,18 @@ _log: Final = structlog.get_logger(__name__)
 class Tracker:
     """One replica. Used by one task: what it writes is written in order."""
 
-    def __init__(self, log: EventLog, clock: Clock, name: str, catalogue: Catalogue) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        name: str,
+        catalogue: Catalogue,
+        signer: Signer | None = None,
+    ) -> None:
         self.name = name
         self._event_log = log
         self._clock = clock
-        self._answers = Answers(log, clock, name)
+        self._answers = Answers(log, clock, name, signer)
         self._state = core.TrackerState(catalogue=catalogue)
         self._occupancy = Occupancy()
         self._asked: dict[str, Asked] = {}

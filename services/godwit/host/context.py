@@ -16,6 +16,7 @@ from godwit.runtime.config import Config
 from godwit.runtime.event_log import EventLog
 from godwit.runtime.outbox import Outbox
 from godwit.runtime.service import ServiceContext
+from godwit.runtime.signing import Signer, open_signer
 from godwit.transfer.connection import open_control
 from godwit.transfer.port import Dial
 from godwit_protocol.errors import DeadlineError
@@ -44,6 +45,8 @@ class HostContext:
     disk: Disk
     dial: Dial
     fencing: Fencing
+    signer: Signer | None = None
+    """Signs what this host has written of a migration, at its end. None: nothing does."""
 
 
 @contextlib.asynccontextmanager
@@ -63,6 +66,7 @@ async def open_host(context: ServiceContext) -> AsyncIterator[HostContext]:
         disk=disk,
         dial=open_control,
         fencing=fencing_of(config.fence_command),
+        signer=open_signer(config.signing_key),
     )
     context.health.add_check("outbox", lambda: _lag(outbox))
     try:

@@ -15,6 +15,7 @@ import msgspec
 from godwit.runtime.journal import JournalFailedError
 from godwit.runtime.lane import LaneWriter, Sealed
 from godwit.runtime.outbox import Outbox
+from godwit.runtime.signing import Signer
 from godwit_protocol import link
 from godwit_protocol.errors import CorruptError, UnreachableError
 from godwit_protocol.events import Event
@@ -81,6 +82,13 @@ class FactWriter:
             loop.call_soon(loop.call_soon, self._flush_beside)
         self.writer.advance(sealed)
         return self.hand_over(sealed, held=held)
+
+    def sign(self, signer: Signer) -> asyncio.Future[bool]:
+        """Sign the lane, once its part in the migration is over; else as ``write``, lagging."""
+        sealed = self.writer.sign(signer)
+        self._journal.append(encode_record(sealed), sync=False)
+        self.writer.advance(sealed)
+        return self.hand_over(sealed)
 
     def rehearse(self, effect: Effect) -> None:
         """Go through the motions of an effect and leave nothing: see ``RoleRunner.rehearse``."""

@@ -20,6 +20,7 @@ from godwit.runtime.lane import (
 )
 from godwit_protocol import codec
 from godwit_protocol.events import Lane, Recorded
+from godwit_protocol.events.signed import LaneSigned
 
 from .context import HostContext
 from .disk import OpenJournal
@@ -91,7 +92,10 @@ class Journals:
         return OpenMigration(migration, decision, facts, past, journal)
 
     async def settle(self, opened: OpenMigration) -> None:
-        """Wait until the log has every fact, then remove the journal."""
+        """Sign the lane, wait until the log has every fact, then remove the journal."""
+        signer = self._host.signer
+        if signer is not None and LaneSigned.TYPE not in opened.past_types:
+            opened.facts.sign(signer)
         await opened.facts.stored()
         await asyncio.to_thread(opened.journal.remove)
 

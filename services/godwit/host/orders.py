@@ -27,3 +27,6 @@ async def refuse_order(host: HostContext, lane: Lane, order: Recorded) -> None:
     why = f"{host.name} has no part in this migration, or has done it"
     sealed = writer.seal(RunOrderRefused(order=envelope.id, message=why))
     await sealed.append_to(host.log)
+    if host.signer is not None:
+        writer.advance(sealed)
+        await writer.sign(host.signer).append_to(host.log)

@@ -15,9 +15,11 @@ from godwit_protocol.events import Event, Recorded, UnknownEvent
 from godwit_protocol.events import estimate as eev
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import signed as sev
 from godwit_protocol.events.migration import AbortReason, Outcome
 from godwit_protocol.projections import MigrationSummary, fold
 from godwit_protocol.quantities import format_duration_ns, format_size
+from godwit_protocol.replay.signatures import KEY_SHOWN
 
 from .figures import count, duration, rate, size
 
@@ -322,6 +324,9 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
     ev.RunOrderRefused: lambda e: f"did not do what was ordered: {e.message}",
     ev.HostFenced: _fenced,
     ev.MigrationEnded: _ended,
+    sev.LaneSigned: lambda e: (
+        f"signed all that it has written of it, with key {e.public_key.hex()[:KEY_SHOWN]}"
+    ),
     eev.EstimateMade: _estimated,
     eev.EstimateCompared: _compared,
     mev.MachineStartRequested: _start_requested,

@@ -122,6 +122,14 @@ def _default_host_directory(environ: Mapping[str, str]) -> str:
     return f"{root}/hosts/{environ.get('GODWIT_HOST', '')}"
 
 
+def _default_signing_key(environ: Mapping[str, str]) -> str:
+    if environ.get("GODWIT_HOST"):
+        directory = environ.get("GODWIT_HOST_DIR") or _default_host_directory(environ)
+        return f"{directory}/signing.key"
+    root = environ.get("GODWIT_DIR") or _default_directory(environ)
+    return f"{root}/services/signing.key"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """A process's configuration, checked."""
@@ -285,6 +293,17 @@ class Config:
             " asked.",
             default_shown="(none)",
             read_by=_HOST_SERVICES,
+        )
+    )
+    signing_key: Path | None = field(
+        metadata=_variable(
+            "GODWIT_SIGNING_KEY",
+            values.path_or_off,
+            "a file, or off",
+            _default_signing_key,
+            "The Ed25519 key that signs, at a migration's end, what the service has written of it;"
+            " made if it is not there (docs/replay.md).",
+            default_shown="signing.key in the host's directory, else in $GODWIT_DIR/services",
         )
     )
     sampling_period_ns: int = field(

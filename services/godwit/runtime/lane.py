@@ -11,10 +11,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+import msgspec
+
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import EventLog
+from godwit.runtime.signing import Signer
 from godwit_protocol import cloudevents, codec, subjects
 from godwit_protocol.events import CHAIN_START, Envelope, Event, Lane, stored_hash
+from godwit_protocol.events.signed import LaneSigned, signed_part, with_signature
+from godwit_protocol.replay.chains import Noted
 from godwit_protocol.roles.effects import Address
 
 
@@ -136,6 +141,17 @@ class LaneWriter:
             body=codec.encode_body(event),
         )
         return Sealed(self._subject(event, to), envelope.id, codec.encode(envelope))
+
+    def sign(self, signer: Signer, seen: Noted | None = None) -> Sealed:
+        """Seal the event that signs the lane up to here. ``seen``: what was read of all lanes."""
+        signed = LaneSigned(public_key=signer.public_key)
+        if seen is not None:
+            signed = msgspec.structs.replace(
+                signed, seen_events=seen.events, seen_digest=seen.digest
+            )
+        sealed = self.seal(signed)
+        signature = signer.sign(signed_part(sealed.data))
+        return replace(sealed, data=with_signature(sealed.data, signature))
 
     def advance(self, sealed: Sealed) -> None:
         """The sealed event is (or certainly will be) stored: the chain goes on after it."""

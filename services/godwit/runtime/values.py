@@ -81,6 +81,11 @@ def path_or_nothing(text: str) -> Path | None:
     return absolute_path(text) if text else None
 
 
+def path_or_off(text: str) -> Path | None:
+    """Return the path as ``absolute_path`` does, or nothing for ``off``."""
+    return None if text == "off" else absolute_path(text)
+
+
 def gpus(text: str) -> tuple[str, ...]:
     """Return one model name a GPU, of ``MODEL:COUNT,…``."""
     models: list[str] = []

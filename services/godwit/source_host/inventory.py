@@ -82,6 +82,7 @@ class Inventory:
             memory_bytes=self._memory_bytes,
             kernel=platform.release(),
             gpus=seen.gpus,
+            signing_key=b"" if host.signer is None else host.signer.public_key,
             facts=HostFacts(
                 free_memory_bytes=host.hypervisor.free_memory_bytes(),
                 kernel_features=self._features,

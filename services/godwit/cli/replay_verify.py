@@ -1,0 +1,147 @@
+"""``godwit replay verify``: what a log proves, and by whose keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from godwit.pictures import reading
+from godwit.pictures.figures import count
+from godwit.pictures.migrations import find_id
+from godwit.runtime.signing import is_signed
+from godwit_protocol import subjects
+from godwit_protocol.errors import CorruptError, InvalidInputError
+from godwit_protocol.replay.chains import parse_noted
+from godwit_protocol.replay.findings import Verification
+from godwit_protocol.replay.signatures import UNTRUSTED, Trust, parse_trusted
+from godwit_protocol.replay.stories import Stories
+from godwit_protocol.replay.verification import OUTSIDE, verify
+
+from . import output
+from .connection import DirectoryOption, JsonOption, run
+from .log_file import FromOption, open_source
+from .replay_arguments import AllOption, IdArgument, messages_of
+
+if TYPE_CHECKING:
+    from godwit.runtime.event_log import LogReader, Stored
+
+TrustOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust",
+        metavar="FILE",
+        help="Whose keys count, as 'godwit keys list' prints them: what they have not signed is"
+        " wrong.",
+        show_default=False,
+    ),
+]
+
+
+def trusting(file: Path | None) -> Trust:
+    """By what signatures are checked; without a file they are, but by no known keys.
+
+    Raises ``InvalidInputError`` for a file that cannot be read.
+    """
+    if file is None:
+        return Trust(is_signed=is_signed)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{file} cannot be read: {error}") from error
+    return Trust(is_signed=is_signed, keys=parse_trusted(text))
+
+
+def verify_command(
+    migration: IdArgument = "",
+    all_: AllOption = False,
+    file: FromOption = None,
+    directory: DirectoryOption = None,
+    digest: Annotated[
+        str,
+        typer.Option(metavar="N:HEX", help="What 'export ID' printed: its first N events then."),
+    ] = "",
+    trust: TrustOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove from the log alone what can be proven: that nothing was altered, dropped, doubled or
+    put in, and that each step was legal and each decision the one that the recorded core makes.
+
+    Says too what is not proven. Exits with 11 if anything is wrong.
+    """
+    if bool(migration) == all_ or (digest and all_):
+        raise InvalidInputError(
+            "it is not said which migration to verify",
+            hint="give part of its id, or --all; a digest is that of one migration",
+        )
+
+    noted = parse_noted(digest) if digest else None
+    trusted = trusting(trust)
+
+    async def work() -> list[Verification]:
+        async with open_source(directory, file) as log:
+            if all_:
+                return await _verify_all(log, trusted)
+            wanted = await find_id(log, migration)
+            return [verify(wanted, await messages_of(log, wanted), noted, trusted)]
+
+    found = run(work())
+    if as_json:
+        output.print_json([_json(each) for each in found])
+    else:
+        _show(found, each_whole=not all_)
+    if wrong := [each for each in found if each.faults]:
+        raise CorruptError(
+            f"{count(len(wrong), 'migration')} of {len(found)} cannot have been logged so",
+            hint="a log that was altered, or a defect of Godwit; keep an export of it",
+        )
+
+
+async def _verify_all(log: LogReader, trust: Trust) -> list[Verification]:
+    """Verify every migration, holding the open ones and those that ended lately."""
+    wanted = subjects.whole_migration("*")
+    together: Stories[Stored] = Stories()
+    found: list[Verification] = []
+    async for stored in reading.messages(log, wanted):
+        found += (verify(*story, trust=trust) for story in together.take(stored))
+    return [*found, *(verify(*story, trust=trust) for story in together.rest())]
+
+
+def _json(found: Verification) -> dict[str, Any]:
+    printable: dict[str, Any] = msgspec.to_builtins(found)
+    return printable | {"outside": OUTSIDE}
+
+
+def _show(found: list[Verification], *, each_whole: bool) -> None:
+    for each in found:
+        if each_whole or not _is_usual(each):
+            output.print_line(f"migration {each.migration}: {_verdict(each)}")
+            for told, texts in (("proven", each.proven), ("not proven", each.unproven)):
+                for text in texts:
+                    output.print_line(f"  {told:<10}  {text}")
+            for fault in each.faults:
+                output.print_line(f"  WRONG       {fault}")
+    for text in OUTSIDE:
+        output.print_line(f"  outside     {text}")
+    if not each_whole:
+        wrong = sum(bool(each.faults) for each in found)
+        events = count(sum(each.events for each in found), "event")
+        if open_ended := sum(bool(each.open_ends) for each in found):
+            told = f"of {count(open_ended, 'migration')} the ends of lanes: not signed"
+            output.print_line(f"  not proven  {told}")
+        if any(UNTRUSTED in each.unproven for each in found):
+            output.print_line(f"  not proven  {UNTRUSTED}")
+        output.print_line(f"{count(len(found), 'migration')}, {events}: {wrong} wrong")
+
+
+def _is_usual(found: Verification) -> bool:
+    """Nothing is wrong, and nothing open but whether lanes end where they do."""
+    return not found.faults and set(found.unproven) <= {UNTRUSTED, *found.open_ends}
+
+
+def _verdict(found: Verification) -> str:
+    if found.faults:
+        return f"{count(len(found.faults), 'fault')}"
+    return "proven" if found.is_whole else "nothing is wrong, and not all is proven"

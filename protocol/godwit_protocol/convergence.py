@@ -80,6 +80,10 @@ class RoundLike(Protocol):
     def remaining_bytes(self) -> int:
         """Dirty when it had ended."""
 
+    @property
+    def rewritten_bytes(self) -> int:
+        """Looked at, and left out."""
+
 
 class Slowing(NamedTuple):
     """How far the guest is slowed now, and how far it may be: percent of its time taken from it."""
@@ -228,7 +232,9 @@ def _rounds_since_minimum(history: Sequence[RoundLike]) -> int:
 
 
 def _rate(figures: RoundLike) -> float:
-    """Bytes a second of one round; 0.0 if it sent nothing or took no time."""
-    if figures.sent_bytes == 0 or figures.duration_ns <= 0:
+    """Bytes a second of one round; 0.0 if it sent nothing, mostly looked at what it left out, or
+    took no time: it tells nothing of the link.
+    """
+    if figures.sent_bytes <= figures.rewritten_bytes or figures.duration_ns <= 0:
         return 0.0
     return figures.sent_bytes / figures.duration_ns * 1e9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -266,3 +267,10 @@ def test_only_a_round_that_tells_of_the_link_bounds_it(rounds: list[RoundFigures
     assert slowest_bandwidth([*rounds, small, small, small]) == bandwidth(
         [*rounds, small, small, small]
     )
+
+
+def test_a_round_that_mostly_looked_at_what_it_left_out_tells_nothing_of_the_link() -> None:
+    sent = figures(64 * MIB, 60_000_000, 64 * MIB)
+    looked = msgspec.structs.replace(figures(MIB, 20_000_000, 64 * MIB), rewritten_bytes=63 * MIB)
+    assert bandwidth([sent, looked]) == bandwidth([sent])
+    assert slowest_bandwidth([sent, looked]) == bandwidth([sent])

@@ -53,6 +53,12 @@ def test_everything_given_is_taken() -> None:
     assert config.log_format is LogFormat.JSON
 
 
+def test_a_source_can_be_told_to_send_again_what_has_not_changed() -> None:
+    assert load(Service.SOURCE_HOST, HOST).omit_rewritten is True
+    environ = {**HOST, "GODWIT_OMIT_REWRITTEN": "off"}
+    assert load(Service.SOURCE_HOST, environ).omit_rewritten is False
+
+
 def test_the_directory_follows_the_runtime_directory() -> None:
     environ = {"XDG_RUNTIME_DIR": "/run/user/7", **HOST}
     config = load(Service.SOURCE_HOST, environ)

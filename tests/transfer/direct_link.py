@@ -91,6 +91,7 @@ async def direct(
     stall_s: float = DEADLINE_S,
     digested: bool = True,
     omit_zeros: bool = True,
+    omit_rewritten: bool = True,
     via: Callable[[int], int] = lambda port: port,
 ) -> AsyncIterator[Direct]:
     """``via``: given the destination's port, the one that the source is to connect to."""
@@ -108,6 +109,7 @@ async def direct(
         TOKEN,
         pacer=pacer,
         omit_zeros=omit_zeros,
+        omit_rewritten=omit_rewritten,
         stall_s=stall_s,
     )
     try:

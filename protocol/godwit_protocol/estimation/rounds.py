@@ -49,6 +49,7 @@ class Round(NamedTuple):
     sent_bytes: int
     duration_ns: int
     remaining_bytes: int
+    rewritten_bytes: int = 0
 
 
 class Curve:

@@ -102,6 +102,8 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
 
     ``digest_ns``: what digesting took of the sending threads' time, all connections together.
     ``zero_bytes``: pages that were zero, and only named; finding them took ``zero_ns``, counted so.
+    ``rewritten_bytes``: pages that held what was sent of them before, and were left out; finding
+    them took ``rewritten_ns``.
     """
 
     round: int
@@ -115,6 +117,8 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     digest_ns: int = 0
     zero_bytes: int = 0
     zero_ns: int = 0
+    rewritten_bytes: int = 0
+    rewritten_ns: int = 0
 
 
 class MigrationRequested(Event, frozen=True, kw_only=True):

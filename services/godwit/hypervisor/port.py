@@ -182,6 +182,10 @@ class SentPages:
     """Pages that were zero, and only named."""
     zero_ns: int = 0
     """What finding them took of the sending threads' time, all connections together."""
+    rewritten_bytes: int = 0
+    """Pages that held what was sent of them before, and were left out."""
+    rewritten_ns: int = 0
+    """What finding them took, counted so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +201,8 @@ class LinkTarget:
     """Whether every frame is digested, on both sides."""
     omit_zeros: bool = True
     """Whether pages that are zero are only named."""
+    omit_rewritten: bool = True
+    """Whether pages that hold what was sent of them before are left out."""
 
 
 class Outgoing(Protocol):
@@ -217,8 +223,10 @@ class Outgoing(Protocol):
         of this process.
         """
 
-    async def send_round(self, round_number: int) -> SentPages:
-        """Read and reset the dirty set and send it; the first round sends all that is held."""
+    async def send_round(self, round_number: int, *, in_stun: bool = False) -> SentPages:
+        """Read and reset the dirty set and send it; the first round sends all that is held.
+        ``in_stun``: the guest is paused, and this is the last round.
+        """
 
     async def dirty_bytes(self) -> int:
         """How much is dirty now."""

@@ -142,13 +142,20 @@ def _round(event: ev.RoundCompleted) -> str:
     figures = event.figures
     told = (
         f"sent round {figures.round}: {count(figures.pages, 'page')} ({size(figures.sent_bytes)})"
-        f" in {duration(figures.duration_ns)} at {rate(event.bandwidth_bytes_per_second)};"
-        f" {size(figures.remaining_bytes)} written meanwhile,"
+        f" in {duration(figures.duration_ns)} at {rate(event.bandwidth_bytes_per_second)}"
+        f"{_left_out(figures)}; {size(figures.remaining_bytes)} written meanwhile,"
         f" a stun now would take {duration(event.predicted_stun_ns)}"
     )
     slow = event.slow_percent
     slowed = f" with {slow} % of its time taken from the guest" if slow else ""
     return f"{told}. {_DECISIONS[event.decision]}{slowed}, because: {reason(event.reason)}"
+
+
+def _left_out(figures: ev.RoundFigures) -> str:
+    zeros, rewritten = figures.zero_bytes, figures.rewritten_bytes
+    return (f", {size(zeros)} of zeros only named" if zeros else "") + (
+        f", {size(rewritten)} left out that held what was sent before" if rewritten else ""
+    )
 
 
 _DECISIONS: Final = {

@@ -283,6 +283,17 @@ class Config:
             read_by=_HOST_SERVICES,
         )
     )
+    omit_rewritten: bool = field(
+        metadata=_variable(
+            "GODWIT_OMIT_REWRITTEN",
+            values.switch,
+            "on or off",
+            "on",
+            "Whether pages that were written again with what they held do not travel again, as long"
+            " as finding them is measured to pay.",
+            read_by=frozenset({Service.SOURCE_HOST}),
+        )
+    )
     fence_command: tuple[str, ...] = field(
         metadata=_variable(
             "GODWIT_FENCE_COMMAND",

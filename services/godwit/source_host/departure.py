@@ -224,6 +224,7 @@ class Departure:
             connections=self._host.config.bulk_connections,
             digested=self._is_digested(),
             omit_zeros=self._host.config.omit_zeros,
+            omit_rewritten=self._host.config.omit_rewritten,
         )
         reader, writer = await self._host.dial(
             target.address, target.port, target.session, target.token
@@ -325,12 +326,14 @@ class Departure:
             digest_ns=sent.digest_ns,
             zero_bytes=sent.zero_bytes,
             zero_ns=sent.zero_ns,
+            rewritten_bytes=sent.rewritten_bytes,
+            rewritten_ns=sent.rewritten_ns,
         )
         return inp.RoundDone(figures=figures)
 
     async def _send_final(self, effect: fx.SendFinal) -> inp.Input:
         outgoing = self._open_outgoing()
-        sent = await self._sent(outgoing, effect.round)
+        sent = await self._sent(outgoing, effect.round, in_stun=True)
         digest_ns = 0
         if effect.verify is ev.Verify.FULL:
             started_ns = self._host.clock.monotonic_ns()
@@ -344,9 +347,9 @@ class Departure:
             digest_ns=digest_ns,
         )
 
-    async def _sent(self, outgoing: Outgoing, number: int) -> SentPages:
+    async def _sent(self, outgoing: Outgoing, number: int, *, in_stun: bool = False) -> SentPages:
         try:
-            return await outgoing.send_round(number)
+            return await outgoing.send_round(number, in_stun=in_stun)
         except UnreachableError:
             # A destination that found a fault breaks the connections off, and says why on this one.
             with suppress(TimeoutError):

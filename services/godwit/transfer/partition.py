@@ -61,7 +61,7 @@ def pieces_on(runs: Runs, connection: int, connections: int) -> Runs:
 
 def scattered(pieces: Runs) -> Iterator[NDArray[np.int64]]:
     """The page numbers of ``pieces``, in order, at most ``SCATTER_PAGES_MAX`` at a time."""
-    numbers = _numbers(pieces)
+    numbers = numbers_in(pieces)
     for start in range(0, len(numbers), SCATTER_PAGES_MAX):
         yield numbers[start : start + SCATTER_PAGES_MAX]
 
@@ -77,22 +77,23 @@ def split_zeros(pages: PageView, pieces: Runs) -> tuple[Runs, Runs]:
 
     One word of each page is read; all of it only where that is zero.
     """
-    numbers = _numbers(pieces)
+    numbers = numbers_in(pieces)
     words = pages.view(np.uint64)
     suspects = np.flatnonzero(words[numbers, 0] == 0)
     is_zero = np.zeros(len(numbers), np.bool_)
     is_zero[suspects] = ~words[numbers[suspects]].any(axis=1)
     if not is_zero.any():
         return pieces, NO_RUNS
-    return _pieces_of(numbers[~is_zero]), _pieces_of(numbers[is_zero])
+    return pieces_of(numbers[~is_zero]), pieces_of(numbers[is_zero])
 
 
-def _numbers(pieces: Runs) -> NDArray[np.int64]:
+def numbers_in(pieces: Runs) -> NDArray[np.int64]:
+    """The page numbers of ``pieces``, in order."""
     counts = pieces[:, 1]
     return np.repeat(pieces[:, 0], counts) + _positions_within(counts)
 
 
-def _pieces_of(numbers: NDArray[np.int64]) -> Runs:
+def pieces_of(numbers: NDArray[np.int64]) -> Runs:
     """The longest runs of ``numbers``, in their order, that cross no chunk's border."""
     apart = (np.diff(numbers, prepend=-2) != 1) | (numbers % CHUNK_PAGES == 0)
     begins = np.flatnonzero(apart)

@@ -30,10 +30,13 @@ from .partition import (
     batches,
     blocks,
     check_runs,
+    numbers_in,
+    pieces_of,
     pieces_on,
     scattered,
     split_zeros,
 )
+from .rewritten import RewrittenPages
 
 T = TypeVar("T")
 
@@ -73,6 +76,10 @@ class SentRound:
     """Pages that were zero, and only named."""
     zero_ns: int
     """What finding them took of the connections' threads, together."""
+    rewritten_bytes: int
+    """Pages that held what was sent of them before, and were left out."""
+    rewritten_ns: int
+    """What finding them took of the connections' threads, together."""
 
 
 class Pacer(Protocol):
@@ -102,9 +109,7 @@ class _Outgoing:
         omit_zeros: bool,
     ) -> None:
         self.connection = connection
-        self.wire_bytes = 0
-        self.zero_pages = 0
-        self.zero_ns = 0
+        self.begin_round(None)
         self._omit_zeros = omit_zeros
         self._link = link
         self._index = index
@@ -124,7 +129,15 @@ class _Outgoing:
     def hello(self, token: bytes) -> None:
         self.connection.send(self._writer.preamble(token))
 
+    def begin_round(self, rewritten: RewrittenPages | None) -> None:
+        """Count from here. ``rewritten``: if pages are to be looked for that need not go out."""
+        self._rewritten = rewritten
+        self.wire_bytes = self.duration_ns = 0
+        self.zero_pages = self.zero_ns = 0
+        self.rewritten_pages = self.rewritten_ns = 0
+
     def send_round(self, work: Sequence[RegionWork]) -> RoundTotals:
+        started_ns = time.monotonic_ns()
         for region in work:
             for runs in blocks(region.runs):
                 for pieces in batches(pieces_on(runs, self._index, self._link.connections)):
@@ -135,6 +148,7 @@ class _Outgoing:
         end = self._writer.round_end()
         self.connection.send(end)
         self.wire_bytes += len(end)
+        self.duration_ns = time.monotonic_ns() - started_ns
         return totals
 
     def end(self) -> None:
@@ -147,8 +161,37 @@ class _Outgoing:
             started_ns = time.monotonic_ns()
             pieces, zeros = split_zeros(region.pages, pieces)
             self.zero_ns += time.monotonic_ns() - started_ns
-        self._send_runs(region, pieces)
+        if self._rewritten is None:
+            self._send_runs(region, pieces)
+        else:
+            self._send_changed(region, pieces, self._rewritten)
         self._send_zeros(region, zeros)
+
+    def _send_changed(self, region: RegionWork, pieces: Runs, rewritten: RewrittenPages) -> None:
+        for numbers in scattered(pieces):
+            copies = region.pages[numbers]
+            started_ns = time.monotonic_ns()
+            changed = rewritten.changed(region.region, numbers, copies)
+            self.rewritten_ns += time.monotonic_ns() - started_ns
+            if not changed.all():
+                self.rewritten_pages += len(numbers) - int(changed.sum())
+                numbers, copies = numbers[changed], copies[changed]  # noqa: PLW2901
+            self._send_copies(region, numbers, copies)
+
+    def _send_copies(
+        self, region: RegionWork, numbers: NDArray[np.int64], copies: PageView
+    ) -> None:
+        """Send pages as they are in ``copies``, at most ``SCATTER_PAGES_MAX``."""
+        pieces = pieces_of(numbers)
+        counts = pieces[:, 1]
+        is_long = counts >= LONG_RUN_PAGES
+        places = (np.cumsum(counts) - counts)[is_long]
+        for (first, count), place in zip(pieces[is_long].tolist(), places.tolist(), strict=True):
+            header = self._writer.run(region.region, first, count)
+            self._send_gathered(header, copies[place : place + count])
+        is_short = np.repeat(~is_long, counts)
+        if is_short.any():
+            self._send_scatter(region, numbers[is_short], copies[is_short])
 
     def _send_runs(self, region: RegionWork, pieces: Runs) -> None:
         is_long = pieces[:, 1] >= LONG_RUN_PAGES
@@ -157,11 +200,17 @@ class _Outgoing:
         for numbers in scattered(pieces[~is_long]):
             # Indexing into a new array is three times as fast as np.take into one that is kept, and
             # the allocator gives the same block again for each frame.
-            gathered = region.pages[numbers]
-            header = self._writer.scatter(region.region, len(numbers))
-            head = header + numbers.astype("<u8").tobytes()
-            self._pacer.take(len(head) + gathered.nbytes)
-            self._send_frame(head, [gathered.reshape(-1)])
+            self._send_scatter(region, numbers, region.pages[numbers])
+
+    def _send_scatter(
+        self, region: RegionWork, numbers: NDArray[np.int64], gathered: PageView
+    ) -> None:
+        header = self._writer.scatter(region.region, len(numbers))
+        self._send_gathered(header + numbers.astype("<u8").tobytes(), gathered)
+
+    def _send_gathered(self, head: bytes, pages: PageView) -> None:
+        self._pacer.take(len(head) + pages.nbytes)
+        self._send_frame(head, [pages.reshape(-1)])
 
     def _send_run(self, region: RegionWork, first: int, count: int) -> None:
         header = self._writer.run(region.region, first, count)
@@ -195,6 +244,8 @@ class _Outgoing:
 
     def _send_zeros(self, region: RegionWork, pieces: Runs) -> None:
         self.zero_pages += int(pieces[:, 1].sum())
+        if self._rewritten is not None:
+            self._rewritten.sent_as_zeros(region.region, numbers_in(pieces))
         is_long = pieces[:, 1] >= LONG_RUN_PAGES
         for first, count in pieces[is_long].tolist():
             self._send_bare(self._writer.zero(region.region, first, count))
@@ -226,9 +277,11 @@ class BulkSender:
         pacer: Pacer,
         *,
         omit_zeros: bool,
+        omit_rewritten: bool,
     ) -> None:
         """Use ``connect`` instead."""
         self._link = link
+        self._rewritten = RewrittenPages(link.region_pages) if omit_rewritten else None
         self._outgoing = [
             _Outgoing(link, index, connection, pacer, omit_zeros=omit_zeros)
             for index, connection in enumerate(connections)
@@ -247,11 +300,13 @@ class BulkSender:
         *,
         pacer: Pacer | None = None,
         omit_zeros: bool = True,
+        omit_rewritten: bool = True,
         timeout_s: float = CONNECT_TIMEOUT_S,
         stall_s: float = STALL_S,
     ) -> BulkSender:
         """Open all connections and say hello on each; blocks. ``omit_zeros``: pages that are found
-        to be zero are named only.
+        to be zero are named only. ``omit_rewritten``: those that hold what was sent of them before
+        are left out, as long as finding them is measured to pay.
 
         Whether the destination admitted them is for it to say, on the control connection. Raises
         ``UnreachableError``.
@@ -262,7 +317,13 @@ class BulkSender:
             for _ in range(link.connections):
                 opened = BulkConnection.open(host, port, timeout_s=timeout_s, stall_s=stall_s)
                 connections.append(opened)
-            sender = cls(link, connections, pacer or _Unpaced(), omit_zeros=omit_zeros)
+            sender = cls(
+                link,
+                connections,
+                pacer or _Unpaced(),
+                omit_zeros=omit_zeros,
+                omit_rewritten=omit_rewritten,
+            )
             for outgoing in sender._outgoing:
                 outgoing.hello(token)
         except BaseException:
@@ -271,8 +332,11 @@ class BulkSender:
             raise
         return sender
 
-    def send_round(self, round_number: int, work: Sequence[RegionWork]) -> SentRound:
+    def send_round(
+        self, round_number: int, work: Sequence[RegionWork], *, in_stun: bool = False
+    ) -> SentRound:
         """Send a round, and block until the kernel has all of it. Rounds count from 1, no gaps.
+        ``in_stun``: the guest is paused, and nothing is tried that may take longer.
 
         That the destination has applied it is for the destination to say. Raises
         ``LocalProtocolError`` for another round or runs outside a region (nothing was sent then),
@@ -281,14 +345,15 @@ class BulkSender:
         """
         self._check(round_number, work)
         started_ns, digested_ns = time.monotonic_ns(), self._digest_ns()
+        rewritten = self._rewritten_sought(round_number, in_stun=in_stun)
         for outgoing in self._outgoing:
-            outgoing.wire_bytes = outgoing.zero_pages = outgoing.zero_ns = 0
+            outgoing.begin_round(rewritten)
         is_small = sum(int(region.runs[:, 1].sum()) for region in work) <= SMALL_ROUND_PAGES
         on_all = self._one_by_one if is_small else self._on_every_connection
         totals = reduce(RoundTotals.plus, on_all(lambda outgoing: outgoing.send_round(work)))
         self._sent = self._sent.plus(totals)
         zero_pages = sum(outgoing.zero_pages for outgoing in self._outgoing)
-        return SentRound(
+        sent = SentRound(
             pages=totals.pages,
             sent_bytes=(totals.pages - zero_pages) * PAGE_BYTES,
             wire_bytes=self.progress(),
@@ -297,7 +362,11 @@ class BulkSender:
             digest_ns=self._digest_ns() - digested_ns,
             zero_bytes=zero_pages * PAGE_BYTES,
             zero_ns=sum(outgoing.zero_ns for outgoing in self._outgoing),
+            rewritten_bytes=sum(each.rewritten_pages for each in self._outgoing) * PAGE_BYTES,
+            rewritten_ns=sum(outgoing.rewritten_ns for outgoing in self._outgoing),
         )
+        self._judge(sent)
+        return sent
 
     def sent_digest(self) -> bytes:
         """Of all that was sent in the rounds so far; empty if it is not digested."""
@@ -326,6 +395,21 @@ class BulkSender:
         """Free sockets and threads, breaking off what is being sent. Idempotent."""
         self.abort()
         self._free()
+
+    def _rewritten_sought(self, round_number: int, *, in_stun: bool) -> RewrittenPages | None:
+        rewritten = self._rewritten
+        is_sought = rewritten and rewritten.is_sought(round_number, in_stun=in_stun)
+        return rewritten if is_sought else None
+
+    def _judge(self, sent: SentRound) -> None:
+        if self._rewritten is not None:
+            threads_ns = sum(outgoing.duration_ns for outgoing in self._outgoing)
+            self._rewritten.judge(
+                sent=sent.sent_bytes // PAGE_BYTES,
+                omitted=sent.rewritten_bytes // PAGE_BYTES,
+                sending_ns=threads_ns - sent.zero_ns - sent.rewritten_ns,
+                looking_ns=sent.rewritten_ns,
+            )
 
     def _digest_ns(self) -> int:
         return sum(outgoing.digest_ns for outgoing in self._outgoing)

@@ -67,6 +67,7 @@ class OutgoingMemory:
                 link,
                 target.token,
                 omit_zeros=target.omit_zeros,
+                omit_rewritten=target.omit_rewritten,
             )
             self._sender = sender
         if self._aborted:
@@ -81,11 +82,11 @@ class OutgoingMemory:
         if percent:
             self._slowing = asyncio.create_task(self._keep_slow(percent))
 
-    async def send_round(self, round_number: int) -> SentPages:
+    async def send_round(self, round_number: int, *, in_stun: bool = False) -> SentPages:
         """See ``port.Outgoing``."""
         async with self._in_use:
             self._check_not_aborted()
-            return await asyncio.to_thread(self._send_round, round_number)
+            return await asyncio.to_thread(self._send_round, round_number, in_stun)
 
     async def dirty_bytes(self) -> int:
         """See ``port.Outgoing``."""
@@ -144,7 +145,7 @@ class OutgoingMemory:
         if self._aborted:
             raise AbortedError("sending was aborted")
 
-    def _send_round(self, round_number: int) -> SentPages:
+    def _send_round(self, round_number: int, in_stun: bool) -> SentPages:
         if self._sender is None:
             raise LocalProtocolError("a round was to be sent before the link was open")
         started_ns = time.monotonic_ns()
@@ -156,7 +157,7 @@ class OutgoingMemory:
             for region, runs in zip(self._memory.regions, found, strict=True)
         }
         self._round_bytes = sum(by_region.values())
-        sent = self._sender.send_round(round_number, self._work(found))
+        sent = self._sender.send_round(round_number, self._work(found), in_stun=in_stun)
         return SentPages(
             pages=sent.pages,
             sent_bytes=sent.sent_bytes,
@@ -166,6 +167,8 @@ class OutgoingMemory:
             digest_ns=sent.digest_ns,
             zero_bytes=sent.zero_bytes,
             zero_ns=sent.zero_ns,
+            rewritten_bytes=sent.rewritten_bytes,
+            rewritten_ns=sent.rewritten_ns,
         )
 
     def _work(self, found: list[Runs]) -> list[RegionWork]:

@@ -65,7 +65,7 @@ class ProcessOutgoing:
         self._check_vmm()
         self._vmm.slow(percent, self._process)
 
-    async def send_round(self, round_number: int) -> SentPages:
+    async def send_round(self, round_number: int, *, in_stun: bool = False) -> SentPages:
         """As ``Outgoing.send_round``."""
         vmm, target = self._vmm, self._target
         self._process.step(f"send round {round_number} of {vmm.spec.name}")

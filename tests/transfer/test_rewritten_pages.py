@@ -1,0 +1,171 @@
+"""Pages that were written again with what they held do not travel, and no other is left out."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from direct_link import DEADLINE_S, Direct, Memory, direct, runs_of_pages, work
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from godwit.transfer.keyed_digest import KEY_BYTES
+from godwit.transfer.rewritten import TELLING_PAGES, RewrittenPages
+from godwit.transfer.sender import SentRound
+from godwit_protocol.bulk import CHUNK_PAGES
+
+PAGES = 2 * CHUNK_PAGES
+EVERY_PAGE = range(PAGES)
+FEW = 6
+WRITES = st.lists(st.tuples(st.integers(0, FEW - 1), st.integers(0, 2)), max_size=6)
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking always pays, from the first round on."""
+    monkeypatch.setattr(RewrittenPages, "is_sought", lambda *_, in_stun: True)
+    monkeypatch.setattr(RewrittenPages, "judge", lambda *_, **figures: None)
+
+
+async def sent_in(link: Direct, number: int, pages: range | list[int]) -> SentRound:
+    async with asyncio.timeout(DEADLINE_S):
+        to_send = work(0, link.here[0], runs_of_pages(list(pages)))
+        sent = await asyncio.to_thread(link.sender.send_round, number, [to_send])
+        await link.session.round_applied(number)
+    return sent
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("digested", [True, False])
+async def test_a_page_that_holds_what_was_sent_is_left_out(digested: bool) -> None:
+    async with direct(2, PAGES, digested=digested) as link:
+        memory, there = link.here[0], link.there[0]
+        memory.stamp(EVERY_PAGE, 1)
+        first = await sent_in(link, 1, EVERY_PAGE)
+        assert (first.rewritten_bytes, first.pages) == (0, PAGES)
+        assert np.array_equal(memory.pages, there.pages), "copied in one round, long runs and all"
+        changed = [0, 2, 4, *range(600, 700)]
+        memory.stamp(changed, 2)
+        second = await sent_in(link, 2, EVERY_PAGE)
+        assert second.rewritten_bytes == (PAGES - len(changed)) * 4096
+        assert (second.pages, second.sent_bytes) == (len(changed), len(changed) * 4096)
+        assert second.wire_bytes < second.sent_bytes + 4096
+        assert second.rewritten_ns > 0
+        assert np.array_equal(memory.pages, there.pages)
+
+
+@pytest.mark.usefixtures("always")
+async def test_a_page_that_went_as_zeros_and_is_itself_again_goes_again() -> None:
+    async with direct(1, PAGES) as link:
+        memory = link.here[0]
+        memory.stamp([7], 1)
+        for number, content in enumerate([memory.pages[7].copy(), 0, memory.pages[7].copy()], 1):
+            memory.pages[7] = content
+            sent = await sent_in(link, number, [7])
+            assert (sent.pages, sent.rewritten_bytes) == (1, 0)
+        assert np.array_equal(memory.pages, link.there[0].pages)
+
+
+class WritesWhileSending:
+    """A guest that writes whenever a frame is about to go out: after it was looked at."""
+
+    def __init__(self, guest: "Guest") -> None:
+        self._guest = guest
+
+    def take(self, _byte_count: int) -> None:
+        self._guest.write_next()
+
+
+class Guest:
+    """Writes a few values over and over into a few pages, and is tracked to the page."""
+
+    def __init__(self, bursts: list[list[tuple[int, int]]]) -> None:
+        self.memory: Memory | None = None
+        self.dirty = set(range(FEW))
+        self._bursts = iter(bursts)
+
+    def write_next(self) -> None:
+        assert self.memory is not None
+        for page, value in next(self._bursts, []):
+            self.memory.pages[page] = value
+            self.dirty.add(page)
+
+    def scan(self) -> list[int]:
+        dirty, self.dirty = self.dirty, set()
+        return sorted(dirty)
+
+
+@pytest.mark.usefixtures("always")
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.lists(WRITES, max_size=12), st.booleans())
+def test_no_write_is_lost_whenever_it_comes(
+    bursts: list[list[tuple[int, int]]], digested: bool
+) -> None:
+    """Three values in six pages: what was sent, what came between, and what was sent again."""
+
+    async def scenario() -> None:
+        guest = Guest(bursts)
+        pacer = WritesWhileSending(guest)
+        async with direct(1, FEW, digested=digested, pacer=pacer) as link:
+            guest.memory = link.here[0]
+            for number in range(1, len(bursts) + 2):
+                guest.write_next()
+                await sent_in(link, number, guest.scan())
+            for _ in bursts:
+                guest.write_next()
+            await sent_in(link, len(bursts) + 2, guest.scan())
+            assert np.array_equal(link.here[0].pages, link.there[0].pages)
+
+    asyncio.run(scenario())
+
+
+async def test_it_can_be_switched_off() -> None:
+    async with direct(1, PAGES, omit_rewritten=False) as link:
+        link.here[0].stamp(EVERY_PAGE, 1)
+        for number in (1, 2, 3):
+            sent = await sent_in(link, number, EVERY_PAGE)
+            assert (sent.pages, sent.rewritten_bytes, sent.rewritten_ns) == (PAGES, 0, 0)
+
+
+async def test_rounds_that_leave_nothing_out_are_soon_no_longer_looked_at() -> None:
+    async with direct(1, PAGES) as link:
+        looked = []
+        for number in (1, 2, 3, 4):
+            link.here[0].stamp(EVERY_PAGE, number)
+            looked.append((await sent_in(link, number, EVERY_PAGE)).rewritten_ns > 0)
+        assert looked == [False, True, True, False]
+
+
+def judged(*rounds: tuple[int, int, int, int]) -> RewrittenPages:
+    pages = RewrittenPages((8,), bytes(KEY_BYTES))
+    for sent, omitted, sending_ns, looking_ns in rounds:
+        pages.judge(sent=sent, omitted=omitted, sending_ns=sending_ns, looking_ns=looking_ns)
+    return pages
+
+
+FIRST = (TELLING_PAGES, 0, TELLING_PAGES * 2000, 0)
+"""A round that took 2 us a page."""
+NOTING = (100, 0, 1, 30_000)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "sought", "sought_in_stun"),
+    [
+        ([FIRST], True, False),
+        ([FIRST, NOTING], True, False),
+        ([FIRST, NOTING, (50, 50, 1, 30_000)], True, True),
+        ([FIRST, NOTING, (90, 10, 1, 30_000)], False, False),
+        ([FIRST, NOTING, (50, 50, 1, 30_000), (90, 10, 1, 30_000)], False, False),
+        ([FIRST, NOTING, (50, 50, 1, 30_000), (0, 0, 0, 0)], True, True),
+    ],
+)
+def test_it_is_sought_as_long_as_it_saves_more_than_it_costs(
+    rounds: list[tuple[int, int, int, int]], sought: bool, sought_in_stun: bool
+) -> None:
+    pages = judged(*rounds)
+    assert not pages.is_sought(1, in_stun=False)
+    assert pages.is_sought(2, in_stun=False) is sought
+    assert pages.is_sought(9, in_stun=True) is sought_in_stun

@@ -108,6 +108,13 @@ class Ping(LinkMessage, frozen=True, kw_only=True, tag="ping"):
     """Either: I am alive."""
 
 
+class Here(LinkMessage, frozen=True, kw_only=True, tag="here"):
+    """Destination, to whoever only asks: who listens here. Not a message of any migration."""
+
+    version: int
+    host: str
+
+
 AnyLinkMessage = (
     Hello
     | Welcome
@@ -124,6 +131,7 @@ AnyLinkMessage = (
 )
 
 _decoder: Final[msgspec.msgpack.Decoder[AnyLinkMessage]] = msgspec.msgpack.Decoder(AnyLinkMessage)
+_here_decoder: Final = msgspec.msgpack.Decoder(Here)
 
 
 def encode(message: LinkMessage) -> bytes:
@@ -136,4 +144,15 @@ def decode(payload: bytes) -> AnyLinkMessage:
     what = "the peer's control message"
     return unpack(
         _decoder, payload, what, bytes_max=CONTROL_PAYLOAD_BYTES_MAX, error=RemoteProtocolError
+    )
+
+
+def decode_here(payload: bytes) -> Here:
+    """Return the answer to a probe. Raises ``RemoteProtocolError`` for anything else."""
+    return unpack(
+        _here_decoder,
+        payload,
+        "the answer to a probe",
+        bytes_max=CONTROL_PAYLOAD_BYTES_MAX,
+        error=RemoteProtocolError,
     )

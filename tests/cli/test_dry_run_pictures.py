@@ -22,6 +22,7 @@ from godwit_protocol.events.machine import HostAnnounced
 from godwit_protocol.facts import DeclaredFacts, HostFacts, Setting
 from godwit_protocol.ledger import EntryKind, HostPicture, LedgerEntry
 from godwit_protocol.machine import HypervisorKind
+from links import all_hosts_linked
 
 H100 = "H100-80GB"
 
@@ -96,7 +97,8 @@ async def cluster(teller: Teller, unique_name: str) -> AsyncIterator[Cluster]:
     await made.announce(made.here, DeclaredFacts())
     await made.announce(made.there, DeclaredFacts())
     await made.start()
-    yield made
+    async with all_hosts_linked(teller.log):
+        yield made
 
 
 async def test_hosts_that_go_together_and_nothing_is_written(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,21 @@ async def test_a_dry_run_says_what_a_move_then_does(operations: Operations, name
     assert moved.outcome is Outcome.COMPLETED, moved.message
     for machine in (name, big):
         await operations.stop(machine)
+
+
+async def test_a_destination_that_does_not_answer_refuses_with_what_to_do(
+    operations: Operations, name: str
+) -> None:
+    await operations.start(name, MEMHOG)
+    await operations.cluster.kill("host-2-destination_host", signal.SIGSTOP)
+    status, refused = await dry_run(operations, name, "host-2")
+    await operations.cluster.kill("host-2-destination_host", signal.SIGCONT)
+    (link,) = [v for v in refused["verdicts"] if v["check"] == "host_link"]
+    assert (status, link["status"]) == (5, "unknown")
+    assert "destination_host service of host-2 did not answer" in link["reason"]
+    assert "destination_host runs on host-2" in link["hint"]
+    status, fits = await dry_run(operations, name, "host-2")
+    assert (status, fits["movable"]) == (0, True), fits
+    (link,) = [v for v in fits["verdicts"] if v["check"] == "host_link"]
+    assert "host-1 reaches host-2 at 127.0.0.1:" in link["reason"]
+    await operations.stop(name)

@@ -104,6 +104,21 @@ async def test_memhog_finds_no_page_lost_or_stale(
     await operations.stop(name)
 
 
+async def test_without_pre_copy_the_machine_stands_still_while_all_of_it_is_sent(
+    operations: Operations, name: str
+) -> None:
+    env = ("GODWIT_MEMHOG_FILL=1",)
+    await operations.start(name, "godwit.guests.memhog:Memhog", ram="32MiB", env=env)
+    limits = Limits(stun_limit_ns=5_000_000_000, rounds_max=0)
+    summary = await operations.migrate(name, "host-2", limits)
+    assert summary.outcome is Outcome.COMPLETED, (summary.reason, summary.message)
+    assert summary.rounds == ()
+    assert summary.final_bytes >= 31 << 20
+    checked = await operations.ask(name, {"op": "check"})
+    assert checked["bad"] == 0, checked
+    await operations.stop(name)
+
+
 async def test_one_that_writes_faster_than_the_link_is_slowed_and_moves(
     operations: Operations, name: str
 ) -> None:

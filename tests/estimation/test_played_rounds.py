@@ -84,6 +84,14 @@ def test_a_machine_faster_than_its_link_is_given_up() -> None:
     assert played.stun_ns > LIMITS.stun_limit_ns
 
 
+def test_without_pre_copy_all_of_it_is_sent_in_the_stun() -> None:
+    curve = Curve(steady(200 * MIB))
+    played = play(curve, link(100 * MIB), Limits(rounds_max=0))
+    assert (played.decision, played.rounds) == (Decision.STUN, ())
+    assert played.sent_bytes == played.final_bytes == curve.resident_bytes
+    assert played.stun_ns >= curve.resident_bytes / (100 * MIB) * 1e9
+
+
 def test_a_machine_that_may_be_slowed_is_not_given_up() -> None:
     played = play(Curve(steady(200 * MIB)), link(100 * MIB), Limits(slow_percent_max=80))
     assert played.decision is Decision.STUN

@@ -27,6 +27,7 @@ from godwit_protocol.facts import (
     VersionRange,
 )
 from godwit_protocol.ledger import EntryKind, HostPicture, LedgerEntry, apply
+from godwit_protocol.link_probe import LinkFound, LinkUnknown
 from godwit_protocol.machine import HypervisorKind, MachineSpec, VGpuSpec
 
 CATALOGUE = load()
@@ -67,6 +68,18 @@ HOST_FACTS = HostFacts(
     driver="570.124.06",
     nvml_verdicts=(LIVE,),
 )
+REACHED = LinkFound(
+    ask="a",
+    source="host-1",
+    destination="host-2",
+    address="10.0.0.2",
+    port=4711,
+    wall_ns=1,
+    own_version=1,
+    answered_by="host-2",
+    version=1,
+    answer_ns=400_000,
+)
 SEAT = Placement(gpu=0, profile=PROFILE, framebuffer_bytes=SIZE, mode=GpuMode.MIG, start=0, slots=4)
 
 
@@ -105,6 +118,7 @@ def case(
     profiles: tuple[str, ...] = (PROFILE,),
     seats: tuple[Placement, ...] | None = (SEAT,),
     ram_bytes: int = 2**30,
+    link: LinkFound | LinkUnknown | None = None,
 ) -> Case:
     here, there = (source or Half()).side("host-1"), (destination or Half()).side("host-2")
     sizes = [CATALOGUE.profiles[name].framebuffer_bytes for name in profiles]
@@ -117,6 +131,7 @@ def case(
         seats=seats,
         there=HostPicture(host="host-2", announced=True, gpus=there.announced.gpus),
         catalogue=CATALOGUE,
+        link=link or REACHED,
     )
 
 
@@ -252,6 +267,36 @@ def test_a_time_sliced_profile_does_not_go_onto_a_gpu_in_mig_mode() -> None:
 def test_two_hosts_on_one_machine_reach_each_other_by_loopback() -> None:
     here = Half(boot="one", host={"link_address": "127.0.0.1"})
     assert only(judge(case(here, here)), Check.HOST_LINK).status is OK
+
+
+def test_the_link_is_what_the_source_found_there() -> None:
+    found = only(judge(case()), Check.HOST_LINK)
+    assert found.status is OK
+    said = "host-1 reaches host-2 at 10.0.0.2:4711, link version 1 and 1; answered in 0.4 ms"
+    assert found.reason == said
+
+
+@pytest.mark.parametrize(
+    ("link", "status", "said", "hint"),
+    [
+        (LinkUnknown(why="nobody said"), UNKNOWN, "reaches the link of host-2 is unknown", ""),
+        (LinkUnknown(why="it is silent", hint="look there"), UNKNOWN, "is silent", "look there"),
+        (replace(REACHED, error="it is refused", answered_by=""), REFUSED,
+         "host-1 does not reach host-2: it is refused", "GODWIT_LINK_HOST on host-2"),
+        (replace(REACHED, answered_by="host-3"), REFUSED,
+         "host-1 reaches host-3 at 10.0.0.2:4711, not host-2", "an address that is its own"),
+        (replace(REACHED, version=2), REFUSED, "link version 1 and 2", "one release"),
+    ],
+)  # fmt: skip
+def test_a_link_that_is_not_found_good_refuses(
+    link: LinkFound | LinkUnknown, status: Status, said: str, hint: str
+) -> None:
+    judged = judge(case(link=link))
+    found = only(judged, Check.HOST_LINK)
+    assert found.status is status
+    assert said in found.reason
+    assert hint in found.hint
+    assert judged.objections == (found,)
 
 
 def test_a_newer_hypervisor_takes_what_an_older_one_wrote() -> None:

@@ -11,6 +11,7 @@ import pytest_asyncio
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
 from godwit.runtime.provision import provision
+from links import all_hosts_linked
 
 from .service_processes import ServiceProcess, StartService
 from .world import World
@@ -34,16 +35,18 @@ async def services(
     assert statuses == [0, 0], [process.log_path.read_text() for process in running]
 
 
-@pytest.fixture
-def world(log: NatsLog, services: None) -> World:
+@pytest_asyncio.fixture
+async def world(log: NatsLog, services: None) -> AsyncIterator[World]:
     """A world on the run's server, with the services running."""
-    return World(log)
+    async with all_hosts_linked(log):
+        yield World(log)
 
 
-@pytest.fixture
-def own_world(own_log: NatsLog) -> World:
+@pytest_asyncio.fixture
+async def own_world(own_log: NatsLog) -> AsyncIterator[World]:
     """A world on a server of its own, where the test starts the services."""
-    return World(own_log)
+    async with all_hosts_linked(own_log):
+        yield World(own_log)
 
 
 @pytest.fixture

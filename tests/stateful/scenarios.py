@@ -33,6 +33,13 @@ def happy() -> World:
     return world
 
 
+def stopped_and_copied() -> World:
+    """No pre-copy: the machine is stunned first, and all of it sent then."""
+    world = World(ev.Limits(rounds_max=0))
+    world.drain()
+    return world
+
+
 def reservation_refused() -> World:
     world = World()
     world.refuse_reservation = True
@@ -107,6 +114,7 @@ def link_lost_while_opening() -> World:
 
 GOLDEN: dict[str, Scenario] = {
     "happy": happy,
+    "stopped-and-copied": stopped_and_copied,
     "reservation-refused": reservation_refused,
     "destination-refuses": destination_refuses,
     "destination-dies-before-the-stun": destination_dies_before_the_stun,

@@ -9,6 +9,7 @@ from ..events.machine import GpuInventory, HostAnnounced
 from ..events.migration import Placement
 from ..facts import GpuFacts, HostFacts
 from ..ledger import HostPicture
+from ..link_probe import LinkFound, LinkUnknown
 from ..machine import MachineSpec
 
 
@@ -34,7 +35,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """A move that somebody thinks of.
 
     ``seats``: where the machine's vGPUs sit on the source, in their order; None if nobody knows.
-    ``there``: the destination's GPUs and what is held on them.
+    ``there``: the destination's GPUs and what is held on them. ``link``: what the source found
+    where the destination listens.
     """
 
     spec: MachineSpec
@@ -43,6 +45,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     seats: tuple[Placement, ...] | None
     there: HostPicture
     catalogue: Catalogue
+    link: LinkFound | LinkUnknown
 
 
 class GpuSide(msgspec.Struct, frozen=True, kw_only=True):

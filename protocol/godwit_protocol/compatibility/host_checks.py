@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from ..link_probe import LinkFound, LinkUnknown
 from ..machine import HypervisorKind
 from ..quantities import format_size
 from .case import Case, Side
@@ -19,6 +20,7 @@ NEEDED_FEATURES: Final[dict[HypervisorKind, tuple[str, ...]]] = {
 }
 """What a hypervisor needs of a kernel, by the names that hosts announce."""
 LOOPBACK: Final = ("127.", "::1", "localhost")
+_ONE_RELEASE: Final = "bring both hosts to one release"
 
 
 def hypervisor(case: Case) -> Verdict:
@@ -86,7 +88,9 @@ def free_ram(case: Case) -> Verdict:
 
 
 def host_link(case: Case) -> Verdict:
-    """The source can reach where the destination listens, and both speak one link."""
+    """The source reaches where the destination listens, and both speak one link: what they
+    announced of it first, then what the source found there.
+    """
     check, here, there = Check.HOST_LINK, case.source, case.destination
     versions = [None if side.facts is None else side.facts.link_version for side in (here, there)]
     address = "" if there.facts is None else there.facts.link_address
@@ -95,14 +99,40 @@ def host_link(case: Case) -> Verdict:
         return unknown(check, f"the link of {side.host} is unknown")
     said = f"{there.host} listens at {address}, link version {versions[0]} and {versions[1]}"
     if versions[0] != versions[1]:
-        return refused(check, said, "bring both hosts to one release")
+        return refused(check, said, _ONE_RELEASE)
     if address.startswith(LOOPBACK) and (here.boot != there.boot or not here.boot):
         return refused(
             check,
             f"{said}, which {here.host} cannot reach: it is another machine",
             f"set GODWIT_LINK_HOST on {there.host} to an address that other hosts reach",
         )
-    return ok(check, said)
+    return _found(here.host, there.host, case.link)
+
+
+def _found(here: str, there: str, link: LinkFound | LinkUnknown) -> Verdict:
+    """What the source found, as a verdict."""
+    check = Check.HOST_LINK
+    if isinstance(link, LinkUnknown):
+        said = f"whether {here} reaches the link of {there} is unknown: {link.why}"
+        return unknown(check, said, link.hint)
+    at = f"{link.address}:{link.port}"
+    if link.error:
+        return refused(
+            check,
+            f"{here} does not reach {there}: {link.error}",
+            f"open the port to {here}, or set GODWIT_LINK_HOST on {there} to an address that it"
+            " reaches",
+        )
+    if link.answered_by != there:
+        return refused(
+            check,
+            f"{here} reaches {link.answered_by} at {at}, not {there}",
+            f"set GODWIT_LINK_HOST on {there} to an address that is its own",
+        )
+    said = f"{here} reaches {there} at {at}, link version {link.own_version} and {link.version}"
+    if link.version != link.own_version:
+        return refused(check, said, _ONE_RELEASE)
+    return ok(check, f"{said}; answered in {link.answer_ns / 1e6:.1f} ms")
 
 
 def _version(side: Side, kind: HypervisorKind) -> str:

@@ -28,7 +28,7 @@ class MoveLimits(Protocol):
 
     @property
     def rounds_max(self) -> int:
-        """The most rounds."""
+        """The most rounds; 0: no pre-copy."""
 
     @property
     def stalled_rounds_max(self) -> int:
@@ -91,6 +91,8 @@ class Played(NamedTuple):
 
 def play(curve: Curve, link: LinkSample, limits: MoveLimits) -> Played:
     """Play one migration. Ends after at most ``ROUNDS_PLAYED_MAX`` rounds."""
+    if limits.rounds_max == 0:
+        return _stop_and_copy(curve, link)
     rounds_max = min(limits.rounds_max, ROUNDS_PLAYED_MAX)
     slowing = Slowing(0, limits.slow_percent_max)
     rounds = [_round(curve, link, curve.resident_bytes, slowing)]
@@ -117,6 +119,19 @@ def play(curve: Curve, link: LinkSample, limits: MoveLimits) -> Played:
         final_bytes=final_bytes,
         stun_ns=min(stun_ns, PREDICTED_STUN_NS_MAX),
         total_ns=min(taken_ns + link.around_ns, PREDICTED_STUN_NS_MAX),
+    )
+
+
+def _stop_and_copy(curve: Curve, link: LinkSample) -> Played:
+    """No round at all: everything is sent in the stun."""
+    stun_ns = link.switchover_ns + _sending_ns(curve.resident_bytes, link)
+    return Played(
+        decision=Decision.STUN,
+        reason=DecisionReason.FITS_AT_LAST_ROUND,
+        rounds=(),
+        final_bytes=curve.resident_bytes,
+        stun_ns=min(stun_ns, PREDICTED_STUN_NS_MAX),
+        total_ns=min(link.intent_ns + stun_ns + link.around_ns, PREDICTED_STUN_NS_MAX),
     )
 
 

@@ -68,6 +68,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     did, while a stun would be too long; then it is given up. ``stun_limit_max_ns``: what the stun
     may take instead, before it is given up; 0: no more than ``stun_limit_ns``.
     ``slow_percent_max``: how much of the guest's time may be taken from it, so that it writes less.
+    ``rounds_max`` 0: no pre-copy; the machine is stunned, and all of it sent then.
     """
 
     stun_limit_ns: int = 500_000_000

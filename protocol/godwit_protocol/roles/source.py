@@ -74,7 +74,7 @@ def step(state: SourceState, given: Input, now_ns: int) -> Result:
 def _rows() -> dict[tuple[StrEnum, type[Input]], Row[SourceState]]:
     p = Phase
     rows: dict[tuple[StrEnum, type[Input]], Row[SourceState]] = {
-        (p.CONNECTING, inp.LinkUp): row(copying.link_up, p.PRECOPYING),
+        (p.CONNECTING, inp.LinkUp): row(copying.link_up, p.PRECOPYING, p.INTENDING),
         (p.PRECOPYING, inp.RoundDone): row(
             copying.round_done, p.PRECOPYING, p.INTENDING, p.ABANDONED
         ),

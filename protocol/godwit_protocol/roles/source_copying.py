@@ -17,13 +17,16 @@ from .source_state import STAGED_NS_MIN, SWITCHOVER_STEP_DEADLINE_NS, Phase, Sou
 _replace = msgspec.structs.replace
 
 
-def link_up(state: SourceState, given: Input, _now_ns: int) -> Result:
+def link_up(state: SourceState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.LinkUp)
     begun = ev.PrecopyStarted(
         connections=given.connections,
         resident_bytes=given.resident_bytes,
         populate_ns=given.populate_ns,
     )
+    if state.limits.rounds_max == 0:
+        nothing_known = convergence.predicted_stun_ns(given.resident_bytes, 0.0)
+        return _intend(state, lagging(begun), nothing_known, given.resident_bytes, now_ns)
     after = _replace(
         state, phase=Phase.PRECOPYING, rounds_sent=1, deadline_ns=state.migration_deadline_ns
     )
@@ -49,16 +52,8 @@ def round_done(state: SourceState, given: Input, now_ns: int) -> Result:
             send = fx.SendRound(round=upcoming, slow_percent=verdict.slow_percent)
             return _replace(after, rounds_sent=upcoming), (told, send)
         case convergence.Decision.STUN:
-            intent = ev.StunIntended(
-                predicted_stun_ns=verdict.predicted_stun_ns,
-                remaining_bytes=given.figures.remaining_bytes,
-            )
-            after = _replace(
-                after,
-                phase=Phase.INTENDING,
-                deadline_ns=now_ns + SWITCHOVER_STEP_DEADLINE_NS,
-            )
-            return after, (told, fx.Append(event=intent, durability=Durability.LOGGED))
+            remaining = given.figures.remaining_bytes
+            return _intend(after, told, verdict.predicted_stun_ns, remaining, now_ns)
         case convergence.Decision.GIVE_UP:
             message = (
                 f"predicted stun {verdict.stun_bound_ns / 1e6:.0f} ms is over the limit of "
@@ -66,6 +61,15 @@ def round_done(state: SourceState, given: Input, now_ns: int) -> Result:
             )
             ended, effects = abandon(after, AbortReason.STUN_LIMIT_UNREACHABLE, message)
             return ended, (told, *effects)
+
+
+def _intend(
+    state: SourceState, told: fx.Effect, predicted_stun_ns: int, remaining_bytes: int, now_ns: int
+) -> Result:
+    """Say that the machine is about to be stunned; ``told`` is said first."""
+    intent = ev.StunIntended(predicted_stun_ns=predicted_stun_ns, remaining_bytes=remaining_bytes)
+    after = _replace(state, phase=Phase.INTENDING, deadline_ns=now_ns + SWITCHOVER_STEP_DEADLINE_NS)
+    return after, (told, fx.Append(event=intent, durability=Durability.LOGGED))
 
 
 def _round_event(

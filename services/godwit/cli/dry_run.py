@@ -5,6 +5,7 @@ Reads the log as the coordinator would and judges by the same pure checks. Write
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -80,7 +81,9 @@ async def dry_run(
     ``UnreachableError``.
     """
     from godwit.coordinator.compatibility import gather
+    from godwit.coordinator.links import look_at_link
     from godwit.estimation.reading import forecasts
+    from godwit.runtime.clock import SystemClock
     from godwit_protocol.compatibility.judging import judge
 
     picture = await find_live_machine(log, name)
@@ -91,7 +94,8 @@ async def dry_run(
         raise ConflictError(f"migration {picture.migration} is moving machine {name}")
     if picture.spec is None:
         raise InvalidInputError(f"the log does not say what machine {name} is made of")
-    case = await gather(log, catalogue, picture.spec, picture.host, to)
+    links = partial(look_at_link, log, SystemClock())
+    case = await gather(log, catalogue, picture.spec, picture.host, to, links)
     verdicts = judge(case).verdicts
     forecast = (await forecasts(log, name, picture.host, (to,), limits))[to]
     return DryRun(

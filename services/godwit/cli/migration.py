@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -49,6 +50,15 @@ if TYPE_CHECKING:
 END_GRACE_S: Final = 90.0
 """After its own deadline, how long a migration may take to be ended by its coordinator."""
 CANCEL_S_MAX: Final = 60.0
+ROUNDS_MAX: Final = ev.Limits().rounds_max
+
+
+class Precopy(StrEnum):
+    """Whether memory is copied while the machine runs."""
+
+    ON = "on"
+    OFF = "off"
+
 
 app = typer.Typer(no_args_is_help=True, help="List, show and cancel migrations.")
 
@@ -95,6 +105,13 @@ def migrate(
             " the link carries; 0: none.",
         ),
     ] = 80,
+    precopy: Annotated[
+        Precopy,
+        typer.Option(
+            help="'off' stuns the machine first and sends all of it then: give --stun-limit the"
+            " time for that."
+        ),
+    ] = Precopy.ON,
     deadline: Annotated[
         str, typer.Option(metavar="TIME", help="When to give up and leave the machine.")
     ] = "10m",
@@ -128,6 +145,7 @@ def migrate(
         stun_limit_max_ns=parse_duration_ns(stun_limit_max),
         slow_percent_max=slow_max,
         deadline_ns=parse_duration_ns(deadline),
+        rounds_max=ROUNDS_MAX if precopy is Precopy.ON else 0,
     )
     if dry:
         _try_out(directory, name, to, limits, admission, as_json=as_json_)

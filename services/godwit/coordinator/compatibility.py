@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from godwit.coordinator.links import LookAtLink
 from godwit.runtime.event_log import EventLog
 from godwit_protocol import codec, ledger, subjects
 from godwit_protocol.catalogue import Catalogue
@@ -11,13 +12,20 @@ from godwit_protocol.compatibility.case import Case, Side
 from godwit_protocol.events.machine import HostAnnounced
 from godwit_protocol.events.migration import Placement
 from godwit_protocol.ledger import Holding, HostPicture
+from godwit_protocol.link_probe import LinkFound, LinkUnknown
 from godwit_protocol.machine import MachineSpec
 
 
 async def gather(
-    log: EventLog, catalogue: Catalogue, spec: MachineSpec, source: str, destination: str
+    log: EventLog,
+    catalogue: Catalogue,
+    spec: MachineSpec,
+    source: str,
+    destination: str,
+    look_at_link: LookAtLink,
 ) -> Case:
-    """Return the case of moving a machine that runs on ``source``, as the log shows it now.
+    """Return the case of moving a machine that runs on ``source``, as the log shows it now, and
+    ``look_at_link`` the link between the two.
 
     Raises ``UnreachableError``, and ``CorruptError`` if a record of either cannot be read.
     """
@@ -25,6 +33,9 @@ async def gather(
     pictures = [HostPicture(host=source), HostPicture(host=destination)]
     if spec.vgpus:
         pictures = [await _picture(log, side) for side in (here, there)]
+    link: LinkFound | LinkUnknown = LinkUnknown(why="a host runs a release that does not tell it")
+    if here.facts is not None and there.facts is not None:
+        link = await look_at_link(source, destination)
     return Case(
         spec=spec,
         source=here,
@@ -32,6 +43,7 @@ async def gather(
         seats=_seats(pictures[0].holdings.values(), spec),
         there=pictures[1],
         catalogue=catalogue,
+        link=link,
     )
 
 

@@ -19,6 +19,7 @@ import structlog
 from godwit.coordinator.claims import Claims
 from godwit.coordinator.estimates import Estimates
 from godwit.coordinator.facts import consider
+from godwit.coordinator.links import LookAtLink, not_looked_at
 from godwit.runtime import telemetry
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
@@ -65,6 +66,7 @@ class Conductor:
         name: str,
         catalogue: Catalogue,
         estimates: Estimates | None,
+        look_at_link: LookAtLink,
         signer: Signer | None = None,
     ) -> None:
         self.migration = migration
@@ -74,6 +76,7 @@ class Conductor:
         self._name = name
         self._catalogue = catalogue
         self._estimates = estimates
+        self._look_at_link = look_at_link
         self._signer = signer
         self._claims = Claims(log, clock)
         self._state = core.begin(migration)
@@ -162,7 +165,10 @@ class Conductor:
         """What is decided already was found compatible then. It stays so: the hosts have changed
         since, if only because the migration takes memory.
         """
-        considered = await patiently(lambda: consider(self._event_log, self._catalogue, requested))
+        look = not_looked_at if self._decided else self._look_at_link
+        considered = await patiently(
+            lambda: consider(self._event_log, self._catalogue, requested, look)
+        )
         refusals = () if self._decided else considered.refusals
         estimated = await self._estimated(requested, considered.record)
         return msgspec.structs.replace(considered, refusals=refusals, estimated=estimated)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from godwit.coordinator.compatibility import gather
+from godwit.coordinator.links import LookAtLink
 from godwit.runtime.event_log import EventLog
 from godwit_protocol import codec, register, subjects
 from godwit_protocol.catalogue import Catalogue
@@ -17,9 +18,13 @@ from godwit_protocol.roles import inputs as inp
 
 
 async def consider(
-    log: EventLog, catalogue: Catalogue, requested: ev.MigrationRequested
+    log: EventLog,
+    catalogue: Catalogue,
+    requested: ev.MigrationRequested,
+    look_at_link: LookAtLink,
 ) -> inp.Considered:
-    """Return the request with what the log knows of its machine and its hosts.
+    """Return the request with what the log knows of its machine and its hosts, and the hosts of
+    the link between them.
 
     Raises ``UnreachableError``, and ``CorruptError`` if their records cannot be read.
     """
@@ -27,7 +32,7 @@ async def consider(
     spec, record = found.spec, found.record
     if spec is None or record is None or not found.destination_known:
         return found
-    case = await gather(log, catalogue, spec, record.owner, requested.destination)
+    case = await gather(log, catalogue, spec, record.owner, requested.destination, look_at_link)
     judged = judge(case)
     return msgspec.structs.replace(found, refusals=judged.objections, gpus=judged.gpus)
 

@@ -7,6 +7,7 @@ keeps nothing that the log does not hold; one that dies is replaced by starting 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ import structlog
 from godwit.catalogue.loading import load as load_catalogue
 from godwit.coordinator.conductor import Conductor
 from godwit.coordinator.estimates import Estimates
+from godwit.coordinator.links import LookAtLink, look_at_link
 from godwit.runtime.clock import Clock, SystemClock
 from godwit.runtime.event_log import EventLog, Stored
 from godwit.runtime.health import Health
@@ -66,7 +68,8 @@ async def run(
     Raises ``CatalogueFileError`` if ``site_catalogue`` cannot be used.
     """
     estimates = None if admission is None else Estimates(log, admission)
-    desk = Desk(log, clock, name, tasks, load_catalogue(site_catalogue), estimates, signer)
+    links = partial(look_at_link, log, clock)
+    desk = Desk(log, clock, name, tasks, load_catalogue(site_catalogue), links, estimates, signer)
     await serve(desk, log, health)
 
 
@@ -94,6 +97,7 @@ class Desk:
         name: str,
         tasks: asyncio.TaskGroup,
         catalogue: Catalogue,
+        look_at_link: LookAtLink,
         estimates: Estimates | None = None,
         signer: Signer | None = None,
     ) -> None:
@@ -102,6 +106,7 @@ class Desk:
         self._clock = clock
         self._tasks = tasks
         self._catalogue = catalogue
+        self._look_at_link = look_at_link
         self._estimates = estimates
         self._signer = signer
         self._conductors: dict[str, Conductor] = {}
@@ -154,6 +159,7 @@ class Desk:
             self.name,
             self._catalogue,
             self._estimates,
+            self._look_at_link,
             self._signer,
         )
         self._conductors[migration] = conductor

@@ -8,7 +8,9 @@ from godwit.host.context import open_host
 from godwit.runtime.config import Service
 from godwit.runtime.service import ServiceContext, run_service
 from godwit.transfer.listener import LinkListener
+from godwit.transfer.probe import answer_probes
 
+from .link_offers import LinkOffers
 from .service import DestinationHost
 
 
@@ -16,6 +18,9 @@ async def _main(context: ServiceContext) -> None:
     config = context.config
     async with open_host(context) as host:
         listener = await LinkListener.open(config.link_host, config.link_port)
+        offers = LinkOffers(context.log, host.name, config.link_host, listener.port)
+        answer_probes(listener, host.name)
+        context.tasks.create_task(offers.run())
         try:
             await DestinationHost(host, context.tasks, context.health, listener).run()
         finally:

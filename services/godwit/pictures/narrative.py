@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from godwit_protocol.convergence import Decision
+from godwit_protocol.convergence import PREDICTED_STUN_NS_MAX, Decision
 from godwit_protocol.estimation.admission import Admission
 from godwit_protocol.events import Event, Recorded, UnknownEvent
 from godwit_protocol.events import estimate as eev
@@ -165,6 +165,13 @@ _DECISIONS: Final = {
 }
 
 
+def _intended(event: ev.StunIntended) -> str:
+    told = f"is about to stun the machine: {size(event.remaining_bytes)} left"
+    if event.predicted_stun_ns >= PREDICTED_STUN_NS_MAX:
+        return f"{told}, and how fast the link is not known"
+    return f"{told}, predicted stun {duration(event.predicted_stun_ns)}"
+
+
 def _final(event: ev.FinalCopySent) -> str:
     digest = f", digesting {duration(event.digest_ns)}" if event.digest_ns else ""
     return (
@@ -295,10 +302,7 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
         " the machine runs on"
     ),
     ev.RoundCompleted: _round,
-    ev.StunIntended: lambda e: (
-        f"is about to stun the machine: {size(e.remaining_bytes)} left,"
-        f" predicted stun {duration(e.predicted_stun_ns)}"
-    ),
+    ev.StunIntended: _intended,
     ev.MachineStunned: lambda e: (
         f"stunned the machine: paused between two steps, checkpoint of {size(e.checkpoint_bytes)}"
     ),

@@ -10,6 +10,7 @@ from godwit.host.context import open_host
 from godwit.runtime.config import Service
 from godwit.runtime.service import ServiceContext, run_service
 
+from .link_probes import LinkProbes
 from .sampler import Sampler
 from .service import SourceHost
 
@@ -19,6 +20,8 @@ async def _main(context: ServiceContext) -> None:
     async with open_host(context) as host:
         if period_ns := context.config.sampling_period_ns:
             context.tasks.create_task(Sampler(host, period_ns).run())
+        probes = LinkProbes(context.log, host.clock, host.name, host.dial)
+        context.tasks.create_task(probes.run())
         await SourceHost(host, context.tasks, context.health, gpus).run()
 
 

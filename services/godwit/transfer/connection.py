@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 import threading
@@ -169,7 +170,10 @@ class BulkConnection:
 
 
 def _no_answer(host: str, port: int, error: Exception) -> UnreachableError:
+    number = (error.errno or 0) if isinstance(error, OSError) else 0
+    # A negative one is a name that was not found: its text says so.
+    reason = os.strerror(number) if number > 0 else str(error) or "no answer in time"
     return UnreachableError(
-        f"no direct link to {host}:{port}: {error or 'no answer in time'}",
+        f"no direct link to {host}:{port}: {reason}",
         hint="is the destination host's service running, and its port open to this host?",
     )

@@ -25,6 +25,8 @@ from godwit.runtime.health import Health
 from godwit.runtime.outbox import Outbox
 from godwit.source_host.service import SourceHost
 from godwit_protocol.errors import GodwitError
+from godwit_protocol.link import LINK_VERSION
+from godwit_protocol.link_probe import LinkFound
 
 from .clock import HostClock
 from .disk import HostDisk
@@ -177,7 +179,9 @@ class Cluster:
     def _coordinator(self, name: str) -> Life:
         async def life(running: Running) -> None:
             clock = self._replicas[name]
-            running.service = Desk(running.log, clock, name, running.tasks, load_catalogue())
+            running.service = Desk(
+                running.log, clock, name, running.tasks, load_catalogue(), _reach
+            )
             await coordinator.serve(running.service, running.log, Health(name))
 
         return life
@@ -248,6 +252,21 @@ class PowerSwitch:
         self._process.world.weather.injected[Fault.FENCED] += 1
         self._process.step(f"{host} is off")
         return Proof(program="power-switch", answer=f"powered-off {host}")
+
+
+async def _reach(source: str, destination: str) -> LinkFound:
+    """``LookAtLink``: a source finds the destination. That links break is the network's to play."""
+    return LinkFound(
+        ask="",
+        source=source,
+        destination=destination,
+        address=destination,
+        port=1,
+        wall_ns=0,
+        own_version=LINK_VERSION,
+        answered_by=destination,
+        version=LINK_VERSION,
+    )
 
 
 def _config(service: Service, place: Place) -> Config:

@@ -38,11 +38,13 @@ setup: $(VENV)/.installed
 demo: $(VENV)/.installed
 	@$(BIN)/godwit demo
 
-test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest
+# A module's tests share a server, so that a module stays with one of the two workers. Clusters of real
+# processes, which take both cores, come one after the other. RESULTS: a folder for JUnit's XML.
+test: test-fast
+	@$(BIN)/python -m pytest -m e2e $(if $(RESULTS),--junitxml=$(RESULTS)/e2e.xml)
 
 test-fast: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -m "not e2e"
+	@$(BIN)/python -m pytest -m "not e2e" -n 2 --dist loadfile $(if $(RESULTS),--junitxml=$(RESULTS)/fast.xml)
 
 # Goes on where it was interrupted, as long as the revision is the same. ARENAS: clusters at once.
 chaos: $(VENV)/.installed-dev

@@ -1,6 +1,7 @@
 """A VMM's life: every command in every state, and what it survives."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -278,6 +279,26 @@ async def test_a_machine_is_created_while_another_removes_its_files(host):
     finally:
         over.set()
         removing.join()
+
+
+def test_who_removes_after_another_leaves_the_files_that_came_since(tmp_path, monkeypatch):
+    folder = MachineFolder.of(tmp_path, "m")
+
+    def with_files():
+        folder.path.mkdir(parents=True, exist_ok=True)
+        for path in (folder.pid, folder.socket, folder.order):
+            path.touch()
+
+    def another_was_quicker(lock, how):
+        monkeypatch.undo()
+        folder.remove()
+        with_files()
+        fcntl.flock(lock, how)
+
+    with_files()
+    monkeypatch.setattr(fcntl, "flock", another_was_quicker)
+    folder.remove()
+    assert {path.name for path in folder.path.iterdir()} == {"pid", "vmm.sock", "spec"}
 
 
 async def _created(host, spec):

@@ -58,7 +58,8 @@ class MachineFolder:
         """Remove it with all that it holds, unless its VMM lives. Idempotent.
 
         The lock is held until the pid file, the last but the log, is gone: who makes the folder
-        anew meanwhile must see, once it has locked that file, whether it still is one.
+        anew meanwhile, or removes it too, must see, once it has locked that file, whether it still
+        is one. What is there otherwise is another VMM's.
         """
         try:
             lock = os.open(self.pid, os.O_RDONLY | os.O_CLOEXEC)
@@ -66,6 +67,8 @@ class MachineFolder:
             return
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(lock).st_nlink:
+                return
             logs = () if keep_log else (self.log,)
             for path in (self.socket, self.order, self.tracking, *logs, self.pid):
                 path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from godwit.runtime import health as health_module
-from godwit.runtime.health import CONNECTIONS_MAX, REQUEST_BYTES_MAX, Health
+from godwit.runtime.health import CONNECTIONS_MAX, REQUEST_BYTES_MAX, Health, Page
 from godwit_protocol.errors import InvalidInputError
 
 
@@ -75,6 +75,26 @@ async def test_only_the_one_question_is_answered(
 ) -> None:
     answer = await talk(tmp_path, request_line + b"\r\n\r\n")
     assert answer.split()[1] == status
+
+
+async def test_a_page_is_made_piece_by_piece_while_the_loop_goes_on(
+    health: Health, tmp_path: Path
+) -> None:
+    turns: list[int] = []
+
+    def pieces() -> Iterator[bytes]:
+        for number in range(3):
+            asyncio.get_running_loop().call_soon(turns.append, number)
+            assert len(turns) == number, "each piece waits for what was due before it"
+            yield b"%d\n" % number
+
+    health.add_page("/metrics", Page("text/plain", pieces))
+    answer = await talk(tmp_path, b"GET /metrics HTTP/1.1\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.splitlines()[:2] == [b"HTTP/1.1 200 OK", b"Content-Type: text/plain"]
+    assert body == b"0\n1\n2\n"
+    other = await talk(tmp_path, b"GET /metric HTTP/1.1\r\n\r\n")
+    assert b"only /healthz, /metrics is here" in other
 
 
 async def test_head_has_no_body(health: Health, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from godwit.catalogue.loading import load as load_catalogue
 from godwit.coordinator.conductor import Conductor
 from godwit.coordinator.estimates import Estimates
 from godwit.coordinator.links import LookAtLink, look_at_link
+from godwit.metrics.migrations import Migrations
 from godwit.runtime.clock import Clock, SystemClock
 from godwit.runtime.event_log import EventLog, Stored
 from godwit.runtime.health import Health
@@ -48,6 +49,7 @@ async def main(context: ServiceContext) -> None:
         site_catalogue=site,
         admission=context.config.admission,
         signer=open_signer(context.config.signing_key),
+        migrations=Migrations(context.figures, name),
     )
 
 
@@ -61,15 +63,17 @@ async def run(
     site_catalogue: Path | None = None,
     admission: AdmissionPolicy | None = None,
     signer: Signer | None = None,
+    migrations: Migrations | None = None,
 ) -> None:
     """Fold the history, then follow the log until cancelled. ``admission`` None: no estimates;
-    ``signer`` None: nothing is signed.
+    ``signer`` None: nothing is signed. ``migrations`` is shown every event, for the metrics.
 
     Raises ``CatalogueFileError`` if ``site_catalogue`` cannot be used.
     """
     estimates = None if admission is None else Estimates(log, admission)
     links = partial(look_at_link, log, clock)
-    desk = Desk(log, clock, name, tasks, load_catalogue(site_catalogue), links, estimates, signer)
+    catalogue = load_catalogue(site_catalogue)
+    desk = Desk(log, clock, name, tasks, catalogue, links, estimates, signer, migrations)
     await serve(desk, log, health)
 
 
@@ -100,6 +104,7 @@ class Desk:
         look_at_link: LookAtLink,
         estimates: Estimates | None = None,
         signer: Signer | None = None,
+        migrations: Migrations | None = None,
     ) -> None:
         self.name = name
         self._event_log = log
@@ -109,6 +114,7 @@ class Desk:
         self._look_at_link = look_at_link
         self._estimates = estimates
         self._signer = signer
+        self._migrations = migrations
         self._conductors: dict[str, Conductor] = {}
         self._begun = False
 
@@ -129,10 +135,14 @@ class Desk:
             _log.error("event of another migration", subject=stored.subject, migration=migration)
             return
         self._pass_on(migration, stored, recorded)
+        if self._migrations is not None:
+            self._migrations.learn(recorded, stored.time_ns)
 
     def begin(self) -> None:
         """The history is known: carry on with what has not ended, and with all that comes."""
         self._begun = True
+        if self._migrations is not None:
+            self._migrations.begin()
         for conductor in self._conductors.values():
             self._tasks.create_task(self._conduct(conductor))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 
 from godwit.host.context import open_host
+from godwit.metrics.definitions import MOVES_OPEN
+from godwit.metrics.figures import Reading
 from godwit.runtime.config import Service
 from godwit.runtime.service import ServiceContext, run_service
 from godwit.transfer.listener import LinkListener
@@ -22,7 +24,9 @@ async def _main(context: ServiceContext) -> None:
         answer_probes(listener, host.name)
         context.tasks.create_task(offers.run())
         try:
-            await DestinationHost(host, context.tasks, context.health, listener).run()
+            service = DestinationHost(host, context.tasks, context.health, listener)
+            context.figures.ask(lambda: [Reading(MOVES_OPEN, len(service.open))])
+            await service.run()
         finally:
             await listener.close()
 

@@ -18,8 +18,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from godwit.metrics import definitions
 from godwit.proof.checker import limit
 from godwit.runtime import config
+from godwit.runtime.config import Service
 from godwit_protocol import errors
 from godwit_protocol.diagram import full_table, state_diagram
 from godwit_protocol.errors import GodwitError
@@ -116,6 +118,7 @@ def pages() -> Iterator[tuple[str, str]]:
         "variables.md": _variables,
         "errors.md": _errors,
         "limit.md": _limit,
+        "metrics.md": _metrics,
     }
     for name, write in writers.items():
         yield name, _NOTE + "\n".join(write()).rstrip() + "\n"
@@ -247,6 +250,25 @@ def _errors() -> Iterator[str]:
         if isinstance(kind, type) and issubclass(kind, GodwitError):
             meaning = " ".join(inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0].split())
             yield f"| {kind.__name__} | `{kind.code}` | {kind.exit_code} | {meaning} |"
+
+
+def _metrics() -> Iterator[str]:
+    yield "# Metrics\n"
+    yield (
+        "What each service shows at `/metrics`, besides `process_…` of Prometheus's own client."
+        " Names have base units; a histogram has `_bucket`, `_sum` and `_count`, the bounds of its"
+        " first and last bucket are given.\n"
+    )
+    yield "| metric | kind | labels | services | meaning |\n|---|---|---|---|---|"
+    for metric in definitions.ALL:
+        kind = metric.kind.value
+        if metric.bounds:
+            kind = f"{kind}, {metric.bounds[0]:g} to {metric.bounds[-1]:g}"
+        served = "all"
+        if metric.services != definitions.SERVICE_INFO.services:
+            served = ", ".join(service for service in Service if service in metric.services)
+        labels = ", ".join(metric.labels)
+        yield f"| `{metric.name}` | {kind} | {labels} | {served} | {metric.meaning} |"
 
 
 def _limit() -> Iterator[str]:

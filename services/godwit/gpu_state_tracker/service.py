@@ -16,6 +16,8 @@ import structlog
 from godwit.catalogue.loading import load
 from godwit.gpu_state_tracker.histories import Histories
 from godwit.gpu_state_tracker.tracker import Tracker
+from godwit.metrics.figures import Figures
+from godwit.metrics.gpus import Gpus
 from godwit.runtime.clock import Clock, SystemClock
 from godwit.runtime.event_log import EventLog, Stored
 from godwit.runtime.health import Health
@@ -80,6 +82,7 @@ async def main(context: ServiceContext) -> None:
         context.health,
         site_catalogue=site,
         signer=signer,
+        figures=context.figures,
     )
 
 
@@ -92,12 +95,17 @@ async def run(
     *,
     site_catalogue: Path | None = None,
     signer: Signer | None = None,
+    figures: Figures | None = None,
 ) -> None:
     """Fold the history, then follow the log until cancelled.
 
     Raises ``CatalogueFileError`` if ``site_catalogue`` cannot be used.
     """
-    await serve(Tracker(log, clock, name, load(site_catalogue), signer), log, tasks, health)
+    catalogue = load(site_catalogue)
+    tracker = Tracker(log, clock, name, catalogue, signer)
+    if figures is not None:
+        figures.ask(Gpus(lambda: tracker.pictures, catalogue).read)
+    await serve(tracker, log, tasks, health)
 
 
 async def serve(tracker: Tracker, log: EventLog, tasks: asyncio.TaskGroup, health: Health) -> None:

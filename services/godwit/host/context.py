@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +11,8 @@ import structlog
 
 from godwit.hypervisor.native.driver import NativeHypervisor
 from godwit.hypervisor.port import Hypervisor
+from godwit.metrics import definitions as metrics
+from godwit.metrics.figures import Reading
 from godwit.runtime.clock import Clock, SystemClock
 from godwit.runtime.config import Config
 from godwit.runtime.event_log import EventLog
@@ -69,6 +71,7 @@ async def open_host(context: ServiceContext) -> AsyncIterator[HostContext]:
         signer=open_signer(config.signing_key),
     )
     context.health.add_check("outbox", lambda: _lag(outbox))
+    context.figures.ask(lambda: _outbox_figures(outbox))
     try:
         yield host
     finally:
@@ -77,6 +80,12 @@ async def open_host(context: ServiceContext) -> AsyncIterator[HostContext]:
         except DeadlineError as error:  # the journals keep it, and the next life goes on
             _log.warning("outbox_not_flushed", error=error.message)
         await outbox.close()
+
+
+def _outbox_figures(outbox: Outbox) -> Iterator[Reading]:
+    yield Reading(metrics.OUTBOX_DEPTH, outbox.depth)
+    yield Reading(metrics.OUTBOX_AGE_SECONDS, outbox.oldest_age_s)
+    yield Reading(metrics.OUTBOX_REFUSED, outbox.refused)
 
 
 def _lag(outbox: Outbox) -> str:

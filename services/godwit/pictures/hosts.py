@@ -170,7 +170,7 @@ class Hosts:
             gpu=gpu,
             free_bytes=picture.free_bytes(gpu.index),
             holds=_holds(picture, gpu.index),
-            fragmentation=_fragmentation(picture, gpu, catalogue),
+            fragmentation=fragmentation_of(picture, gpu, catalogue),
             telemetry=next((look for look in looks if look.gpu == gpu.index), None),
         )
 
@@ -198,7 +198,8 @@ def _holds(picture: HostPicture, gpu: int) -> tuple[OnGpu, ...]:
     )
 
 
-def _fragmentation(picture: HostPicture, gpu: GpuInventory, catalogue: Catalogue) -> float | None:
+def fragmentation_of(picture: HostPicture, gpu: GpuInventory, catalogue: Catalogue) -> float | None:
+    """A GPU's fragmentation, from 0 to 1; None if it is not known how what sits there sits."""
     if gpu.model not in catalogue.models:
         return None
     seats = [occupant.seat for occupant in ledger.occupants(picture, gpu.index)]

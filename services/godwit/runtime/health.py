@@ -2,7 +2,8 @@
 
 200 when the service is ready and every check is well, else 503; the body is JSON with ``service``,
 ``ready`` and ``checks`` (a sentence for each trouble, empty when well). Port 0 takes any free port;
-the file ``health.json`` in the service's directory says which. Only that one path is served.
+the file ``health.json`` in the service's directory says which. Beside it are the pages that the
+service was given, such as its metrics, and nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -23,9 +25,21 @@ ADDRESS_FILE: Final = "health.json"
 REQUEST_BYTES_MAX: Final = 8192
 REQUEST_S_MAX: Final = 2.0
 CONNECTIONS_MAX: Final = 32
+PIECES_APART_S: Final = 0.001
+"""Between two pieces of a page: the event loop may have a stun on its hands."""
 
 Check = Callable[[], str]
 """Returns what is wrong, in a sentence; empty if nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What stands under a path. ``pieces`` is called for each request; to make one of them takes
+    some tens of microseconds.
+    """
+
+    content_type: str
+    pieces: Callable[[], Iterable[bytes]]
 
 
 class Health:
@@ -36,6 +50,7 @@ class Health:
         self.ready = False
         """Set by the service once it does its work."""
         self._checks: dict[str, Check] = {}
+        self._pages: dict[bytes, Page] = {}
         self._server: asyncio.Server | None = None
         self._connections = asyncio.Semaphore(CONNECTIONS_MAX)
         self._address_file: Path | None = None
@@ -43,6 +58,10 @@ class Health:
     def add_check(self, name: str, check: Check) -> None:
         """Ask ``check`` at each request. It must be quick and must not raise."""
         self._checks[name] = check
+
+    def add_page(self, path: str, page: Page) -> None:
+        """Serve a page under ``path``, which begins with a slash."""
+        self._pages[path.encode()] = page
 
     def report(self) -> dict[str, object]:
         """Return the endpoint's body."""
@@ -97,26 +116,46 @@ class Health:
                 return
             async with self._connections, asyncio.timeout(REQUEST_S_MAX):
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(self._answer(head))
+                writer.write(await self._answer(head))
                 await writer.drain()
 
-    def _answer(self, head: bytes) -> bytes:
+    async def _answer(self, head: bytes) -> bytes:
         method, _, rest = head.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0]
-        if path != PATH.encode():
-            return _response(HTTPStatus.NOT_FOUND, {"error": f"only {PATH} is here"})
+        page = self._pages.get(path)
+        if page is None and path != PATH.encode():
+            there = ", ".join([PATH, *(known.decode() for known in self._pages)])
+            return _json(HTTPStatus.NOT_FOUND, {"error": f"only {there} is here"})
         if method not in {b"GET", b"HEAD"}:
-            return _response(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "only GET is allowed"})
+            return _json(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "only GET is allowed"})
+        with_body = method == b"GET"
+        if page is not None:
+            body = await _whole(page)
+            return _response(HTTPStatus.OK, page.content_type, body, with_body=with_body)
         status = HTTPStatus.OK if self.is_well else HTTPStatus.SERVICE_UNAVAILABLE
-        return _response(status, self.report(), with_body=method == b"GET")
+        return _json(status, self.report(), with_body=with_body)
 
 
-def _response(status: HTTPStatus, body: object, *, with_body: bool = True) -> bytes:
+async def _whole(page: Page) -> bytes:
+    made = []
+    for piece in page.pieces():
+        made.append(piece)
+        await asyncio.sleep(PIECES_APART_S)
+    return b"".join(made)
+
+
+def _json(status: HTTPStatus, body: object, *, with_body: bool = True) -> bytes:
     data = json.dumps(body).encode()
+    return _response(status, "application/json", data, with_body=with_body)
+
+
+def _response(
+    status: HTTPStatus, content_type: str, body: bytes, *, with_body: bool = True
+) -> bytes:
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\n"
-        "Content-Type: application/json\r\n"
-        f"Content-Length: {len(data)}\r\n"
+        f"Content-Type: {content_type}\r\n"
+        f"Content-Length: {len(body)}\r\n"
         "Connection: close\r\n\r\n"
     )
-    return head.encode() + (data if with_body else b"")
+    return head.encode() + (body if with_body else b"")

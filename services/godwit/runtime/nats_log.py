@@ -17,7 +17,7 @@ import contextlib
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 import nats.errors
@@ -81,7 +81,7 @@ class NatsLog:
         self._listeners: set[asyncio.Event] = set()
 
     @classmethod
-    async def connect(cls, url: str, *, name: str, timeout_s: float = CONNECT_S_MAX) -> NatsLog:
+    async def connect(cls, url: str, *, name: str, timeout_s: float = CONNECT_S_MAX) -> Self:
         """Connect to the server at ``url`` (several, with commas between, are one cluster).
 
         ``name`` shows in the server's list of clients.

@@ -13,24 +13,32 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NoReturn
 
 import structlog
 
+from godwit.metrics import definitions as metrics
+from godwit.metrics.appends import Appends
+from godwit.metrics.exposition import CONTENT_TYPE, Exposition
+from godwit.metrics.facts import Facts
+from godwit.metrics.figures import Figures, Reading
 from godwit.runtime import config as configuration
 from godwit.runtime import telemetry
 from godwit.runtime.config import Config, LogFormat, Service
-from godwit.runtime.health import Health
+from godwit.runtime.health import Health, Page
 from godwit.runtime.nats_log import NatsLog
+from godwit.runtime.observed_log import ObservedLog
 from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
 
 CONNECT_TRIES_MAX: Final = 30
 CONNECT_TRY_S: Final = 2.0
 CONNECT_WAIT_S: Final = 0.5
 STOP_S_MAX: Final = 10.0
+METRICS_PATH: Final = "/metrics"
 INTERRUPTED_STATUS: Final = 130
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _log: Final = structlog.get_logger(__name__)
@@ -50,6 +58,8 @@ class ServiceContext:
     """``ready`` is for the service to set."""
     tasks: asyncio.TaskGroup
     """Background tasks: if one fails the service ends, and with the service they end."""
+    figures: Figures = field(default_factory=Figures)
+    """What the service counts, for its metrics."""
 
 
 Main = Callable[[ServiceContext], Awaitable[None]]
@@ -149,14 +159,17 @@ def _cause(error: BaseException) -> BaseException:
 
 async def _serve(service: Service, config: Config, main: Main) -> None:
     gc.freeze()  # What was imported stays: no collection need look at it again, least in a stun.
-    health = Health(service)
+    health, figures = Health(service), Figures(service)
     directory = service_directory(service, config)
     async with _health_served(health, config, directory), _connected(service, config) as log:
         health.add_check("event_log", lambda: "" if log.is_connected else "not connected")
+        log.observer = Appends(figures, Facts(figures).learn)
+        _show(figures, health, log)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(_watch(log))
-                await _finish(main, ServiceContext(service, config, directory, log, health, tasks))
+                context = ServiceContext(service, config, directory, log, health, tasks, figures)
+                await _finish(main, context)
         except* _FinishedError:
             _log.info("finished")
 
@@ -164,6 +177,20 @@ async def _serve(service: Service, config: Config, main: Main) -> None:
 async def _finish(main: Main, context: ServiceContext) -> NoReturn:
     await main(context)
     raise _FinishedError
+
+
+def _show(figures: Figures, health: Health, log: NatsLog) -> None:
+    """Serve the figures, and among them what every service has."""
+    info = (health.service, version("godwit"))
+
+    def read() -> Iterator[Reading]:
+        yield Reading(metrics.SERVICE_INFO, 1, info)
+        yield Reading(metrics.SERVICE_READY, health.is_well)
+        yield Reading(metrics.LOG_CONNECTED, log.is_connected)
+
+    if metrics.SERVICE_INFO in figures.metrics:
+        figures.ask(read)
+    health.add_page(METRICS_PATH, Page(CONTENT_TYPE, Exposition(figures).pieces))
 
 
 @contextlib.asynccontextmanager
@@ -180,7 +207,7 @@ async def _health_served(health: Health, config: Config, directory: Path) -> Asy
 
 
 @contextlib.asynccontextmanager
-async def _connected(service: Service, config: Config) -> AsyncIterator[NatsLog]:
+async def _connected(service: Service, config: Config) -> AsyncIterator[ObservedLog]:
     log = await connect(service, config)
     try:
         yield log
@@ -188,7 +215,7 @@ async def _connected(service: Service, config: Config) -> AsyncIterator[NatsLog]
         await log.close()
 
 
-async def connect(service: Service, config: Config) -> NatsLog:
+async def connect(service: Service, config: Config) -> ObservedLog:
     """Connect to the event log, waiting for it to come up.
 
     Raises ``UnreachableError`` after ``CONNECT_TRIES_MAX`` tries.
@@ -196,12 +223,12 @@ async def connect(service: Service, config: Config) -> NatsLog:
     name = "-".join(filter(None, (service, config.host)))
     for attempt in range(1, CONNECT_TRIES_MAX):
         try:
-            return await NatsLog.connect(config.nats_url, name=name, timeout_s=CONNECT_TRY_S)
+            return await ObservedLog.connect(config.nats_url, name=name, timeout_s=CONNECT_TRY_S)
         except UnreachableError as error:
             _log.warning("waiting for the event log", url=config.nats_url, tried=attempt)
             _log.debug("event log unreachable", error=error.message)
             await asyncio.sleep(CONNECT_WAIT_S)
-    return await NatsLog.connect(config.nats_url, name=name, timeout_s=CONNECT_TRY_S)
+    return await ObservedLog.connect(config.nats_url, name=name, timeout_s=CONNECT_TRY_S)
 
 
 async def _watch(log: NatsLog) -> None:

@@ -7,6 +7,8 @@ import sys
 from godwit.catalogue.loading import load as load_catalogue
 from godwit.gpus.choosing import open_gpus
 from godwit.host.context import open_host
+from godwit.metrics.definitions import MOVES_OPEN
+from godwit.metrics.figures import Reading
 from godwit.runtime.config import Service
 from godwit.runtime.service import ServiceContext, run_service
 
@@ -22,7 +24,9 @@ async def _main(context: ServiceContext) -> None:
             context.tasks.create_task(Sampler(host, period_ns).run())
         probes = LinkProbes(context.log, host.clock, host.name, host.dial)
         context.tasks.create_task(probes.run())
-        await SourceHost(host, context.tasks, context.health, gpus).run()
+        service = SourceHost(host, context.tasks, context.health, gpus)
+        context.figures.ask(lambda: [Reading(MOVES_OPEN, len(service.open))])
+        await service.run()
 
 
 if __name__ == "__main__":

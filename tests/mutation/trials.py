@@ -108,6 +108,7 @@ def run_all(jobs: Sequence[Job], tree: Path, stage: Stage, tell: Tell) -> None:
         server = os.fork()
         if server == 0:
             with _ending_here(BROKEN_STATUS):
+                os.chdir(tree)
                 os._exit(_run_tests(stage.tests, _Warm(warm, tree, stage.cpu_s_max, tell)))
         _, status = os.waitpid(server, 0)
         if status:

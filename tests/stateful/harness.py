@@ -33,7 +33,7 @@ from parts import (
     Vmm,
     peer,
 )
-from rendering import show
+from rendering import Story
 from world_log import WorldLog
 
 from godwit_protocol import link
@@ -75,7 +75,7 @@ class World:
         self.refuse_reservation = False
         self.quarantined = False
         self.effects: list[tuple[Role, fx.Effect]] = []
-        self._happened: list[tuple[int, Role, Any, str] | fx.Effect] = []
+        self.story = Story()
         request = ev.MigrationRequested(
             machine=SPEC.name, destination=DESTINATION.host, limits=limits, verify=verify
         )
@@ -185,7 +185,7 @@ class World:
         self.now_ns += 10_000
         self.samples.setdefault((role, str(state.phase)), []).append(state)
         after, effects = CORES[role].step(state, given, self.now_ns)
-        self._note(role, given, state.phase, after.phase)
+        self.story.told(self.now_ns, role, given, state.phase, after.phase)
         self._take(role, after, effects)
 
     def _take(self, role: Role, state: Any, effects: tuple[fx.Effect, ...]) -> None:
@@ -194,23 +194,14 @@ class World:
         self.samples.setdefault((role, str(state.phase)), []).append(state)
         for effect in effects:
             self.effects.append((role, effect))
-            self._happened.append(effect)
+            self.story.wanted(effect)
             self._perform(role, effect)
 
-    def _note(self, role: Role, what: Any, before: Any, after: Any) -> None:
-        moved = f"{before} => {after}" if before != after else f"{before}"
-        self._happened.append((self.now_ns - START_NS, role, what, moved))
-
-    def trace(self) -> list[str]:
-        """What was told to whom, and what came of it, a line each."""
-        lines = []
-        for item in self._happened:
-            if isinstance(item, fx.Effect):
-                lines.append(f"{'':>14}  -> {show(item)}")
-                continue
-            elapsed_ns, role, what, moved = item
-            lines.append(f"{elapsed_ns / 1e6:>10.2f} ms  {role.value}: {show(what)} [{moved}]")
-        return lines
+    def begin(self, role: Role, what: str, state: Any, effects: tuple[fx.Effect, ...]) -> None:
+        """A role's core begins, or goes on after a restart."""
+        before = self.phase(role) or "-"
+        self.story.told(self.now_ns, role, what, before, state.phase)
+        self._take(role, state, effects)
 
     def _perform(self, role: Role, effect: fx.Effect) -> None:
         match effect:
@@ -424,14 +415,12 @@ class World:
         match event:
             case ev.PreparationOrdered():
                 begun = destination.begin(event, view, migration=MIGRATION, now_ns=self.now_ns)
-                self._note(role, "begins", "-", begun[0].phase)
-                self._take(role, *begun)
+                self.begin(role, "begins", *begun)
             case ev.MigrationStarted():
                 begun_here = source.begin(
                     event, SPEC.name, view, migration=MIGRATION, now_ns=self.now_ns
                 )
-                self._note(role, "begins", "-", begun_here[0].phase)
-                self._take(role, *begun_here)
+                self.begin(role, "begins", *begun_here)
             case ev.AbortOrdered():
                 self.tell(role, inp.AbortWanted(reason=event.reason, message=event.message))
             case ev.MigrationAbandoned():

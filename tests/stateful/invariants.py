@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from parts import DESTINATION, SOURCE, Role
+from parts import DESTINATION, MIGRATION, SOURCE, Role
 
 from godwit_protocol import register as reg
 from godwit_protocol.roles import effects as fx
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 def check_wanted(world: World, role: Role, effect: fx.Effect) -> None:
     """What a core may not even want: I1, I2 and I3 at the moment of the effect."""
     standing = world.register[-1]
+    if reg.has_gone_on(standing, MIGRATION, world.register[0].epoch):
+        assert not isinstance(effect, fx.OpenGate | fx.ResumeMachine), "I3: a stale image would run"
+        return
     match effect:
         case fx.OpenGate():
             assert standing.value is reg.RegisterValue.MOVED, standing
@@ -44,7 +47,9 @@ def check_invariants(world: World) -> None:
     at_source = origin.pages is not None and not origin.broken and not target.executes
     current = target.pages == world.at_stun and not origin.executes
     at_target = target.whole and not target.broken and (target.executes or current)
-    assert at_source or at_target or world.vmm_died or world.dead, "I2: no whole image is left"
+    elsewhere = reg.has_gone_on(world.register[-1], MIGRATION, world.register[0].epoch)
+    lost = world.vmm_died or world.dead
+    assert at_source or at_target or elsewhere or lost, "I2: no whole image is left"
     epochs = [record.epoch for record in world.register]
     assert epochs == sorted(epochs), epochs
     nonces = [record.nonce for record in world.register]

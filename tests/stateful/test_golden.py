@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import struct
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from parts import MIGRATION, SOURCE
+from parts import DESTINATION, MIGRATION, SOURCE
+from past_failures import PAST, has_gone_on, is_lost
 from scenarios import GOLDEN, happy, link_lost_after_go
 
 from godwit_protocol import codec
@@ -19,6 +21,7 @@ from godwit_protocol.events.migration import AbortReason, Outcome
 from godwit_protocol.projections import MigrationSummary, fold
 
 FOLDER = Path(__file__).parents[1] / "golden"
+PAST_FOLDER = FOLDER / "past"
 EVENT_LOG = FOLDER / "events-v1.log"
 REWRITE = os.environ.get("GODWIT_GOLDEN") == "rewrite"
 LENGTH = struct.Struct("<I")
@@ -26,9 +29,23 @@ LENGTH = struct.Struct("<I")
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_trace_is_the_one_that_was_reviewed(name: str) -> None:
-    path = FOLDER / f"{name}.txt"
-    trace = "\n".join(GOLDEN[name]().trace()).replace(MIGRATION, "<migration>") + "\n"
+    check_story(FOLDER / f"{name}.txt", GOLDEN[name]().story.lines())
+
+
+@pytest.mark.parametrize("name", PAST)
+def test_what_went_wrong_once_goes_as_it_was_mended(name: str) -> None:
+    world = PAST[name]()
+    why = inspect.getdoc(PAST[name])
+    assert why
+    check_story(PAST_FOLDER / f"{name}.txt", [*why.splitlines(), "", *world.story.lines()])
+    executing = [role for role in (SOURCE, DESTINATION) if world.vmms[role].executes]
+    assert len(executing) == (0 if has_gone_on(world) or is_lost(world) else 1)
+
+
+def check_story(path: Path, lines: list[str]) -> None:
+    trace = "\n".join(lines).replace(MIGRATION, "<migration>") + "\n"
     if REWRITE:
+        path.parent.mkdir(exist_ok=True)
         path.write_text(trace, encoding="utf-8")
     assert trace == path.read_text(encoding="utf-8"), (
         "the protocol behaves differently: review it, then set GODWIT_GOLDEN=rewrite"
@@ -37,6 +54,7 @@ def test_the_trace_is_the_one_that_was_reviewed(name: str) -> None:
 
 def test_there_is_no_golden_file_that_nothing_checks() -> None:
     assert {path.stem for path in FOLDER.glob("*.txt")} == set(GOLDEN)
+    assert {path.stem for path in PAST_FOLDER.glob("*.txt")} == set(PAST)
 
 
 def folded(events: Iterator[Recorded] | list[Recorded]) -> MigrationSummary:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import hypothesis
+import pytest
 from checks import check_end, check_lanes
 from harness import World
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from invariants import check_invariants
 from parts import COORDINATOR, DESTINATION, LIMITS, PAGES, SOURCE, Action, Role
 
@@ -116,7 +124,12 @@ class MigrationMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "world"):
             return
-        world = self.world
+        try:
+            self._come_to_rest(self.world)
+        finally:
+            hypothesis.note(self.world.story)  # that of the shrunk failure is printed, and no other
+
+    def _come_to_rest(self, world: World) -> None:
         world.drain()
         check_invariants(world)
         hypothesis.event(f"source ends {world.phase(SOURCE)}")
@@ -129,3 +142,24 @@ MigrationMachine.TestCase.settings = settings(
     max_examples=200, stateful_step_count=25, deadline=None
 )
 TestMigration = MigrationMachine.TestCase
+
+
+class Wrong(MigrationMachine):
+    """One whose rule the protocol breaks, always."""
+
+    @precondition(lambda self: hasattr(self, "world"))
+    @invariant()
+    def wrong(self) -> None:
+        assert not self.world.vmms[DESTINATION].whole, "the destination has an image"
+
+
+def test_a_failure_is_told_as_a_golden_story() -> None:
+    few = settings(
+        max_examples=20, stateful_step_count=5, database=None, phases=[hypothesis.Phase.generate]
+    )
+    with pytest.raises(AssertionError, match="has an image") as caught:
+        run_state_machine_as_test(Wrong, settings=few)
+    told = "\n".join(caught.value.__notes__)
+    assert "source: LinkUp(connections=2" in told
+    assert "destination: ImageLoaded(pages=4" in told
+    assert "-> Append(event=ImageStaged(" in told

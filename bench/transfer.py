@@ -30,9 +30,10 @@ from typing import Any
 import numpy as np
 
 from godwit.transfer.listener import LinkListener
+from godwit.transfer.outgoing import RegionWork
 from godwit.transfer.partition import PageView, Runs
 from godwit.transfer.receiver import IncomingSession
-from godwit.transfer.sender import BulkSender, RegionWork
+from godwit.transfer.sender import BulkSender
 from godwit_protocol.bulk import FIRST_ROUND, BulkLink
 from godwit_protocol.machine import PAGE_BYTES
 

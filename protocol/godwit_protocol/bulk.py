@@ -11,7 +11,10 @@ it with ROUND_END and the totals that it sent, which must equal what came. Where
 digested, the totals have the digest of each frame, header and payload, added up: the sum of what
 was sent must be that of what was applied.
 
-    hello  { { RUN | SCATTER | ZERO | ZERO_SCATTER }  ROUND_END }  END
+    hello  { { RUN | SCATTER | ZERO | ZERO_SCATTER | OFFER }  ROUND_END }  END
+
+Only an OFFER, which the first round may have, is answered: a byte a chunk, 1 if the reader's memory
+has the chunk now. Such a chunk counts as carried on both sides; the writer sends the others.
 
 An address always travels on the same connection (``connection_of_page``), because only within a
 connection is there an order: so an older copy of a page never lands on a newer one.
@@ -47,6 +50,9 @@ CHUNK_PAGES: Final = (2 << 20) // PAGE_BYTES
 """Pages in a chunk: neighbouring addresses that share a connection. No run crosses its border."""
 SCATTER_PAGES_MAX: Final = (1 << 20) // PAGE_BYTES
 PAGE_NUMBER_BYTES: Final = 8
+CHUNK_DIGEST_BYTES: Final = 32
+OFFERED_CHUNKS_MAX: Final = 16
+"""In one frame: what filling them takes is a fraction of what a connection may stand still."""
 FIRST_ROUND: Final = 1
 ROUNDS_MAX: Final = 4096
 """Bounds what a reader's shell must remember; convergence ends far below it."""
@@ -131,10 +137,18 @@ def payload_bytes(kind: FrameKind, page_count: int) -> int:
             return page_count * (PAGE_NUMBER_BYTES + PAGE_BYTES)
         case FrameKind.ZERO_SCATTER:
             return page_count * PAGE_NUMBER_BYTES
+        case FrameKind.OFFER:
+            return page_count // CHUNK_PAGES * (PAGE_NUMBER_BYTES + CHUNK_DIGEST_BYTES)
         case FrameKind.ROUND_END:
             return TOTALS_BYTES
         case _:
             return 0
+
+
+def _totals_of(kind: FrameKind, page_count: int) -> RoundTotals:
+    """What a frame that names pages carries: an offer carries none until it is answered."""
+    carried = 0 if kind is FrameKind.OFFER else page_count
+    return RoundTotals(carried, payload_bytes(kind, page_count), frames=1)
 
 
 def _fault(link: BulkLink, frame: Frame) -> str:
@@ -150,7 +164,17 @@ def _fault(link: BulkLink, frame: Frame) -> str:
     if frame.kind in (FrameKind.SCATTER, FrameKind.ZERO_SCATTER):
         fits = 1 <= frame.page_count <= SCATTER_PAGES_MAX and frame.first_page == 0
         return "" if fits else f"scatters {frame.page_count} pages from {frame.first_page}"
+    if frame.kind is FrameKind.OFFER:
+        return _offer_fault(frame)
     return _run_fault(link, frame)
+
+
+def _offer_fault(frame: Frame) -> str:
+    if frame.round_number != FIRST_ROUND:
+        return "comes after the first round"
+    chunks, rest = divmod(frame.page_count, CHUNK_PAGES)
+    fits = 1 <= chunks <= OFFERED_CHUNKS_MAX and rest == 0 and frame.first_page == 0
+    return "" if fits else f"offers {frame.page_count} pages from {frame.first_page}"
 
 
 def _run_fault(link: BulkLink, frame: Frame) -> str:
@@ -221,6 +245,16 @@ class BulkWriter:
         """Header of scattered zero pages; their numbers follow, as those of ``scatter``."""
         return self._pages(FrameKind.ZERO_SCATTER, region, 0, page_count)
 
+    def offer(self, region: int, chunk_count: int) -> bytes:
+        """Header of an offer; the chunks' numbers (u64, little-endian) and digests follow, and the
+        answer is to be awaited. That they lie on this connection is for the caller to see to.
+        """
+        return self._pages(FrameKind.OFFER, region, 0, chunk_count * CHUNK_PAGES)
+
+    def filled(self, chunk_count: int) -> None:
+        """So many chunks of the last offer are there, by its answer."""
+        self._totals = self._totals.plus(RoundTotals(chunk_count * CHUNK_PAGES))
+
     def digested(self, digest: int) -> None:
         """The last frame's digest is this."""
         self._totals = self._totals.plus(RoundTotals(digest=digest))
@@ -244,9 +278,7 @@ class BulkWriter:
 
     def _pages(self, kind: FrameKind, region: int, first_page: int, page_count: int) -> bytes:
         header = self._header(kind, region, first_page, page_count)
-        self._totals = self._totals.plus(
-            RoundTotals(page_count, payload_bytes(kind, page_count), frames=1)
-        )
+        self._totals = self._totals.plus(_totals_of(kind, page_count))
         return header
 
     def _header(
@@ -331,6 +363,10 @@ class BulkReader:
         self._expect(_Phase.PAYLOAD)
         self._await_header()
 
+    def filled(self, chunk_count: int) -> None:
+        """So many chunks of the last offer are in memory; the answer says which."""
+        self._totals = self._totals.plus(RoundTotals(chunk_count * CHUNK_PAGES))
+
     def digested(self, digest: int) -> None:
         """What was applied of the last frame that names pages has this digest."""
         self._totals = self._totals.plus(RoundTotals(digest=digest))
@@ -394,9 +430,7 @@ class BulkReader:
             case FrameKind.ROUND_END:
                 self._phase, self._frame = _Phase.TOTALS, frame
             case _:
-                self._totals = self._totals.plus(
-                    RoundTotals(frame.page_count, frame.payload_bytes, frames=1)
-                )
+                self._totals = self._totals.plus(_totals_of(frame.kind, frame.page_count))
                 if frame.payload_bytes:
                     self._phase, self._frame = _Phase.PAYLOAD, frame
                 else:

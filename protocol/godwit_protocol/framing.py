@@ -62,6 +62,9 @@ class FrameKind(IntEnum):
     """Nothing more comes on this connection."""
     ZERO_SCATTER = 8
     """Pages from anywhere in a region that are all zero; the payload is their numbers (u64)."""
+    OFFER = 9
+    """Whole chunks of a region that the destination may hold already; the payload is their numbers
+    (u64), then their digests. It is answered on the same connection."""
 
 
 PREAMBLE_KINDS: Final = frozenset({FrameKind.CONTROL_HELLO, FrameKind.BULK_HELLO})

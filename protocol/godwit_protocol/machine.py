@@ -9,10 +9,12 @@ import msgspec
 
 from .errors import InvalidInputError
 from .placement.policy import DeviceGroup, Policy
+from .subjects import checked_name
 
 PAGE_BYTES: Final = 4096
 LEAF_BYTES: Final = 65536
 RAM_REGION: Final = "ram"
+DEFAULT_TENANT: Final = "default"
 
 
 class HypervisorKind(StrEnum):
@@ -41,7 +43,8 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     ``guest`` is ``module:Class``, or ``NAME.py:Class`` with the file's text in ``guest_source``, so
     that a host needs no copy of the user's file. ``placement_policy`` and ``device_group`` say
-    where its vGPUs go, here and on every host that it moves to.
+    where its vGPUs go, here and on every host that it moves to. Content is shared between machines
+    of one ``tenant`` only.
     """
 
     name: str
@@ -53,6 +56,7 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     placement_policy: Policy = Policy.CONSOLIDATE
     device_group: DeviceGroup = DeviceGroup.NONE
+    tenant: str = DEFAULT_TENANT
 
     def regions(self) -> tuple[RegionSpec, ...]:
         """Return the machine's regions: ``ram``, then ``vgpu0.framebuffer`` and so on."""
@@ -63,10 +67,11 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
         return (RegionSpec(RAM_REGION, self.ram_bytes), *framebuffers)
 
     def checked(self) -> MachineSpec:
-        """Return self if every region is a positive whole number of pages.
+        """Return self if every region is a positive whole number of pages, and the tenant a name.
 
-        Raises ``InvalidInputError`` naming the region.
+        Raises ``InvalidInputError`` naming what is wrong.
         """
+        checked_name(self.tenant, "tenant")
         for region in self.regions():
             if region.size_bytes <= 0 or region.size_bytes % PAGE_BYTES:
                 raise InvalidInputError(

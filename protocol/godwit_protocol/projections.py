@@ -97,6 +97,11 @@ class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True):
         return sum(done.figures.sent_bytes for done in self.rounds) + self.final_bytes
 
     @property
+    def content_bytes(self) -> int:
+        """Bytes that did not travel, because the destination held them already."""
+        return sum(done.figures.content_bytes for done in self.rounds)
+
+    @property
     def stun_ns(self) -> int | None:
         """How long the machine stood still; None if it never did or it cannot be known."""
         return self.marks.stun_ns() or (self.aborted_stun_ns or None)

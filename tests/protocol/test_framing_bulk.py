@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from godwit_protocol.bulk import (
     CHUNK_PAGES,
+    OFFERED_CHUNKS_MAX,
     ROUNDS_MAX,
     SCATTER_PAGES_MAX,
     TOTALS_BYTES,
@@ -254,3 +255,65 @@ def test_rounds_are_bounded_on_both_sides():
         assert len(stream.feed(writer.round_end())) == 1
     with pytest.raises(LocalProtocolError, match="over"):
         writer.round_end()
+
+
+OFFERED_BYTES = 8 + 32
+
+
+def offer_frame(**changes: object) -> Frame:
+    frame = Frame(FrameKind.OFFER, LINK.session, 0, 1, 1, 0, 0, 2 * CHUNK_PAGES, 2 * OFFERED_BYTES)
+    return msgspec.structs.replace(frame, **changes)
+
+
+def test_an_offer_carries_what_it_is_answered_with():
+    writer, reader = BulkWriter(LINK, 0), BulkReader(LINK, 0)
+    header = writer.offer(0, 2)
+    assert reader.take_header(header) == offer_frame() == decode_header(header)
+    reader.payload_taken()
+    for side in (writer, reader):
+        side.filled(1)
+    assert writer.totals == RoundTotals(CHUNK_PAGES, 2 * OFFERED_BYTES, 1)
+    end = writer.round_end()
+    reader.take_header(end[:HEADER_BYTES])
+    assert reader.take_totals(end[HEADER_BYTES:]).pages == CHUNK_PAGES
+
+
+def test_an_answer_that_both_sides_count_otherwise_is_found():
+    writer, reader = BulkWriter(LINK, 0), BulkReader(LINK, 0)
+    reader.take_header(writer.offer(0, 2))
+    reader.payload_taken()
+    writer.filled(1)
+    end = writer.round_end()
+    reader.take_header(end[:HEADER_BYTES])
+    with pytest.raises(RemoteProtocolError, match="came"):
+        reader.take_totals(end[HEADER_BYTES:])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"page_count": 0, "payload_bytes": 0},
+        {"page_count": 2 * CHUNK_PAGES + 1},
+        {
+            "page_count": (OFFERED_CHUNKS_MAX + 1) * CHUNK_PAGES,
+            "payload_bytes": (OFFERED_CHUNKS_MAX + 1) * OFFERED_BYTES,
+        },
+        {"first_page": 1},
+        {"payload_bytes": 0},
+        {"region": 2},
+    ],
+)
+def test_an_offer_of_another_shape_is_refused(changes):
+    with pytest.raises(RemoteProtocolError):
+        BulkReader(LINK, 0).take_header(encode_header(offer_frame(**changes)))
+
+
+def test_only_the_first_round_has_offers():
+    writer, reader = BulkWriter(LINK, 0), BulkReader(LINK, 0)
+    end = writer.round_end()
+    reader.take_header(end[:HEADER_BYTES])
+    reader.take_totals(end[HEADER_BYTES:])
+    with pytest.raises(LocalProtocolError, match="first round"):
+        writer.offer(0, 2)
+    with pytest.raises(RemoteProtocolError, match="first round"):
+        reader.take_header(encode_header(offer_frame(sequence=2, round_number=2)))

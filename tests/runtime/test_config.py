@@ -36,6 +36,8 @@ def test_everything_given_is_taken() -> None:
             "GODWIT_LINK_HOST": "10.0.0.7",
             "GODWIT_LINK_PORT": "7000",
             "GODWIT_OMIT_ZEROS": "off",
+            "GODWIT_CONTENT_STORE": "off",
+            "GODWIT_CONTENT_DIR": "/srv/models",
             "GODWIT_BULK_CONNECTIONS": "4",
             "GODWIT_HEALTH_HOST": "0.0.0.0",
             "GODWIT_HEALTH_PORT": "8080",
@@ -49,6 +51,7 @@ def test_everything_given_is_taken() -> None:
     assert (config.health_host, config.health_port) == ("0.0.0.0", 8080)
     assert config.bulk_connections == 4
     assert config.omit_zeros is False
+    assert (config.content_store, config.content_directory) == (False, Path("/srv/models"))
     assert config.log_level == logging.DEBUG
     assert config.log_format is LogFormat.JSON
 

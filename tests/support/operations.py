@@ -21,6 +21,7 @@ from godwit_protocol import codec, ledger, subjects
 from godwit_protocol.estimation.admission import AdmissionPolicy
 from godwit_protocol.events import Event
 from godwit_protocol.events.migration import Limits, Verify
+from godwit_protocol.machine import DEFAULT_TENANT
 from godwit_protocol.projections import MigrationSummary
 from godwit_protocol.register import RegisterRecord
 
@@ -48,8 +49,9 @@ class Operations:
         ram: str = "16MiB",
         vgpus: Sequence[str] = (),
         env: Sequence[str] = (),
+        tenant: str = DEFAULT_TENANT,
     ) -> None:
-        spec = make_spec(name, guest, ram=ram, vgpus=tuple(vgpus), env=tuple(env))
+        spec = make_spec(name, guest, ram=ram, vgpus=tuple(vgpus), env=tuple(env), tenant=tenant)
         await start_machine(self.log, spec, host)
 
     async def stop(self, name: str) -> None:

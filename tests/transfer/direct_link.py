@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from godwit.transfer.listener import LinkListener
+from godwit.transfer.outgoing import Pacer, RegionWork
 from godwit.transfer.partition import NO_RUNS, PageView, Runs
+from godwit.transfer.port import Content
 from godwit.transfer.receiver import IncomingSession
-from godwit.transfer.sender import BulkSender, Pacer, RegionWork
+from godwit.transfer.sender import BulkSender
 from godwit_protocol.bulk import BulkLink, RoundTotals
 from godwit_protocol.machine import PAGE_BYTES
 
@@ -92,13 +94,16 @@ async def direct(
     digested: bool = True,
     omit_zeros: bool = True,
     omit_rewritten: bool = True,
+    content: Content | None = None,
+    offer_content: bool = True,
     via: Callable[[int], int] = lambda port: port,
 ) -> AsyncIterator[Direct]:
     """``via``: given the destination's port, the one that the source is to connect to."""
     link = BulkLink(SESSION, connections, region_pages, digested)
     here, there = [[Memory(pages) for pages in region_pages] for _ in range(2)]
     listener = await LinkListener.open("127.0.0.1")
-    session = IncomingSession(link, [memory.pages for memory in there], stall_s=stall_s)
+    memory = [memory.pages for memory in there]
+    session = IncomingSession(link, memory, content=content, stall_s=stall_s)
     listener.expect(SESSION, TOKEN, lambda reader, writer: writer.close())
     listener.admit_bulk(session)
     sender = await asyncio.to_thread(
@@ -110,6 +115,7 @@ async def direct(
         pacer=pacer,
         omit_zeros=omit_zeros,
         omit_rewritten=omit_rewritten,
+        offer_content=offer_content and content is not None,
         stall_s=stall_s,
     )
     try:

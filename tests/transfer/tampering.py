@@ -17,13 +17,16 @@ from godwit_protocol.framing import (
 
 Tamper = Callable[[Frame, bytes], list[tuple[Frame, bytes]]]
 """What goes on instead of a frame and its payload."""
+TamperAnswer = Callable[[bytes], bytes]
+"""What goes back instead of a piece of what the destination says."""
 
 
 class Tampered:
     """A port in front of the destination's."""
 
-    def __init__(self, tamper: Tamper) -> None:
+    def __init__(self, tamper: Tamper, answer: TamperAnswer = lambda data: data) -> None:
         self._tamper = tamper
+        self._answer = answer
         self._server = socket.create_server(("127.0.0.1", 0))
         self._sockets = [self._server]
         self._threads: list[threading.Thread] = []
@@ -57,9 +60,10 @@ class Tampered:
             self._start(self._watch, far, near)
 
     def _watch(self, far: socket.socket, near: socket.socket) -> None:
-        """The destination says nothing; its end is the source's."""
+        """The destination says nothing but answers; its end is the source's."""
         with contextlib.suppress(OSError):
-            far.recv(1)
+            while data := far.recv(4096):
+                near.sendall(self._answer(data))
         _shut(near)
 
     def _forward(self, near: socket.socket, far: socket.socket) -> None:

@@ -105,6 +105,8 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     ``zero_bytes``: pages that were zero, and only named; finding them took ``zero_ns``, counted so.
     ``rewritten_bytes``: pages that held what was sent of them before, and were left out; finding
     them took ``rewritten_ns``.
+    ``content_bytes``: chunks that the destination held already, and that were only named; offering
+    them took ``content_ns`` of the round, on the connection that it took longest on.
     """
 
     round: int
@@ -120,6 +122,8 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     zero_ns: int = 0
     rewritten_bytes: int = 0
     rewritten_ns: int = 0
+    content_bytes: int = 0
+    content_ns: int = 0
 
 
 class MigrationRequested(Event, frozen=True, kw_only=True):

@@ -32,7 +32,7 @@ from godwit_protocol.errors import (
 )
 from godwit_protocol.events import Event, Recorded
 from godwit_protocol.events import machine as mev
-from godwit_protocol.machine import MachineSpec, VGpuSpec
+from godwit_protocol.machine import DEFAULT_TENANT, MachineSpec, VGpuSpec
 from godwit_protocol.placement.policy import DeviceGroup, Policy
 from godwit_protocol.quantities import format_size, parse_duration_ns, parse_size
 
@@ -100,6 +100,13 @@ def start(
         DeviceGroup,
         typer.Option(help="Its vGPUs all on one GPU, or each on a GPU of one NVLink group."),
     ] = DeviceGroup.NONE,
+    tenant: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Whose machine it is. What it contains is never used for another tenant's.",
+        ),
+    ] = DEFAULT_TENANT,
     directory: DirectoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -112,6 +119,7 @@ def start(
         env=env or (),
         policy=placement_policy,
         group=device_group,
+        tenant=tenant,
     )
 
     async def work() -> MachinePicture:
@@ -238,6 +246,7 @@ def make_spec(
     env: Sequence[str] = (),
     policy: Policy = Policy.CONSOLIDATE,
     group: DeviceGroup = DeviceGroup.NONE,
+    tenant: str = DEFAULT_TENANT,
 ) -> MachineSpec:
     """The specification that the options of ``machine start`` say. Raises ``InvalidInputError``."""
     from godwit.guests.loader import read_guest_file
@@ -254,6 +263,7 @@ def make_spec(
         env=dict(_variable(item) for item in env),
         placement_policy=policy,
         device_group=group,
+        tenant=tenant,
     ).checked()
 
 
@@ -422,6 +432,7 @@ def _facts(machine: MachinePicture) -> list[tuple[str, str]]:
         facts.append(("failure", machine.failure))
     if machine.spec is not None:
         facts.append(("guest", machine.spec.guest))
+        facts.append(("tenant", machine.spec.tenant))
         facts.append(("started", day_and_clock(machine.started_wall_ns)))
         facts += [
             (f"region {region.name}", format_size(region.size_bytes))

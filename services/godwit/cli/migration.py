@@ -365,6 +365,8 @@ def _facts(summary: MigrationSummary) -> list[tuple[str, str]]:
         speed = rate(throughput_bytes_per_second(summary))
         facts.append(("rounds", count(len(summary.rounds), "round")))
         facts.append(("sent", f"{size(summary.sent_bytes)} at {speed}"))
+    if summary.content_bytes:
+        facts.append(("held there already", size(summary.content_bytes)))
     if summary.stun_ns is not None:
         facts.append(("stun", duration(summary.stun_ns)))
         parts = summary.marks.components_ns().items()

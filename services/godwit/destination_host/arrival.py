@@ -12,6 +12,8 @@ from typing import Final
 import msgspec
 import structlog
 
+from godwit.content.shelf import Shelf
+from godwit.content.store import ContentStore
 from godwit.host.context import HostContext
 from godwit.host.facts import FactWriter
 from godwit.host.freeing import freed
@@ -64,6 +66,7 @@ class Arrival:
         facts: FactWriter,
         listener: Acceptor,
         source: str,
+        content: ContentStore,
     ) -> None:
         self.migration = migration
         self.machine = spec.name
@@ -71,6 +74,10 @@ class Arrival:
         self._spec = spec
         self._facts = facts
         self._listener = listener
+        self._content = content
+        self._shelf: Shelf | None = None
+        """What this host holds already, open until the first round is applied."""
+        self._holds_content = False
         self._link_session = session_of(migration)
         self._runner: RoleRunner[DestinationState] = RoleRunner(
             destination, self._perform, host.clock.monotonic_ns
@@ -160,6 +167,8 @@ class Arrival:
         self._facts.write(effect.event, effect.durability, effect.to, held=effect.held)
 
     def _say(self, message: link.LinkMessage) -> None:
+        if isinstance(message, link.Welcome):
+            message = msgspec.structs.replace(message, holds_content=self._holds_content)
         if self._control is not None:
             self._control.say(message)
         if isinstance(message, link.Staged):
@@ -264,6 +273,13 @@ class Arrival:
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
             await incoming.close()
+        await self._close_shelf()
+
+    async def _close_shelf(self) -> None:
+        """Idempotent. Once the first round is applied, or nothing is received any more."""
+        shelf, self._shelf = self._shelf, None
+        if shelf is not None:
+            await shelf.close()
 
     # Memory.
 
@@ -271,9 +287,14 @@ class Arrival:
         incoming = self._open_incoming()
         assert self._hello is not None
         started_ns = self._host.clock.monotonic_ns()
+        self._shelf = shelf = self._content.shelf_for(self._spec)
         await incoming.populate(self._hello.extents)
+        self._holds_content = shelf is not None and await shelf.stocked()
         self._session = incoming.receive(
-            self._link_session, self._hello.connections, digested=self._is_digested()
+            self._link_session,
+            self._hello.connections,
+            digested=self._is_digested(),
+            content=shelf,
         )
         self._listener.admit_bulk(self._session)
         self._rounds = asyncio.create_task(self._watch_rounds(self._session))
@@ -288,6 +309,8 @@ class Arrival:
                     round=number, pages=totals.pages, received_bytes=totals.payload_bytes
                 )
                 self._runner.tell(received)
+                if number == FIRST_ROUND:
+                    await self._close_shelf()
                 number += 1
         except (RemoteProtocolError, CorruptError) as error:
             self._runner.tell(_bad_image(error))

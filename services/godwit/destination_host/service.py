@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from godwit.content.store import ContentStore
 from godwit.host.context import HostContext
 from godwit.host.inbox import Inbox
 from godwit.host.journals import Journals, OpenMigration
@@ -49,6 +50,9 @@ class DestinationHost:
         self._inbox = Inbox(host.log, host.name, SERVICE, host.disk.cursor(SERVICE))
         self._journals = Journals(host, SERVICE, Lane.DESTINATION)
         self._arrivals: dict[str, Arrival] = {}
+        self._content = ContentStore(
+            host.hypervisor, host.config.content_directory, enabled=host.config.content_store
+        )
         self._orphans = Orphans(host, NEVER_RAN, self._is_arriving, self._tell_log)
 
     @property
@@ -184,6 +188,7 @@ class DestinationHost:
             opened.facts,
             self._listener,
             ordered.source,
+            self._content,
         )
         self._arrivals[opened.migration] = arrival
 

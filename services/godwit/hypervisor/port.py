@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-from godwit.transfer.port import BulkSession
+from godwit.transfer.port import BulkSession, Content
 from godwit_protocol.machine import MachineSpec
 
 
@@ -129,6 +129,16 @@ class Watchable(Protocol):
         """RUNNING: a watch, not begun yet. The caller closes it."""
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """A ``Vmm`` whose machine's memory is in files, which others on its host may read."""
+
+    async def region_files(self) -> Sequence[int]:
+        """Any state: a descriptor of each region's file, in the specification's order. The caller
+        closes them, soon: they keep the memory from being freed; and never writes.
+        """
+
+
 class Hypervisor(Protocol):
     """A host's driver. One a host and kind."""
 
@@ -186,6 +196,10 @@ class SentPages:
     """Pages that held what was sent of them before, and were left out."""
     rewritten_ns: int = 0
     """What finding them took, counted so."""
+    content_bytes: int = 0
+    """Chunks that the destination held already, and that were only named."""
+    content_ns: int = 0
+    """What offering chunks took of the round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +217,8 @@ class LinkTarget:
     """Whether pages that are zero are only named."""
     omit_rewritten: bool = True
     """Whether pages that hold what was sent of them before are left out."""
+    offer_content: bool = False
+    """Whether chunks are offered by digest before they are sent."""
 
 
 class Outgoing(Protocol):
@@ -250,8 +266,12 @@ class Outgoing(Protocol):
 class Incoming(Protocol):
     """A gated machine's memory on its way in. Raises as ``Outgoing`` does."""
 
-    def receive(self, session: bytes, connections: int, *, digested: bool) -> BulkSession:
-        """Make ready for the bulk connections of ``session``; the link's listener brings them."""
+    def receive(
+        self, session: bytes, connections: int, *, digested: bool, content: Content | None = None
+    ) -> BulkSession:
+        """Make ready for the bulk connections of ``session``; the link's listener brings them.
+        ``content``: what this host holds already, asked in the first round.
+        """
 
     async def populate(self, extents: tuple[bytes, ...]) -> None:
         """Allocate the pages that the source holds. Raises ``RefusedError``: no memory."""

@@ -55,6 +55,7 @@ class MachinePicture(msgspec.Struct, frozen=True, kw_only=True):
             "epoch": self.epoch,
             "regions": [{"name": r.name, "size_bytes": r.size_bytes} for r in regions],
             "guest": spec.guest if spec else "",
+            "tenant": spec.tenant if spec else "",
             "vgpus": [vgpu.profile for vgpu in spec.vgpus] if spec else [],
             "migration": self.migration,
             "failure": self.failure,

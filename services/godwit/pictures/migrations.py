@@ -151,6 +151,8 @@ def _round_json(done: ev.RoundCompleted) -> dict[str, Any]:
         "zero_ms": milliseconds(figures.zero_ns),
         "rewritten_bytes": figures.rewritten_bytes,
         "rewritten_ms": milliseconds(figures.rewritten_ns),
+        "content_bytes": figures.content_bytes,
+        "content_ms": milliseconds(figures.content_ns),
         "duration_ms": milliseconds(figures.duration_ns),
         "scan_ms": milliseconds(figures.scan_ns),
         "remaining_bytes": figures.remaining_bytes,

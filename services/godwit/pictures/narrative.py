@@ -152,10 +152,12 @@ def _round(event: ev.RoundCompleted) -> str:
 
 
 def _left_out(figures: ev.RoundFigures) -> str:
-    zeros, rewritten = figures.zero_bytes, figures.rewritten_bytes
-    return (f", {size(zeros)} of zeros only named" if zeros else "") + (
-        f", {size(rewritten)} left out that held what was sent before" if rewritten else ""
+    parts = (
+        (figures.zero_bytes, "of zeros only named"),
+        (figures.rewritten_bytes, "left out that held what was sent before"),
+        (figures.content_bytes, "only named that the destination held already"),
     )
+    return "".join(f", {size(saved)} {how}" for saved, how in parts if saved)
 
 
 _DECISIONS: Final = {

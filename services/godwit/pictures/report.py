@@ -74,6 +74,7 @@ def _facts(summary: MigrationSummary) -> str:
         ("outcome", reason(summary.outcome) + (f" ({because})" if because else "")),
         ("took", duration(summary.duration_ns) if summary.ended_wall_ns else "it has not ended"),
         ("sent", f"{size(summary.sent_bytes)} in {count(len(summary.rounds), 'round')}"),
+        ("held there already", size(summary.content_bytes)),
         ("stun", "none" if summary.stun_ns is None else duration(summary.stun_ns)),
     ]
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)

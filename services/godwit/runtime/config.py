@@ -294,6 +294,29 @@ class Config:
             read_by=frozenset({Service.SOURCE_HOST}),
         )
     )
+    content_store: bool = field(
+        metadata=_variable(
+            "GODWIT_CONTENT_STORE",
+            values.switch,
+            "on or off",
+            "on",
+            "Whether chunks that the destination holds already are filled there, and do not travel"
+            " (docs/data-plane.md). Both hosts must have it on.",
+            read_by=_HOST_SERVICES,
+        )
+    )
+    content_directory: Path | None = field(
+        metadata=_variable(
+            "GODWIT_CONTENT_DIR",
+            values.path_or_nothing,
+            "a directory",
+            "",
+            "Files of chunks, such as models as they lie in memory, that arriving machines are"
+            " filled from. Files in it are every tenant's; those in a folder in it, that tenant's.",
+            default_shown="(none)",
+            read_by=frozenset({Service.DESTINATION_HOST}),
+        )
+    )
     fence_command: tuple[str, ...] = field(
         metadata=_variable(
             "GODWIT_FENCE_COMMAND",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import msgspec
@@ -233,7 +234,8 @@ class Departure:
         self._say(self._hello(spec, extents, target.connections))
         async with asyncio.timeout(WELCOME_S_MAX):
             welcome = await self._welcome
-        await self._outgoing.connect(target)
+        may_offer = welcome.holds_content and self._host.config.content_store
+        await self._outgoing.connect(replace(target, offer_content=may_offer))
         _log.info("link_up", took_ms=(self._host.clock.monotonic_ns() - started_ns) / 1e6)
         return inp.LinkUp(
             connections=target.connections,
@@ -328,6 +330,8 @@ class Departure:
             zero_ns=sent.zero_ns,
             rewritten_bytes=sent.rewritten_bytes,
             rewritten_ns=sent.rewritten_ns,
+            content_bytes=sent.content_bytes,
+            content_ns=sent.content_ns,
         )
         return inp.RoundDone(figures=figures)
 

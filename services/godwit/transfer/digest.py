@@ -1,8 +1,11 @@
-"""The digest of one connection's frames, taken while their bytes are in the processor's cache.
+"""The digests of the data plane. Knows nothing of rounds or of memory.
 
-XXH3-128, seeded with the session: it misses one accident (a flipped bit, a page in another's place,
-a frame of another migration) in 2**128, at the price of copying the bytes once. It is no defence
-against who forges: the link's token is. Knows nothing of rounds or of memory.
+Of one connection's frames, taken while their bytes are in the processor's cache: XXH3-128, seeded
+with the session. It misses one accident (a flipped bit, a page in another's place, a frame of
+another migration) in 2**128, at the price of copying the bytes once. It is no defence against who
+forges: the link's token is.
+
+Of a chunk, by which content is shared between machines: BLAKE3, which nobody can forge.
 """
 
 from __future__ import annotations
@@ -11,12 +14,18 @@ import time
 from typing import Final
 
 import xxhash
+from blake3 import blake3
 
 from godwit_protocol.bulk import BulkLink
 from godwit_protocol.framing import Buffer
 
 PIECE_BYTES: Final = 256 * 1024
 """What is digested at a time: it stays in the cache between the digest and the socket."""
+
+
+def chunk_digest(chunk: Buffer) -> bytes:
+    """The ``CHUNK_DIGEST_BYTES`` of a chunk's content. Releases the GIL; on this thread alone."""
+    return blake3(chunk, max_threads=1).digest()
 
 
 class FrameDigest:

@@ -60,6 +60,17 @@ class Dial(Protocol):
         """Raises ``UnreachableError`` if nobody listens."""
 
 
+class Content(Protocol):
+    """Chunks that a destination host holds already, by what they contain."""
+
+    def fill(self, digest: bytes, place: memoryview, /) -> bool:
+        """Write the chunk with this ``digest.chunk_digest`` to ``place``, if it is held.
+
+        True: ``place`` was digested after it was written, and is that chunk. False: it may hold
+        anything. Called by several threads at once; raises nothing.
+        """
+
+
 class BulkSession(Protocol):
     """The bulk connections of one migration on its destination."""
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from godwit.runtime.frames import let_go
 from godwit_protocol.bulk import (
+    CHUNK_DIGEST_BYTES,
     CHUNK_PAGES,
     FIRST_ROUND,
     PAGE_NUMBER_BYTES,
@@ -46,11 +47,14 @@ from godwit_protocol.machine import PAGE_BYTES
 from .connection import STALL_S, BulkConnection, ConnectionLostError
 from .digest import PIECE_BYTES, FrameDigest
 from .partition import PageView
+from .port import Content
 
 IDLE_S: Final = 600.0
 """How long a source may say nothing between two frames. It guards against a source that lives and
 is silent for ever; the migration's own deadlines are shorter."""
 CLOSE_TIMEOUT_S: Final = 5.0
+FILL_S_MAX: Final = 2.0
+"""How long one offer's chunks may be filled: the others are answered with no, and travel."""
 
 Ts = TypeVarTuple("Ts")
 
@@ -59,12 +63,18 @@ class _Incoming:
     """One bulk connection of the destination, used by its own thread."""
 
     def __init__(
-        self, link: BulkLink, index: int, connection: BulkConnection, regions: Sequence[PageView]
+        self,
+        link: BulkLink,
+        index: int,
+        connection: BulkConnection,
+        regions: Sequence[PageView],
+        content: Content | None,
     ) -> None:
         self._link = link
         self._index = index
         self._connection = connection
         self._regions = regions
+        self._content = content
         self._reader = BulkReader(link, index)
         self._header = memoryview(bytearray(HEADER_BYTES))
         self._totals = memoryview(bytearray(TOTALS_BYTES))
@@ -86,24 +96,27 @@ class _Incoming:
             self._connection.receive_after_idle(self._header, idle_s)
             frame = self._reader.take_header(self._header)
             match frame.kind:
-                case FrameKind.RUN | FrameKind.SCATTER | FrameKind.ZERO | FrameKind.ZERO_SCATTER:
+                case FrameKind.ROUND_END:
+                    self._connection.receive(self._totals)
+                    round_ended(frame.round_number, self._reader.take_totals(self._totals))
+                case FrameKind.END:
+                    pass  # the reader needs no more
+                case _:
                     self._digest_more(self._header)
                     self._take_pages(frame)
                     if self._digest is not None:
                         self._reader.digested(self._digest.taken())
-                case FrameKind.ROUND_END:
-                    self._connection.receive(self._totals)
-                    round_ended(frame.round_number, self._reader.take_totals(self._totals))
-                case _:
-                    pass  # END: the reader needs no more
 
     def _take_pages(self, frame: Frame) -> None:
-        if frame.kind is FrameKind.RUN:
-            self._take_run(frame)
-        elif frame.kind is not FrameKind.ZERO:
-            self._take_scatter(frame)
-        else:
-            self._pages_of(frame).fill(0)
+        match frame.kind:
+            case FrameKind.RUN:
+                self._take_run(frame)
+            case FrameKind.ZERO:
+                self._pages_of(frame).fill(0)
+            case FrameKind.OFFER:
+                self._take_offer(frame)
+            case _:
+                self._take_scatter(frame)
 
     def _digest_more(self, data: memoryview) -> None:
         if self._digest is not None:
@@ -136,13 +149,48 @@ class _Incoming:
             region[numbers.astype(np.int64)] = 0
         self._reader.payload_taken()
 
-    def _check_numbers(self, frame: Frame, numbers: NDArray[np.uint64]) -> None:
-        if numbers.max() >= len(self._regions[frame.region]):
+    def _take_offer(self, frame: Frame) -> None:
+        """Fill what is held already, and answer. What is filled in vain is overwritten: the source
+        sends every page of a chunk that it offered in vain.
+        """
+        payload = self._scattered[: frame.payload_bytes]
+        self._connection.receive(payload.data)
+        self._digest_more(payload.data)
+        chunk_count = frame.page_count // CHUNK_PAGES
+        numbers = payload[: chunk_count * PAGE_NUMBER_BYTES].view("<u8")
+        digests = payload[chunk_count * PAGE_NUMBER_BYTES :].reshape(-1, CHUNK_DIGEST_BYTES)
+        self._check_numbers(frame, numbers, CHUNK_PAGES)
+        self._reader.payload_taken()
+        answer = self._filled(self._regions[frame.region], numbers, digests)
+        self._digest_more(memoryview(answer))
+        self._connection.send(answer)
+        self._reader.filled(sum(answer))
+
+    def _filled(
+        self, pages: PageView, numbers: NDArray[np.uint64], digests: NDArray[np.uint8]
+    ) -> bytes:
+        """A byte a chunk: 1 if it is in memory now."""
+        answer = bytearray(len(numbers))
+        if self._content is not None:
+            deadline = time.monotonic() + FILL_S_MAX
+            for index, number in enumerate(numbers.tolist()):
+                place = pages[number * CHUNK_PAGES : (number + 1) * CHUNK_PAGES].data.cast("B")
+                in_time = time.monotonic() < deadline
+                answer[index] = in_time and self._content.fill(digests[index].tobytes(), place)
+        return bytes(answer)
+
+    def _check_numbers(
+        self, frame: Frame, numbers: NDArray[np.uint64], pages_each: int = 1
+    ) -> None:
+        """``pages_each``: numbers count blocks of so many pages, which divides a chunk."""
+        end = len(self._regions[frame.region]) // pages_each
+        if numbers.max() >= end:
             raise RemoteProtocolError(
-                f"a {frame.kind.name} frame names page {numbers.max()} of region {frame.region},"
-                f" which has {len(self._regions[frame.region])}"
+                f"a {frame.kind.name} frame names {'page' if pages_each == 1 else 'chunk'}"
+                f" {numbers.max()} of region {frame.region}, which has {end}"
             )
-        if np.any(numbers // CHUNK_PAGES % self._link.connections != self._index):
+        chunks = numbers // (CHUNK_PAGES // pages_each)
+        if np.any(chunks % self._link.connections != self._index):
             raise RemoteProtocolError(
                 f"a {frame.kind.name} frame names pages that travel on another connection"
             )
@@ -168,15 +216,18 @@ class IncomingSession:
         link: BulkLink,
         regions: Sequence[PageView],
         *,
+        content: Content | None = None,
         idle_s: float = IDLE_S,
         stall_s: float = STALL_S,
     ) -> None:
-        """``regions``: the machine's memory, writable, populated before for speed.
+        """``regions``: the machine's memory, writable, populated before for speed. ``content``:
+        what the host holds already; it is asked in the first round only, until ``close``.
 
         Raises ``LocalProtocolError`` if it is not what the link says.
         """
         self.link = link.checked()
         self._regions = _checked_regions(link, regions)
+        self._content = content
         self._idle_s = idle_s
         self._stall_s = stall_s
         self._loop = asyncio.get_running_loop()
@@ -203,7 +254,9 @@ class IncomingSession:
             sock.close()
             return
         connection = BulkConnection(sock, stall_s=self._stall_s)
-        incoming = _Incoming(self.link, preamble.connection, connection, self._regions)
+        incoming = _Incoming(
+            self.link, preamble.connection, connection, self._regions, self._content
+        )
         thread = threading.Thread(
             target=self._serve,
             args=(incoming, connection),

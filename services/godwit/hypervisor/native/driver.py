@@ -89,10 +89,16 @@ class NativeVmm:
     async def memory(self) -> MachineMemory:
         """Any state: the machine's memory, mapped into this process too. The caller closes it."""
         spec = (await self.status()).spec
-        regions, fds = await self._channel.ask_with_fds(
-            wire.GetRegions(), wire.Regions, ANSWER_S_MAX
-        )
+        regions, fds = await self._regions()
         return MachineMemory.adopt(spec.regions(), fds, regions.addresses)
+
+    async def region_files(self) -> Sequence[int]:
+        """Any state; see ``port.Readable``."""
+        _, fds = await self._regions()
+        return fds
+
+    async def _regions(self) -> tuple[wire.Regions, list[int]]:
+        return await self._channel.ask_with_fds(wire.GetRegions(), wire.Regions, ANSWER_S_MAX)
 
     async def populate(self, extents: Sequence[Runs]) -> None:
         """GATED: make pages, one ``Runs`` a region, really there in the VMM.

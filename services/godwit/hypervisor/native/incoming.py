@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from godwit.transfer.port import Content
 from godwit.transfer.receiver import IncomingSession
 from godwit_protocol.bulk import BulkLink
 from godwit_protocol.errors import RemoteProtocolError
@@ -43,11 +44,14 @@ class IncomingMemory:
         async with self._in_use:
             await asyncio.to_thread(self._populate_here, runs)
 
-    def receive(self, session: bytes, connections: int, *, digested: bool) -> IncomingSession:
-        """Make ready for the bulk connections of ``session``; the listener brings them."""
+    def receive(
+        self, session: bytes, connections: int, *, digested: bool, content: Content | None = None
+    ) -> IncomingSession:
+        """See ``port.Incoming``."""
         pages = tuple(region.page_count for region in self._memory.regions)
         link = BulkLink(session, connections, pages, digested)
-        self._session = IncomingSession(link, [region.pages for region in self._memory.regions])
+        memory = [region.pages for region in self._memory.regions]
+        self._session = IncomingSession(link, memory, content=content)
         return self._session
 
     async def digests(self) -> dict[str, bytes]:

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from godwit.transfer.sender import BulkSender, RegionWork
+from godwit.transfer.outgoing import RegionWork
+from godwit.transfer.sender import BulkSender
 from godwit_protocol.bulk import BulkLink
 from godwit_protocol.errors import AbortedError, GodwitError, LocalProtocolError
 from godwit_protocol.machine import PAGE_BYTES
@@ -68,6 +69,7 @@ class OutgoingMemory:
                 target.token,
                 omit_zeros=target.omit_zeros,
                 omit_rewritten=target.omit_rewritten,
+                offer_content=target.offer_content,
             )
             self._sender = sender
         if self._aborted:
@@ -169,6 +171,8 @@ class OutgoingMemory:
             zero_ns=sent.zero_ns,
             rewritten_bytes=sent.rewritten_bytes,
             rewritten_ns=sent.rewritten_ns,
+            content_bytes=sent.content_bytes,
+            content_ns=sent.content_ns,
         )
 
     def _work(self, found: list[Runs]) -> list[RegionWork]:

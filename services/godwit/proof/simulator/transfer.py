@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from godwit.hypervisor.port import LinkTarget, SentPages
+from godwit.transfer.port import Content
 from godwit_protocol.bulk import FIRST_ROUND, BulkLink, RoundTotals
 from godwit_protocol.errors import AbortedError, RefusedError, UnreachableError
 from godwit_protocol.framing import Preamble
@@ -285,8 +286,10 @@ class ProcessIncoming:
         self._vmm = vmm
         self._session: ProcessSession | None = None
 
-    def receive(self, session: bytes, connections: int, *, digested: bool) -> ProcessSession:
-        """As ``Incoming.receive``."""
+    def receive(
+        self, session: bytes, connections: int, *, digested: bool, content: Content | None = None
+    ) -> ProcessSession:
+        """As ``Incoming.receive``. Nothing is ever offered here."""
         link = BulkLink(session, connections, (page_count(self._vmm.spec),), digested)
         self._session = ProcessSession(link, self._process, self._vmm)
         return self._session

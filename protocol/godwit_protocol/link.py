@@ -13,7 +13,7 @@ import msgspec
 from .errors import RemoteProtocolError
 from .events.migration import AbortReason, Verify
 from .framing import CONTROL_PAYLOAD_BYTES_MAX
-from .machine import RegionSpec
+from .machine import PAGE_BYTES, RegionSpec
 from .unpacking import unpack
 
 LINK_VERSION: Final = 2
@@ -116,6 +116,11 @@ class Here(LinkMessage, frozen=True, kw_only=True, tag="here"):
 
     version: int
     host: str
+
+
+def extents_bytes(extents: tuple[bytes, ...]) -> int:
+    """How much a machine holds, by ``Hello.extents``."""
+    return PAGE_BYTES * sum(sum(memoryview(data).cast("q")[1::2]) for data in extents)
 
 
 AnyLinkMessage = (

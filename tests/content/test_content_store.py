@@ -70,7 +70,7 @@ def store_of(*vmms: OneVmm, directory: Path | None = None, enabled: bool = True)
 async def stocked(store: ContentStore, tenant: str = "default") -> Shelf:
     shelf = store.shelf_for(spec("arriving", tenant))
     assert shelf is not None
-    await shelf.stocked()
+    await shelf.stocked(2**30)
     return shelf
 
 
@@ -128,6 +128,21 @@ async def test_what_is_known_for_long_is_learnt_again(monkeypatch: pytest.Monkey
     assert await has(store, vmm.write(1, seed=3)), "what is new is learnt at once"
     monkeypatch.setattr("godwit.content.shelf.FRESH_S", -FRESH_S)
     assert await has(store, again)
+
+
+async def test_an_arrival_waits_no_longer_than_it_may_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known is given at once; what is not known yet is for the next one."""
+    vmm = OneVmm(spec("other"))
+    store = store_of(vmm)
+    known = vmm.write(0, seed=1)
+    with monkeypatch.context() as hurry:
+        hurry.setattr("godwit.content.shelf.WAIT_S_MAX", 0.0)
+        assert not await has(store, known)
+    assert await has(store, known)
+    unknown = vmm.write(2, seed=3)
+    monkeypatch.setattr("godwit.content.shelf.WAIT_S_MAX", 0.0)
+    assert await has(store, known)
+    assert not await has(store, unknown)
 
 
 async def test_a_dead_machine_and_a_store_that_is_switched_off_hold_nothing() -> None:
@@ -188,8 +203,8 @@ async def test_a_digest_has_few_candidates(tmp_path: Path) -> None:
     async def find(take: Callable[[Holding], None]) -> None:
         take(holding)
 
-    shelf = Shelf(find, for_s=5.0)
-    assert await shelf.stocked()
+    shelf = Shelf(find)
+    assert await shelf.stocked(2**30)
     _file(tmp_path, bytes(CHUNK_BYTES * (CANDIDATES_MAX + 3)))
     original = Holding.read
     with pytest.MonkeyPatch.context() as patch:

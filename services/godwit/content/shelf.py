@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import defaultdict
@@ -23,9 +24,16 @@ FRESH_S: Final = 30.0
 """For so long a digest of memory is not taken again."""
 CANDIDATES_MAX: Final = 4
 """Chunks of one digest that are tried: all may have changed since."""
+WAIT_BYTES_PER_SECOND: Final = 1 << 29
+"""An arrival waits for what is not known yet as long as its bytes take at this rate, and then some:
+it may save as much.
+"""
+WAIT_S_MIN: Final = 0.25
+WAIT_S_MAX: Final = 3.0
 
 Find: TypeAlias = Callable[[Callable[[Holding], None]], Awaitable[None]]
 """Opens what is held, and hands each over at once: it is the shelf's to close."""
+_Places: TypeAlias = dict[bytes, list[tuple[Holding, int]]]
 
 _log = structlog.get_logger(__name__)
 
@@ -33,18 +41,27 @@ _log = structlog.get_logger(__name__)
 class Shelf:
     """Used on one event loop; ``fill`` by any thread. What is on it is open until ``close``."""
 
-    def __init__(self, find: Find, for_s: float) -> None:
-        """Begin to find what is held, then to digest what is not known of it and what is known for
-        long, for ``for_s`` at most.
+    def __init__(self, find: Find) -> None:
+        """Begin to find what is held, then to digest what is not known of it, then what is known
+        for long; until ``stocked`` or ``close``.
         """
         self._holdings: list[Holding] = []
-        self._places: dict[bytes, list[tuple[Holding, int]]] = {}
-        self._closed = False
-        self._stocking = asyncio.create_task(self._stock(find, for_s))
+        self._places: _Places = {}
+        self._has_learnt = asyncio.Event()
+        """All that was not known is."""
+        self._may_learn = True
+        self._stocking = asyncio.create_task(self._stock(find))
 
-    async def stocked(self) -> bool:
-        """Wait until all is found that will be. Whether any chunk can be filled."""
-        await asyncio.shield(self._stocking)
+    async def stocked(self, machine_bytes: int) -> bool:
+        """Wait for what is not known yet, as long as pays for an arriving machine of that size;
+        nothing is digested for later after that. Whether any chunk can be filled.
+        """
+        wait_s = min(WAIT_S_MIN + machine_bytes / WAIT_BYTES_PER_SECOND, WAIT_S_MAX)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._has_learnt.wait()
+        await self._end_stocking()
+        self._places = self._found()
         return bool(self._places)
 
     def fill(self, digest: bytes, place: memoryview) -> bool:
@@ -58,44 +75,56 @@ class Shelf:
         """Let go of the files. Nothing may fill any more. Idempotent; waits for what is being found
         or digested just now.
         """
-        self._closed = True
-        await asyncio.wait({self._stocking})
+        await self._end_stocking()
         self._places = {}
         while self._holdings:
             os.close(self._holdings.pop().fd)
 
-    async def _stock(self, find: Find, for_s: float) -> None:
-        deadline = time.monotonic() + for_s
+    async def _end_stocking(self) -> None:
+        """Within the time that one chunk takes, or the finding of what is held."""
+        self._may_learn = False
+        await asyncio.wait({self._stocking})
+
+    async def _stock(self, find: Find) -> None:
         try:
             await find(self._holdings.append)
+            await asyncio.to_thread(self._learn, self._unknown)
         except (GodwitError, OSError) as error:  # then all of it travels, as it would anyway
             _log.warning("content_not_found", error=str(error))
-        if self._holdings:
-            await asyncio.to_thread(self._index, deadline)
+        finally:
+            self._has_learnt.set()
+        await asyncio.to_thread(self._learn, self._old)
 
-    def _index(self, deadline: float) -> None:
+    def _learn(self, chunks: Callable[[], list[tuple[Holding, int]]]) -> None:
         buffer = memoryview(bytearray(CHUNK_BYTES))
-        for holding, chunk in self._to_learn(deadline):
-            if self._closed or time.monotonic() > deadline:
-                break
+        for holding, chunk in chunks():
+            if not self._may_learn:
+                return
             holding.learn(chunk, buffer)
-        self._places = self._found()
 
-    def _to_learn(self, now_s: float) -> list[tuple[Holding, int]]:
-        """The unknown first, then the oldest."""
-        wanted: list[tuple[float, Holding, int]] = []
-        for holding in self._holdings:
-            for chunk in holding.whole_chunks():
-                known = holding.known.get(chunk)
-                if known is None:
-                    wanted.append((0.0, holding, chunk))
-                elif holding.is_memory and known.at_s < now_s - FRESH_S:
-                    wanted.append((known.at_s, holding, chunk))
-        wanted.sort(key=lambda each: each[0])
-        return [(holding, chunk) for _, holding, chunk in wanted]
+    def _unknown(self) -> list[tuple[Holding, int]]:
+        return [
+            (holding, chunk)
+            for holding in self._holdings
+            for chunk in holding.whole_chunks()
+            if chunk not in holding.known
+        ]
 
-    def _found(self) -> dict[bytes, list[tuple[Holding, int]]]:
-        places: dict[bytes, list[tuple[Holding, int]]] = defaultdict(list)
+    def _old(self) -> list[tuple[Holding, int]]:
+        """The oldest first."""
+        now_s = time.monotonic()
+        old = [
+            (known.at_s, holding, chunk)
+            for holding in self._holdings
+            if holding.is_memory
+            for chunk, known in list(holding.known.items())
+            if known.at_s < now_s - FRESH_S
+        ]
+        old.sort(key=lambda each: each[0])
+        return [(holding, chunk) for _, holding, chunk in old]
+
+    def _found(self) -> _Places:
+        places: _Places = defaultdict(list)
         for holding in self._holdings:
             for chunk, known in list(holding.known.items()):
                 at = places[known.digest]

@@ -23,10 +23,6 @@ from godwit_protocol.machine import MachineSpec
 from .holding import CHUNK_BYTES, Digested, Holding, Identity, identity_of
 from .shelf import Shelf
 
-STOCK_S_MAX: Final = 3.0
-"""How long chunks are digested for one arrival, while its memory is populated. What was not reached
-is first in the next one.
-"""
 ASK_S_MAX: Final = 1.0
 """How long a VMM is waited for: what is silent holds nothing."""
 FILES_MAX: Final = 128
@@ -55,7 +51,7 @@ class ContentStore:
         """
         if not self._enabled:
             return None
-        return Shelf(partial(self._find, spec), STOCK_S_MAX)
+        return Shelf(partial(self._find, spec))
 
     async def _find(self, spec: MachineSpec, take: Callable[[Holding], None]) -> None:
         others = [vmm for vmm in await self._hypervisor.find_all() if vmm.name != spec.name]

@@ -289,7 +289,8 @@ class Arrival:
         started_ns = self._host.clock.monotonic_ns()
         self._shelf = shelf = self._content.shelf_for(self._spec)
         await incoming.populate(self._hello.extents)
-        self._holds_content = shelf is not None and await shelf.stocked()
+        if shelf is not None:
+            self._holds_content = await shelf.stocked(link.extents_bytes(self._hello.extents))
         self._session = incoming.receive(
             self._link_session,
             self._hello.connections,

@@ -25,7 +25,7 @@ from godwit_protocol import link, subjects
 from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
 from godwit_protocol.events import migration as ev
 from godwit_protocol.framing import session_of
-from godwit_protocol.machine import PAGE_BYTES, MachineSpec
+from godwit_protocol.machine import MachineSpec
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles import source
@@ -239,7 +239,7 @@ class Departure:
         _log.info("link_up", took_ms=(self._host.clock.monotonic_ns() - started_ns) / 1e6)
         return inp.LinkUp(
             connections=target.connections,
-            resident_bytes=sum(_extent_bytes(data) for data in extents),
+            resident_bytes=link.extents_bytes(extents),
             populate_ns=welcome.populate_ns,
         )
 
@@ -452,11 +452,6 @@ def _break(waiting: asyncio.Future[T], error: GodwitError) -> None:
     if not waiting.done():
         waiting.set_exception(error)
         waiting.exception()  # nobody may be waiting, and that is no defect
-
-
-def _extent_bytes(data: bytes) -> int:
-    values = memoryview(data).cast("q")
-    return PAGE_BYTES * sum(values[1::2])
 
 
 def _link_lost(error: GodwitError) -> inp.Input:

@@ -7,7 +7,8 @@ import pytest
 from told_log import Teller
 
 from godwit.cli import progress
-from godwit.cli.progress import SilentDisplay, Telemetry, follow
+from godwit.cli.progress import SilentDisplay, follow
+from godwit.pictures.board import Progress
 from godwit.runtime.lane import Scope
 from godwit_protocol import subjects
 from godwit_protocol.errors import DeadlineError
@@ -24,13 +25,13 @@ class Watching:
 
     def __init__(self) -> None:
         self.types: list[str] = []
-        self.telemetry: asyncio.Queue[Telemetry] = asyncio.Queue(10)
+        self.telemetry: asyncio.Queue[Progress] = asyncio.Queue(10)
 
     def told(self, recorded: Recorded, summary: MigrationSummary) -> None:
         self.types.append(recorded.envelope.type)
 
-    def moved(self, telemetry: Telemetry) -> None:
-        self.telemetry.put_nowait(telemetry)
+    def moved(self, progress: Progress) -> None:
+        self.telemetry.put_nowait(progress)
 
 
 async def test_the_end_ends_it(teller: Teller, unique_name: str) -> None:
@@ -97,6 +98,6 @@ async def test_telemetry_is_shown_and_nonsense_passed_over(
             await teller.log.announce(subject, b"\xc1")
             await teller.log.announce(subject, data)
             await teller.log.last(subjects.register(unique_name))
-    assert display.telemetry.get_nowait() == Telemetry(round=2, sent_bytes=10)
+    assert display.telemetry.get_nowait() == Progress(round=2, sent_bytes=10)
     await teller.end(migration, unique_name, Outcome.ABORTED)
     await following

@@ -4,83 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
 import sys
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
 import nats
 import nats.errors
 import pytest
-import pytest_asyncio
 from nats.aio.client import Client
 
-from godwit.runtime.clock import SystemClock
-from godwit.runtime.lane import LaneWriter, Scope
 from godwit.runtime.nats_log import NatsLog
-from godwit.runtime.nats_server import find_binary
-from godwit.runtime.provision import provision
 from godwit_protocol import cloudevents, subjects
-from godwit_protocol.errors import UnreachableError
 from godwit_protocol.events import Lane
 from godwit_protocol.events.migration import CancelRequested
-from nats_cluster import free_port
+from guarded_server import Guarded, tell
 
 ROOT = Path(__file__).parents[2]
 READY_S_MAX = 20
-
-
-class Guarded:
-    """A real server with the users that are shipped."""
-
-    def __init__(self, port: int) -> None:
-        self._address = f"127.0.0.1:{port}"
-        self.url = f"nats://godwit:owner@{self._address}"
-        self.watch_url = f"nats://watch:looker@{self._address}"
-
-
-@pytest_asyncio.fixture
-async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
-    config, port = configured(tmp_path), free_port()
-    passwords = {"GODWIT_NATS_PASSWORD": "owner", "GODWIT_NATS_WATCH_PASSWORD": "looker"}
-    server = await asyncio.create_subprocess_exec(
-        *(find_binary(), "-c", config, "-a", "127.0.0.1", "-p", str(port)),
-        env={**os.environ, **passwords},
-    )
-    try:
-        yield Guarded(port)
-    finally:
-        server.terminate()
-        await server.wait()
-
-
-def configured(directory: Path) -> Path:
-    shutil.copy(ROOT / "deploy" / "nats-users.conf", directory)
-    config = directory / "nats.conf"
-    config.write_text(
-        f'log_file: "{directory}/nats.log"\n'
-        f'jetstream {{ store_dir: "{directory}/jetstream" }}\n'
-        'include "nats-users.conf"\n'
-    )
-    return config
-
-
-@pytest_asyncio.fixture
-async def owner(guarded: Guarded) -> AsyncIterator[NatsLog]:
-    log = await connected(guarded.url)
-    await provision(log)
-    yield log
-    await log.close()
-
-
-async def connected(url: str) -> NatsLog:
-    async with asyncio.timeout(READY_S_MAX):
-        while True:
-            with suppress(UnreachableError):
-                return await NatsLog.connect(url, name="owner")
-            await asyncio.sleep(0.01)
 
 
 async def watcher_of(guarded: Guarded) -> tuple[Client, asyncio.Queue[Exception]]:
@@ -90,12 +30,6 @@ async def watcher_of(guarded: Guarded) -> tuple[Client, asyncio.Queue[Exception]
         guarded.watch_url, inbox_prefix="_INBOX.watch", error_cb=reported.put
     )
     return client, reported
-
-
-async def tell(log: NatsLog, number: int) -> None:
-    scope = Scope.of_migration(f"x{number}", "m")
-    event = CancelRequested(requested_by=f"somebody {number}")
-    await LaneWriter(SystemClock(), Lane.OPERATOR, "desk", scope).seal(event).append_to(log)
 
 
 async def test_an_event_is_heard_with_its_place_and_its_cloudevents_headers(

@@ -26,6 +26,8 @@ from godwit_protocol.errors import InvalidInputError, NotFoundError
 if TYPE_CHECKING:
     from godwit.runtime.event_log import EventLog
     from godwit.runtime.lane import Scope
+    from godwit.runtime.nats_log import NatsLog
+    from godwit.runtime.watching_log import WatchingLog
     from godwit_protocol.catalogue import Catalogue
     from godwit_protocol.events import Event
     from godwit_protocol.roles.effects import Address
@@ -93,16 +95,25 @@ async def open_log(directory: Path | None) -> AsyncIterator[EventLog]:
 
 
 @asynccontextmanager
-async def open_url(url: str) -> AsyncIterator[EventLog]:
+async def open_url(url: str, *, inbox_prefix: str = "_INBOX") -> AsyncIterator[NatsLog]:
     """The event log at ``url``, connected. Raises ``UnreachableError``."""
     from godwit.runtime.nats_log import NatsLog
 
     _configure_logs()
-    log = await NatsLog.connect(url, name="godwit-cli")
+    log = await NatsLog.connect(url, name="godwit-cli", inbox_prefix=inbox_prefix)
     try:
         yield log
     finally:
         await log.close()
+
+
+@asynccontextmanager
+async def open_watching(directory: Path | None) -> AsyncIterator[WatchingLog]:
+    """The event log for a watcher. Raises ``NotFoundError``, ``UnreachableError``."""
+    from godwit.runtime.watching_log import INBOX_PREFIX, WatchingLog
+
+    async with open_url(find_url(directory), inbox_prefix=INBOX_PREFIX) as log:
+        yield WatchingLog(log)
 
 
 def is_debugging() -> bool:

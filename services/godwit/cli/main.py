@@ -27,6 +27,7 @@ from . import (
     replay,
     simulate,
     up,
+    watch,
 )
 from .connection import LEVEL_VARIABLE, is_debugging
 
@@ -44,6 +45,7 @@ app.add_typer(machine.app, name="machine")
 app.command("migrate")(migration.migrate)
 app.add_typer(migration.app, name="migration")
 app.command("events")(events.events)
+app.command("watch")(watch.watch)
 app.command("gpus")(gpus.gpus)
 app.command("capacity")(capacity.capacity)
 app.command("estimate")(estimate.estimate)

@@ -11,9 +11,8 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-import msgspec
-
 from godwit.pictures import reading
+from godwit.pictures.board import Progress, progress_subject, told_progress
 from godwit.pictures.figures import clock, duration, rate, short_id, size
 from godwit.pictures.narrative import Narrator, reason
 from godwit_protocol import subjects
@@ -36,17 +35,6 @@ TAKEN_UP_S_MAX: Final = 30.0
 STRAGGLERS_S_MAX: Final = 2.0
 """How long to wait, after the end, for events of the stun that a host has not flushed yet."""
 REFRESHES_PER_SECOND: Final = 10
-TELEMETRY_KIND: Final = "progress"
-
-
-class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a round is. All may be missing."""
-
-    round: int = 0
-    sent_bytes: int = 0
-    total_bytes: int = 0
-    bytes_per_second: float = 0.0
-    remaining_bytes: int = 0
 
 
 class Display(Protocol):
@@ -55,7 +43,7 @@ class Display(Protocol):
     def told(self, recorded: Recorded, summary: MigrationSummary) -> None:
         """Show the next event; ``summary`` has it folded in."""
 
-    def moved(self, telemetry: Telemetry) -> None:
+    def moved(self, progress: Progress) -> None:
         """Show progress within a round."""
 
 
@@ -65,7 +53,7 @@ class SilentDisplay:
     def told(self, recorded: Recorded, summary: MigrationSummary) -> None:
         """As ``Display.told``."""
 
-    def moved(self, telemetry: Telemetry) -> None:
+    def moved(self, progress: Progress) -> None:
         """As ``Display.moved``."""
 
 
@@ -81,7 +69,7 @@ class LineDisplay:
         line = f"{clock(envelope.wall_ns)}  {envelope.lane}  {self._narrator.tell(recorded)}"
         output.stderr().print(line, markup=False, soft_wrap=True)
 
-    def moved(self, telemetry: Telemetry) -> None:
+    def moved(self, progress: Progress) -> None:
         """As ``Display.moved``."""
 
 
@@ -93,7 +81,7 @@ class LiveDisplay:
         self._narrator = Narrator()
         self._summary = MigrationSummary(id=migration)
         self._latest = "waiting for a coordinator"
-        self._telemetry = Telemetry()
+        self._progress = Progress()
 
     def told(self, recorded: Recorded, summary: MigrationSummary) -> None:
         """As ``Display.told``."""
@@ -101,9 +89,9 @@ class LiveDisplay:
         self._latest = f"{recorded.envelope.lane} {self._narrator.tell(recorded)}"
         self._live.update(self._drawn())
 
-    def moved(self, telemetry: Telemetry) -> None:
+    def moved(self, progress: Progress) -> None:
         """As ``Display.moved``."""
-        self._telemetry = telemetry
+        self._progress = progress
         self._live.update(self._drawn())
 
     def _drawn(self) -> RenderableType:
@@ -134,7 +122,7 @@ class LiveDisplay:
                 duration(done.predicted_stun_ns),
                 f"{reason(done.decision)}: {reason(done.reason)}",
             )
-        now = self._telemetry
+        now = self._progress
         if now.round > len(self._summary.rounds) and self._summary.outcome is Outcome.RUNNING:
             table.add_row(
                 str(now.round),
@@ -220,9 +208,10 @@ def _is_whole(summary: MigrationSummary) -> bool:
 
 
 async def _listen(log: EventLog, migration: str, display: Display) -> None:
-    subject = subjects.telemetry("migration", migration, TELEMETRY_KIND)
+    subject = progress_subject(migration)
     source = cast("AsyncGenerator[tuple[str, bytes], None]", log.listen((subject,)))
     async with aclosing(source):
-        async for _, data in source:
-            with suppress(msgspec.MsgspecError):
-                display.moved(msgspec.msgpack.decode(data, type=Telemetry))
+        async for heard, data in source:
+            told = told_progress(heard, data)
+            if told is not None:
+                display.moved(told[1])

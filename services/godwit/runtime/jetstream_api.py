@@ -21,7 +21,15 @@ EXPECTED_SEQUENCE_HEADER: Final = "Nats-Expected-Last-Subject-Sequence"
 STATUS_HEADER: Final = "Status"
 PENDING_MESSAGES_HEADER: Final = "Nats-Pending-Messages"
 
+SUBJECT_HEADER: Final = "Nats-Subject"
+SEQUENCE_HEADER: Final = "Nats-Sequence"
+TIME_HEADER: Final = "Nats-Time-Stamp"
+"""With the two above: of a message that is told directly, or said once more when it is stored."""
+NUM_PENDING_HEADER: Final = "Nats-Num-Pending"
+"""At the end of a direct answer: how many more there are."""
+
 STATUS_HEARTBEAT: Final = "100"
+STATUS_NO_RESPONDERS: Final = "503"
 DELIVERY_PREFIX: Final = "$JS.ACK."
 
 CONFLICT_CODES: Final = frozenset({10071, 10164})
@@ -253,7 +261,12 @@ def raw_data(message: RawMessage) -> bytes:
 
 
 def raw_time_ns(message: RawMessage) -> int:
+    """When a message was stored."""
+    return time_ns(message.time)
+
+
+def time_ns(time: str) -> int:
     """Convert an RFC 3339 time with up to nine digits of fraction into ns since the epoch."""
-    whole, _, fraction = message.time.removesuffix("Z").partition(".")
+    whole, _, fraction = time.removesuffix("Z").partition(".")
     seconds = int(datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp())
     return seconds * _NANOSECONDS + int(fraction.ljust(9, "0"))

@@ -81,10 +81,17 @@ class NatsLog:
         self._listeners: set[asyncio.Event] = set()
 
     @classmethod
-    async def connect(cls, url: str, *, name: str, timeout_s: float = CONNECT_S_MAX) -> Self:
+    async def connect(
+        cls,
+        url: str,
+        *,
+        name: str,
+        timeout_s: float = CONNECT_S_MAX,
+        inbox_prefix: str = "_INBOX",
+    ) -> Self:
         """Connect to the server at ``url`` (several, with commas between, are one cluster).
 
-        ``name`` shows in the server's list of clients.
+        ``name`` shows in the server's list of clients; answers come under ``inbox_prefix``.
 
         Raises ``UnreachableError`` if it does not answer within ``timeout_s``, and
         ``InvalidInputError`` if ``url`` is none.
@@ -96,7 +103,7 @@ class NatsLog:
         log = cls()
         try:
             async with asyncio.timeout(timeout_s):
-                await log._open(servers, name)
+                await log._open(servers, name, inbox_prefix)
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await log.close()
             raise UnreachableError(
@@ -179,7 +186,7 @@ class NatsLog:
 
         async with contextlib.AsyncExitStack() as subscriptions:
             for subject in subjects:
-                subscriptions.push_async_callback(await self._subscribe(subject, keep))
+                subscriptions.push_async_callback(await self.subscribe(subject, keep))
             self._listeners.add(arrived)
             subscriptions.callback(self._listeners.discard, arrived)
             while not self._closed.is_set():
@@ -238,11 +245,13 @@ class NatsLog:
     ) -> tuple[str, Callable[[], Awaitable[None]]]:
         """Return a fresh subject whose messages go to ``keep``, and how to end that."""
         inbox = self._client.new_inbox()
-        return inbox, await self._subscribe(inbox, keep)
+        return inbox, await self.subscribe(inbox, keep)
 
-    async def _subscribe(
+    async def subscribe(
         self, subject: str, keep: Callable[[Msg], None]
     ) -> Callable[[], Awaitable[None]]:
+        """Give what comes on ``subject`` to ``keep``; return how to end that."""
+
         async def deliver(message: Msg) -> None:
             keep(message)
 
@@ -270,10 +279,11 @@ class NatsLog:
             self._readers.discard(reader)
             await reader.close()
 
-    async def _open(self, servers: list[str], name: str) -> None:
+    async def _open(self, servers: list[str], name: str, inbox_prefix: str) -> None:
         await self._client.connect(
             servers,
             name=name,
+            inbox_prefix=inbox_prefix,
             error_cb=self._on_error,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_reconnected,

@@ -1,0 +1,71 @@
+"""A real server with the users that are shipped: those who run Godwit, and those who watch it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from godwit.runtime.clock import SystemClock
+from godwit.runtime.lane import LaneWriter, Scope
+from godwit.runtime.nats_log import NatsLog
+from godwit.runtime.nats_server import find_binary
+from godwit_protocol.errors import UnreachableError
+from godwit_protocol.events import Lane
+from godwit_protocol.events.migration import CancelRequested
+from nats_cluster import free_port
+
+ROOT = Path(__file__).parents[2]
+READY_S_MAX = 20
+
+
+class Guarded:
+    """Where it is, for each of the users."""
+
+    def __init__(self, port: int) -> None:
+        self._address = f"127.0.0.1:{port}"
+        self.url = f"nats://godwit:owner@{self._address}"
+        self.watch_url = f"nats://watch:looker@{self._address}"
+
+
+@asynccontextmanager
+async def running(directory: Path) -> AsyncIterator[Guarded]:
+    config, port = configured(directory), free_port()
+    passwords = {"GODWIT_NATS_PASSWORD": "owner", "GODWIT_NATS_WATCH_PASSWORD": "looker"}
+    server = await asyncio.create_subprocess_exec(
+        *(find_binary(), "-c", config, "-a", "127.0.0.1", "-p", str(port)),
+        env={**os.environ, **passwords},
+    )
+    try:
+        yield Guarded(port)
+    finally:
+        server.terminate()
+        await server.wait()
+
+
+def configured(directory: Path) -> Path:
+    shutil.copy(ROOT / "deploy" / "nats-users.conf", directory)
+    config = directory / "nats.conf"
+    config.write_text(
+        f'log_file: "{directory}/nats.log"\n'
+        f'jetstream {{ store_dir: "{directory}/jetstream" }}\n'
+        'include "nats-users.conf"\n'
+    )
+    return config
+
+
+async def connected(url: str) -> NatsLog:
+    async with asyncio.timeout(READY_S_MAX):
+        while True:
+            with suppress(UnreachableError):
+                return await NatsLog.connect(url, name="owner")
+            await asyncio.sleep(0.01)
+
+
+async def tell(log: NatsLog, number: int) -> None:
+    scope = Scope.of_migration(f"x{number}", "m")
+    event = CancelRequested(requested_by=f"somebody {number}")
+    await LaneWriter(SystemClock(), Lane.OPERATOR, "desk", scope).seal(event).append_to(log)

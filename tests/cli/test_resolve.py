@@ -29,6 +29,7 @@ from godwit_protocol.events import Event, Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason, Outcome
+from orders import preparation
 
 WHY = AbortReason.DESTINATION_LOST
 STUNNED = ev.MachineStunned(stopped_ns=1, checkpoint_bytes=1)
@@ -42,16 +43,8 @@ async def moving(teller: Teller, name: str) -> str:
     """A migration from host-1 to host-2 that is under way."""
     spec = await teller.start(name, "host-1")
     migration = await teller.request(name, "host-2")
-    ordered = ev.PreparationOrdered(
-        spec=spec,
-        source="host-1",
-        destination="host-2",
-        register_epoch=1,
-        limits=ev.Limits(),
-        verify=ev.Verify.OFF,
-    )
     scope = Scope.of_migration(migration, name)
-    await teller.tell(Lane.COORDINATOR, "coordinator-1", scope, ordered)
+    await teller.tell(Lane.COORDINATOR, "coordinator-1", scope, preparation(spec))
     return migration
 
 

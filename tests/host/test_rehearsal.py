@@ -20,16 +20,10 @@ from godwit_protocol.roles import destination
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.destination_state import DestinationState, Phase
+from orders import preparation
 
 SPEC = MachineSpec(name="m", guest="guests:Any", ram_bytes=4096)
-ORDERED = ev.PreparationOrdered(
-    spec=SPEC,
-    source="host-1",
-    destination="host-2",
-    register_epoch=1,
-    limits=ev.Limits(),
-    verify=ev.Verify.OFF,
-)
+ORDERED = preparation(SPEC)
 PREPARED = inp.Prepared(address="link", port=1, token=b"", create_ns=1)
 STANDING = reg.RegisterView(reg.started("m", "host-1", None), 1)
 

@@ -117,6 +117,13 @@ def test_a_lane_goes_on_after_what_the_log_has_of_a_host_that_lost_its_power(
     check(calm)
 
 
+def _is_told_dead_and_stopped(calm: CalmCluster) -> None:
+    calm.until(calm.has_told(mev.MachineFailed))
+    calm.stop()
+    calm.until(calm.has_told(mev.MachineStopped))
+    check(calm)
+
+
 def test_a_machine_is_dead_only_with_the_one_host_that_held_it(calm: CalmCluster) -> None:
     calm.start()
     calm.until(calm.has_told(mev.MachineStarted))
@@ -125,10 +132,7 @@ def test_a_machine_is_dead_only_with_the_one_host_that_held_it(calm: CalmCluster
     check(calm)
     calm.cluster.lose_power(calm.place("host-1"), seconds=10.0)
     assert calm.judge.machines["m"].over
-    calm.until(calm.has_told(mev.MachineFailed))
-    calm.stop()
-    calm.until(calm.has_told(mev.MachineStopped))
-    check(calm)
+    _is_told_dead_and_stopped(calm)
 
 
 def test_a_death_is_told_also_of_a_machine_that_has_just_come_back(calm: CalmCluster) -> None:
@@ -143,10 +147,7 @@ def test_a_death_is_told_also_of_a_machine_that_has_just_come_back(calm: CalmClu
     calm.migrate("host-1")
     calm.until(calm.has_told(ev.MigrationEnded, times=2))
     here.kill(here.vmms["m"], "killed")
-    calm.until(calm.has_told(mev.MachineFailed))
-    calm.stop()
-    calm.until(calm.has_told(mev.MachineStopped))
-    check(calm)
+    _is_told_dead_and_stopped(calm)
 
 
 def test_an_alarm_after_a_long_silence_verifies(calm: CalmCluster) -> None:

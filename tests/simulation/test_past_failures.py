@@ -16,6 +16,7 @@ from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.destination import DestinationState
 from godwit_protocol.roles.source_state import Phase as SourcePhase
 from godwit_protocol.roles.source_state import SourceState
+from orders import preparation
 
 OURS, LATER = "ours", "later"
 STOPPED = "the machine was stopped"
@@ -38,15 +39,7 @@ def begun_destination(standing: reg.RegisterRecord = BACK_AT_THE_SOURCE) -> Dest
 def _begin_destination(
     standing: reg.RegisterRecord,
 ) -> tuple[DestinationState, tuple[fx.Effect, ...]]:
-    ordered = ev.PreparationOrdered(
-        spec=SPEC,
-        source="a",
-        destination="b",
-        register_epoch=2,
-        limits=ev.Limits(),
-        verify=ev.Verify.OFF,
-        placements=(),
-    )
+    ordered = preparation(SPEC, "a", "b", register_epoch=2)
     view = reg.RegisterView(standing, 9)
     return destination.begin(ordered, view, migration=OURS, now_ns=0)
 

@@ -204,48 +204,20 @@ _SIMPLE: Final[dict[type[Input], Callable[[Event], Input]]] = {
     inp.PeerStaged: lambda e: inp.PeerStaged(heard_ns=getattr(e, "staged_heard_ns", 0)),
     inp.Resumed: lambda _: inp.Resumed(first_step_ns=0),
 }
-_FIGURES: Final[dict[type[Input], tuple[type[Event], Callable[..., Input]]]] = {
-    inp.LinkUp: (
-        ev.PrecopyStarted,
-        lambda e: inp.LinkUp(
-            connections=e.connections,
-            resident_bytes=e.resident_bytes,
-            populate_ns=e.populate_ns,
-        ),
-    ),
-    inp.RoundDone: (ev.RoundCompleted, lambda e: inp.RoundDone(figures=e.figures)),
-    inp.Paused: (
-        ev.MachineStunned,
-        lambda e: inp.Paused(stopped_ns=e.stopped_ns, checkpoint_bytes=e.checkpoint_bytes),
-    ),
-    inp.FinalSent: (
-        ev.FinalCopySent,
-        lambda e: inp.FinalSent(
-            pages=e.pages,
-            sent_bytes=e.sent_bytes,
-            scan_ns=e.scan_ns,
-            sent_ns=e.sent_ns,
-            digest_ns=e.digest_ns,
-        ),
-    ),
-    inp.Prepared: (
-        ev.DestinationPrepared,
-        lambda e: inp.Prepared(
-            address=e.address, port=e.port, token=e.token, create_ns=e.create_ns
-        ),
-    ),
-    inp.ImageLoaded: (
-        ev.ImageStaged,
-        lambda e: inp.ImageLoaded(
-            pages=e.pages,
-            received_bytes=e.received_bytes,
-            received_ns=e.received_ns,
-            staged_ns=e.staged_ns,
-            digests=e.digests,
-        ),
-    ),
-    inp.GateOpened: (
-        ev.MachineActivated,
-        lambda e: inp.GateOpened(owned_ns=e.owned_ns, first_step_ns=e.first_step_ns),
-    ),
+
+
+def _alike(kind: type[Input]) -> Callable[[Event], Input]:
+    """How to make an input of the fields of an event that has all of them, called the same."""
+    names = kind.__struct_fields__
+    return lambda event: kind(**{name: getattr(event, name) for name in names})
+
+
+_FIGURES: Final[dict[type[Input], tuple[type[Event], Callable[[Event], Input]]]] = {
+    inp.LinkUp: (ev.PrecopyStarted, _alike(inp.LinkUp)),
+    inp.RoundDone: (ev.RoundCompleted, _alike(inp.RoundDone)),
+    inp.Paused: (ev.MachineStunned, _alike(inp.Paused)),
+    inp.FinalSent: (ev.FinalCopySent, _alike(inp.FinalSent)),
+    inp.Prepared: (ev.DestinationPrepared, _alike(inp.Prepared)),
+    inp.ImageLoaded: (ev.ImageStaged, _alike(inp.ImageLoaded)),
+    inp.GateOpened: (ev.MachineActivated, _alike(inp.GateOpened)),
 }

@@ -1,0 +1,145 @@
+"""Moves of a memhog on a cluster of real processes, and what their events say of them.
+
+All figures come from the log, as an operator would read them.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from godwit.cli.machine import ask_machine, make_spec, start_machine, stop_machine
+from godwit.cli.migration import request_migration
+from godwit.cli.progress import SilentDisplay, follow
+from godwit.local_cluster.cluster import Cluster
+from godwit.runtime.nats_log import NatsLog
+from godwit_protocol import codec, subjects
+from godwit_protocol.estimation.admission import AdmissionPolicy
+from godwit_protocol.events import migration as ev
+from godwit_protocol.events.migration import Limits, Outcome, Verify
+from godwit_protocol.projections import MigrationSummary
+
+MEMHOG = "godwit.guests.memhog:Memhog"
+HOSTS = ("host-1", "host-2")
+MOVE_S_MAX = 240.0
+LONG_STUN = 120_000_000_000
+
+
+@dataclass(frozen=True)
+class Move:
+    """One migration that completed."""
+
+    summary: MigrationSummary
+    first_byte_ns: int
+    """When pre-copy began, CLOCK_MONOTONIC."""
+    create_ns: int
+
+    @property
+    def first_round_bytes_per_second(self) -> float:
+        """Everything that the machine held, once."""
+        first = self.summary.rounds[0].figures
+        return first.sent_bytes / first.duration_ns * 1e9
+
+    @property
+    def precopy_bytes_per_second(self) -> float:
+        """All rounds together."""
+        figures = [done.figures for done in self.summary.rounds]
+        spent_ns = sum(each.duration_ns for each in figures)
+        return sum(each.sent_bytes for each in figures) / spent_ns * 1e9
+
+    @property
+    def stun_ms(self) -> float:
+        """From the last step on the source to the first on the destination."""
+        assert self.summary.stun_ns is not None
+        return self.summary.stun_ns / 1e6
+
+    @property
+    def from_first_byte_s(self) -> float:
+        """To the first step on the destination."""
+        return (self.summary.marks.first_step_ns - self.first_byte_ns) / 1e9
+
+    @property
+    def prepare_s(self) -> float:
+        """An empty machine made, and its memory populated."""
+        return (self.create_ns + self.summary.populate_ns) / 1e9
+
+    @property
+    def control_share(self) -> float:
+        """The part of the time from the request to the end that neither made nor moved memory."""
+        parts = self.summary.marks.components_ns()
+        moved_ns = sum(done.figures.duration_ns for done in self.summary.rounds)
+        moved_ns += parts["scan"] + parts["copy"] + parts["receive"]
+        moved_ns += self.create_ns + self.summary.populate_ns
+        return 1 - moved_ns / self.summary.duration_ns
+
+
+class Lab:
+    """A cluster of two hosts, and one machine at a time."""
+
+    def __init__(self, log: NatsLog) -> None:
+        self.log = log
+        self._at: dict[str, int] = {}
+
+    @asynccontextmanager
+    async def memhog(self, name: str, ram: str, **settings: Any) -> AsyncIterator[None]:
+        """A machine that runs on the first host, all of its pages filled; it is stopped after."""
+        given = {"fill": 1, "rate": 0, **settings}
+        env = tuple(f"GODWIT_MEMHOG_{key.upper()}={value}" for key, value in given.items())
+        await start_machine(self.log, make_spec(name, MEMHOG, ram=ram, env=env), HOSTS[0])
+        self._at[name] = 0
+        yield
+        await stop_machine(self.log, name)
+
+    async def ask(self, name: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """One request to the guest."""
+        reply = await ask_machine(self.log, name, json.dumps(request).encode(), 60)
+        told: dict[str, Any] = json.loads(reply)
+        return told
+
+    async def request(
+        self, name: str, limits: Limits | None = None, verify: Verify = Verify.WIRE
+    ) -> str:
+        """Ask for a move to the other host; return its id."""
+        to = HOSTS[1 - self._at[name]]
+        warn = AdmissionPolicy.WARN
+        return await request_migration(self.log, name, to, limits or Limits(), verify, warn)
+
+    async def move(
+        self, name: str, limits: Limits | None = None, verify: Verify = Verify.WIRE
+    ) -> Move:
+        """Move the machine to the other host."""
+        migration = await self.request(name, limits, verify)
+        summary = await follow(self.log, migration, SilentDisplay(), wait_s=MOVE_S_MAX)
+        assert summary.outcome is Outcome.COMPLETED, (summary.reason, summary.message)
+        self._at[name] = 1 - self._at[name]
+        return await self._told(summary)
+
+    async def _told(self, summary: MigrationSummary) -> Move:
+        first_byte_ns = create_ns = 0
+        async for stored in self.log.read(subjects.whole_migration(summary.id)):
+            recorded = codec.decode(stored.data, stored.sequence)
+            match recorded.event:
+                case ev.PrecopyStarted():
+                    first_byte_ns = recorded.envelope.monotonic_ns
+                case ev.DestinationPrepared(create_ns=took_ns):
+                    create_ns = took_ns
+                case _:
+                    pass
+        return Move(summary, first_byte_ns, create_ns)
+
+
+@asynccontextmanager
+async def lab() -> AsyncIterator[Lab]:
+    """A cluster for one script."""
+    with tempfile.TemporaryDirectory(prefix="godwit-bench-") as directory:
+        async with await Cluster.start(Path(directory)) as cluster:
+            log = await NatsLog.connect(cluster.nats_url, name="bench")
+            try:
+                yield Lab(log)
+            finally:
+                await log.close()

@@ -1,0 +1,203 @@
+"""QEMU's own migration of a guest that writes memory at a rate, under emulation, over loopback.
+
+Its best is wanted: both sides' memory is populated before, no limit of bandwidth, and no disk. The
+guest is ``qemu_guest.s``, forty instructions without an operating system.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROGRAM = "qemu-system-x86_64"
+PAGE_BYTES = 4096
+TICKS_A_SECOND = 1_193_182
+BATCHES_A_SECOND = 1000
+FIRST_BYTE = 2 << 20
+BOOT_S_MAX = 120.0
+MIGRATE_S_MAX = 240.0
+WRITTEN_ADDRESS = 0x100034
+RATE_S = 1.0
+_PARAMETERS_AT = 0x20
+_CODE = base64.b64decode(
+    "ArCtGwAAAQD+T1HkAAAQAAAAEAAAEBAAAAAAAFwAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAP//"
+    "AAAAms8A//8AAACSzwAXADgAEAAHAQCAAAC8AJAAAA8BFVAAEADqbwAQAAgAZrgQAI7YjsCO0PyLPSAAEACJ+A2l"
+    "BQAAuQAEAADzqzs9JAAQAHLqvwCAAAAxwLlCAAAA86u4KwEQALsAAAgAZonDiR0AgQAAZrgAjqMEgQAADwEdVgAQ"
+    "ALAR5iCwIOYhsATmIbAB5iGw/uYhsDTmQ6EwABAA5kCI4OZAsFLm6bsBAAAA+/SLDSwAEADj9mnbDWYZAIHDX/Nu"
+    "PInY9yUoABAAweIMAxUgABAAiRri36EsABAAAQU0ABAA68hQsCDmIFjP"
+)
+"""``qemu_guest.s``, assembled."""
+
+
+@dataclass(frozen=True)
+class Writes:
+    """What the guest writes: so many bytes a second, in pages of the first ``hot_mib``."""
+
+    bytes_per_second: int
+    hot_mib: int
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """What QEMU says of its migration, and the rate that its guest was seen to write at before."""
+
+    downtime_ms: float
+    bytes_per_second: float
+    total_s: float
+    rounds: int
+    written_bytes_per_second: float
+
+
+def migrated(folder: Path, size_mib: int, writes: Writes, *, downtime_limit_ms: int) -> Migrated:
+    """Boot the guest, and have QEMU migrate it once. Raises ``RuntimeError`` if that fails."""
+    kernel = folder / "guest.bin"
+    kernel.write_bytes(_guest(size_mib, writes))
+    with (
+        _qemu(folder / "source", size_mib, kernel) as source,
+        _qemu(folder / "destination", size_mib, kernel, "-incoming", "defer") as destination,
+    ):
+        source.wait_until_it_writes()
+        rate = source.written_bytes_per_second()
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            uri = f"tcp:127.0.0.1:{free.getsockname()[1]}"
+        destination.ask("migrate-incoming", uri=uri)
+        source.ask(
+            "migrate-set-parameters",
+            **{"max-bandwidth": 1 << 40, "downtime-limit": downtime_limit_ms},
+        )
+        source.ask("migrate", uri=uri)
+        return _followed(source, rate)
+
+
+def _followed(source: Qemu, rate: float) -> Migrated:
+    deadline = time.monotonic() + MIGRATE_S_MAX
+    while time.monotonic() < deadline:
+        told = source.ask("query-migrate")
+        if told.get("status") == "completed":
+            ram, total_s = told["ram"], told["total-time"] / 1e3
+            spent_s = total_s - told["downtime"] / 1e3
+            return Migrated(
+                downtime_ms=float(told["downtime"]),
+                bytes_per_second=ram["transferred"] / spent_s,
+                total_s=total_s,
+                rounds=ram["dirty-sync-count"],
+                written_bytes_per_second=rate,
+            )
+        if told.get("status") in ("failed", "cancelled"):
+            break
+        time.sleep(0.02)
+    raise RuntimeError(f"QEMU's migration did not complete: {told}")
+
+
+def _guest(size_mib: int, writes: Writes) -> bytes:
+    """The kernel's image, with its words patched in."""
+    batch = round(writes.bytes_per_second / PAGE_BYTES / BATCHES_A_SECOND)
+    words = (
+        FIRST_BYTE,
+        (size_mib << 20) - (1 << 20),
+        writes.hot_mib * (1 << 20) // PAGE_BYTES,
+        batch,
+        TICKS_A_SECOND // BATCHES_A_SECOND,
+        0,
+    )
+    packed = struct.pack("<6I", *words)
+    return _CODE[:_PARAMETERS_AT] + packed + _CODE[_PARAMETERS_AT + len(packed) :]
+
+
+class Qemu:
+    """One QEMU process, by its monitor."""
+
+    def __init__(self, folder: Path) -> None:
+        self._console = folder / "console"
+        self._sock = _connected(folder / "monitor")
+        self._lines = self._sock.makefile("r", encoding="utf-8")
+        self._lines.readline()
+        self.ask("qmp_capabilities")
+
+    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Run a command of the monitor. Raises ``RuntimeError`` if it refuses."""
+        self._sock.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
+        while True:
+            told = json.loads(self._lines.readline())
+            if "error" in told:
+                raise RuntimeError(f"{command}: {told['error']}")
+            if "return" in told:
+                answer: dict[str, Any] = told["return"]
+                return answer
+
+    def wait_until_it_writes(self) -> None:
+        """All memory is filled, and the timer runs."""
+        deadline = time.monotonic() + BOOT_S_MAX
+        while time.monotonic() < deadline:
+            if self._console.exists() and self._console.read_bytes() == b"R":
+                return
+            time.sleep(0.02)
+        raise RuntimeError("the guest does not come up")
+
+    def written_bytes_per_second(self) -> float:
+        """What the guest writes, seen from outside for ``RATE_S``."""
+        before, began = self._written(), time.monotonic()
+        time.sleep(RATE_S)
+        return (self._written() - before) * PAGE_BYTES / (time.monotonic() - began)
+
+    def close(self) -> None:
+        """End it."""
+        with suppress(OSError, RuntimeError, ValueError):
+            self.ask("quit")
+        self._lines.close()
+        self._sock.close()
+
+    def _written(self) -> int:
+        line = f"xp /1wx {WRITTEN_ADDRESS:#x}"
+        self._sock.sendall(
+            json.dumps(
+                {"execute": "human-monitor-command", "arguments": {"command-line": line}}
+            ).encode()
+        )
+        while True:
+            told = json.loads(self._lines.readline())
+            if "return" in told:
+                return int(told["return"].split(":")[1].split()[0], 16)
+
+
+@contextmanager
+def _qemu(folder: Path, size_mib: int, kernel: Path, *more: str) -> Iterator[Qemu]:
+    folder.mkdir()
+    backend = f"memory-backend-memfd,id=ram,size={size_mib}M,prealloc=on"
+    words = [PROGRAM, "-nodefaults", "-display", "none", "-accel", "tcg", "-m", f"{size_mib}M"]
+    words += ["-object", backend, "-machine", "pc,memory-backend=ram", "-kernel", str(kernel)]
+    words += ["-debugcon", f"file:{folder / 'console'}"]
+    words += ["-qmp", f"unix:{folder / 'monitor'},server=on,wait=off", *more]
+    process = subprocess.Popen(words)
+    try:
+        opened = Qemu(folder)
+        yield opened
+        opened.close()
+        process.wait(10)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _connected(path: Path) -> socket.socket:
+    deadline = time.monotonic() + BOOT_S_MAX
+    while True:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(str(path))
+        except OSError:
+            sock.close()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return sock

@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt
 
-.PHONY: help setup demo test test-fast chaos mutation lint docs clean
+.PHONY: help setup demo test test-fast chaos mutation bench lint docs clean
 
 help:
 	@echo "make demo       move a running machine with a real model between two hosts"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-fast  run the unit and property tests only"
 	@echo "make chaos      break every party at every step of a migration (about an hour)"
 	@echo "make mutation   take each guard of the switchover out: some test must fail (an hour)"
+	@echo "make bench      measure it against its peers, which it installs as root (20 minutes)"
 	@echo "make lint       style, types and the layering contract"
 	@echo "make docs       regenerate the parts of docs/ that come from the code"
 	@echo "make clean      remove the virtual environment"
@@ -52,6 +53,10 @@ chaos: $(VENV)/.installed-dev
 
 mutation: $(VENV)/.installed-dev
 	@$(BIN)/python tests/mutation/driver.py
+
+# Everything, or one script: make bench ONLY=stuns. The tables go into docs/performance.md with WRITE=1.
+bench: $(VENV)/.installed-dev
+	@$(BIN)/python bench/run_all.py $(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write)
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

@@ -12,12 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import cast
 
 import records
 from moves import Lab, lab
 
 from godwit.cli.migration import cancel_migration
+from godwit.runtime.event_log import Stored
 from godwit_protocol import subjects
+from godwit_protocol.events import Event
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Limits
 
@@ -27,9 +32,10 @@ RATE = 1 << 40
 NAME = "busy"
 HOT_BYTES = 64 << 20
 LOOK_S = 2.0
+SAID_S_MAX = 60.0
 
 
-async def written_per_second(there: Lab, until: asyncio.Future[object] | None = None) -> float:
+async def written_per_second(there: Lab, until: asyncio.Future[None] | None = None) -> float:
     """Pages a second, for ``LOOK_S`` or ``until`` something has happened."""
     before, began = await pages_written(there), time.monotonic()
     if until is None:
@@ -54,14 +60,12 @@ async def turn(there: Lab) -> tuple[float, float]:
     return during, before
 
 
-async def said(there: Lab, migration: str, kind: type[ev.Event]) -> None:
+async def said(there: Lab, migration: str, kind: type[Event]) -> None:
     """Wait until the source has said so."""
     subject = subjects.migration(migration, "source", kind.TYPE)
-    arrivals = there.log.tail([subject])
-    async with asyncio.timeout(60):
-        async for _ in arrivals:
-            break
-    await arrivals.aclose()
+    arrivals = cast("AsyncGenerator[Stored, None]", there.log.tail([subject]))
+    async with aclosing(arrivals), asyncio.timeout(SAID_S_MAX):
+        await anext(arrivals)
 
 
 async def measure(there: Lab, size_mib: int, turns: int) -> records.Record:

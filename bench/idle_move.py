@@ -34,7 +34,7 @@ IPERF3 = "iperf3 -Z"
 class Turns:
     """What each turn found, bytes a second and seconds."""
 
-    def __init__(self, size_bytes: int, iperf3_s: float) -> None:
+    def __init__(self, size_bytes: int, iperf3_s: int) -> None:
         self.size_bytes = size_bytes
         self.iperf3_s = iperf3_s
         self.plain: list[Move] = []
@@ -84,7 +84,7 @@ def gbit(bytes_per_second: float) -> float:
     return bytes_per_second * 8 / 1e9
 
 
-async def measure(there: Lab, size_mib: int, turns: int, iperf3_s: float) -> records.Record:
+async def measure(there: Lab, size_mib: int, turns: int, iperf3_s: int) -> records.Record:
     """``iperf3_s``: for how long iperf3 sends; 0: it is left out."""
     found = Turns(size_mib << 20, iperf3_s)
     with bare_loop(min(found.size_bytes, LOOP_BYTES_MAX)) as loop:
@@ -97,7 +97,7 @@ async def measure(there: Lab, size_mib: int, turns: int, iperf3_s: float) -> rec
 
 async def main() -> None:
     given = records.given(__doc__, size_mib=4096, quick_mib=64, turns=5)
-    iperf3_s = (0.3 if given.quick else 3.0) if has("iperf3") else 0.0
+    iperf3_s = (1 if given.quick else 3) if has("iperf3") else 0
     async with lab() as there:
         record = await measure(there, given.size_mib, given.turns, iperf3_s)
     records.tell(record, given.json)

@@ -97,7 +97,7 @@ class Lab:
 
     async def ask(self, name: str, request: Mapping[str, Any]) -> dict[str, Any]:
         """One request to the guest."""
-        reply = await ask_machine(self.log, name, json.dumps(request).encode(), 60)
+        reply, _ = await ask_machine(self.log, name, json.dumps(request).encode(), 60)
         told: dict[str, Any] = json.loads(reply)
         return told
 

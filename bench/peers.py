@@ -141,8 +141,9 @@ def _receive(commands: Connection, size_bytes: int) -> None:
                 commands.send(True)
 
 
-def iperf3_bytes_per_second(seconds: float) -> float:
-    """``iperf3 -Z`` over loopback: one warm buffer, sent again and again."""
+def iperf3_bytes_per_second(seconds: int) -> float:
+    """``iperf3 -Z`` over loopback: one warm buffer, sent again and again; 0 s would be for ever."""
+    assert seconds > 0
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     server = subprocess.Popen(

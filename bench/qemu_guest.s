@@ -1,7 +1,7 @@
 # A guest for QEMU that writes memory at a rate, as memhog does: qemu-system-x86_64 -kernel.
 # It fills all memory between `first` and `end`, tells so by a byte on port 0xe9, and then
 # writes a word into `batch` pages, by chance among the `hot` ones from `first` on, whenever
-# the timer ticks. In between it sleeps. The six words are patched by bench/qemu.py, which
+# the timer ticks. In between it sleeps. The six words are patched by bench/qemu_peer.py, which
 # holds what this comes to:
 #     as --32 bench/qemu_guest.s -o guest.o && objcopy -O binary guest.o guest.bin
 .code32

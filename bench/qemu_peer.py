@@ -23,6 +23,8 @@ PAGE_BYTES = 4096
 TICKS_A_SECOND = 1_193_182
 BATCHES_A_SECOND = 1000
 FIRST_BYTE = 2 << 20
+IMAGE_BYTES = 4096
+"""As the multiboot header says."""
 BOOT_S_MAX = 120.0
 MIGRATE_S_MAX = 240.0
 WRITTEN_ADDRESS = 0x100034
@@ -110,7 +112,8 @@ def _guest(size_mib: int, writes: Writes) -> bytes:
         0,
     )
     packed = struct.pack("<6I", *words)
-    return _CODE[:_PARAMETERS_AT] + packed + _CODE[_PARAMETERS_AT + len(packed) :]
+    image = _CODE[:_PARAMETERS_AT] + packed + _CODE[_PARAMETERS_AT + len(packed) :]
+    return image.ljust(IMAGE_BYTES, b"\0")
 
 
 class Qemu:

@@ -34,7 +34,9 @@ class Row:
 
     @property
     def ratios(self) -> list[float]:
-        """Ours to the peer's, turn by turn."""
+        """Ours to the peer's, turn by turn; none if there is no peer."""
+        if not self.theirs:
+            return []
         return [own / other for own, other in zip(self.ours, self.theirs, strict=True) if other]
 
     @property
@@ -61,11 +63,7 @@ class Record:
 
     def as_json(self) -> dict[str, Any]:
         """Every figure, and what follows from them."""
-        rows = [
-            {**asdict(row), "ratios": row.ratios, "met": row.met} if row.theirs or row.goal
-            else asdict(row)
-            for row in self.rows
-        ]  # fmt: skip
+        rows = [{**asdict(row), "ratios": row.ratios, "met": row.met} for row in self.rows]
         return {
             "script": self.script,
             "turns": self.turns,
@@ -91,8 +89,7 @@ def figure(value: float) -> str:
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
     """A row of a file as a row of the table."""
-    ratios = row.get("ratios") or []
-    goal, met = row["goal"], row.get("met")
+    ratios, goal, met = row["ratios"], row["goal"], row["met"]
     sign = "≥" if row["at_least"] else "≤"
     return (
         f"{row['measure']}, {row['unit']}",

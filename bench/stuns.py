@@ -16,7 +16,7 @@ from pathlib import Path
 import records
 from moves import LONG_STUN, Lab, lab
 from peers import has, without
-from qemu import PROGRAM, Writes, migrated
+from qemu_peer import PROGRAM, Writes, migrated
 
 from godwit_protocol.events.migration import Limits
 

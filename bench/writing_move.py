@@ -19,7 +19,7 @@ from pathlib import Path
 import records
 from moves import Lab, lab
 from peers import has, without
-from qemu import PROGRAM, Migrated, Writes, migrated
+from qemu_peer import PROGRAM, Migrated, Writes, migrated
 
 from godwit_protocol.events.migration import Limits, Verify
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from godwit.pictures.estimates import ComparedMove, forecast_json, forecast_text
+from godwit.pictures.estimates import (
+    ComparedMove,
+    forecast_json,
+    forecast_lines,
+    forecast_text,
+)
 from godwit_protocol.estimation.forecast import Basis, Estimate, Forecast, Lacking, Span
 from godwit_protocol.events.estimate import EstimateCompared
 
@@ -39,6 +44,14 @@ def test_what_is_not_known_is_said() -> None:
     assert forecast_text(young).endswith("not been looked at yet; ask again in a minute")
     told = forecast_json("host-2", unknown)
     assert (told["destination"], told["lacking"], told["stun_ms"]) == ("host-2", "no_move", None)
+
+
+def test_hosts_with_one_estimate_in_common_share_a_line() -> None:
+    here, nothing = Forecast(estimate=ESTIMATE), Forecast(lacking=Lacking.NO_MOVE)
+    few = forecast_lines({"a": nothing, "b": here, "c": nothing})
+    assert few == [("move to a, c", forecast_text(nothing)), ("move to b", forecast_text(here))]
+    many = forecast_lines({f"h-{number}": here for number in range(127)})
+    assert many == [("move to h-0 and 126 other hosts", forecast_text(here))]
 
 
 def test_json_has_medians_bounds_and_what_came_of_them() -> None:

@@ -78,9 +78,9 @@ async def a_limit_that_cannot_be_kept(operations: Operations, name: str) -> None
     assert (tried["movable"], tried["admission"]["admission"]) == (True, "admitted")
     assert tried["estimate"]["stun_ms"]["bound"] >= tried["estimate"]["stun_ms"]["median"]
     dry = await godwit(operations, *move, "--dry-run", status=RefusedError.exit_code)
-    assert "the limit is 0.1 ms" in dry
+    assert "the limit is 100us" in dry
     told = await godwit(operations, *move, status=RefusedError.exit_code)
-    assert "the limit is 0.1 ms" in told
+    assert "the limit is 100us" in told
     assert (await operations.record(name)).owner == "host-1"
     warned = await godwit(operations, *move, "--admission", "warn", "--no-wait")
     made = await operations.event(warned.strip(), EstimateMade)

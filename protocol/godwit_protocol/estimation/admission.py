@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from ..quantities import format_duration_ns
 from .forecast import Basis, Forecast, Lacking
 
 
@@ -65,7 +66,7 @@ def admit(given: Forecast, stun_limit_ns: int, policy: AdmissionPolicy) -> Admis
         return AdmissionVerdict(Admission.ADMITTED, told)
     refused = policy is AdmissionPolicy.REFUSE
     admission = Admission.REFUSED if refused else Admission.WARNED
-    return AdmissionVerdict(admission, f"{told}; the limit is {_ms(stun_limit_ns)}")
+    return AdmissionVerdict(admission, f"{told}; the limit is {format_duration_ns(stun_limit_ns)}")
 
 
 def _ms(duration_ns: int) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from godwit.pictures import reading
-from godwit.pictures.estimates import estimates_of, forecast_json, forecast_text
+from godwit.pictures.estimates import estimates_of, forecast_json, forecast_lines
 from godwit.pictures.figures import day_and_clock, milliseconds
 from godwit.pictures.machines import (
     MachinePicture,
@@ -203,8 +203,7 @@ def show(
         told = [forecast_json(host, found) for host, found in forecasts.items()]
         output.print_json(picture.as_json() | {"estimates": told})
     else:
-        moves = [(f"move to {host}", forecast_text(found)) for host, found in forecasts.items()]
-        output.print_facts(_facts(picture) + moves)
+        output.print_facts(_facts(picture) + forecast_lines(forecasts))
 
 
 @app.command()

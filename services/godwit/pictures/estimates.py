@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -19,6 +19,9 @@ from .narrative import reason
 
 if TYPE_CHECKING:
     from godwit.runtime.event_log import EventLog
+
+HOSTS_NAMED_MAX: Final = 4
+"""Of hosts that have an estimate in common, so many are named."""
 
 
 class ComparedMove(msgspec.Struct, frozen=True):
@@ -69,6 +72,20 @@ async def compared_moves(log: EventLog) -> list[ComparedMove]:
         async for recorded in reading.events(log, filters)
         if isinstance(recorded.event, EstimateCompared)
     ]
+
+
+def forecast_lines(forecasts: Mapping[str, Forecast]) -> list[tuple[str, str]]:
+    """A line for each destination; those that one line is true of share it."""
+    hosts: dict[str, list[str]] = {}
+    for host, found in forecasts.items():
+        hosts.setdefault(forecast_text(found), []).append(host)
+    return [(f"move to {_named(alike)}", text) for text, alike in hosts.items()]
+
+
+def _named(hosts: Sequence[str]) -> str:
+    if len(hosts) <= HOSTS_NAMED_MAX:
+        return ", ".join(hosts)
+    return f"{hosts[0]} and {len(hosts) - 1} other hosts"
 
 
 def forecast_text(found: Forecast) -> str:

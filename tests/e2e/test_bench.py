@@ -1,0 +1,54 @@
+"""The bench's scripts run, small, and say what they found; figures are not judged here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import idle_move
+import pytest
+import pytest_asyncio
+import records
+import stuns
+import tables
+import writing_move
+from moves import Lab
+
+from operations import Operations
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
+
+Measure = Callable[[Lab], Awaitable[Any]]
+SCRIPTS: dict[str, Measure] = {
+    "idle_move": lambda there: idle_move.measure(there, 32, 1, 0),
+    "writing_move": lambda there: writing_move.measure(there, 32, 1, qemu=False),
+    "stuns": lambda there: stuns.measure(there, 32, 1, qemu=False),
+}
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def there(operations: Operations) -> AsyncIterator[Lab]:
+    yield Lab(operations.log)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+async def test_a_script_measures_and_its_table_goes_into_a_page(
+    there: Lab, script: str, tmp_path: Path
+) -> None:
+    record = await SCRIPTS[script](there)
+    for row in record.rows:
+        assert row.ours
+        assert all(value > 0 for value in row.ours), row
+        assert len(row.theirs) in (0, len(row.ours))
+    records.tell(record, tmp_path / f"{script}.json")
+    page = f"before\n<!-- bench: {script} -->\nold\n<!-- end of bench -->\nafter"
+    told = tables.renewed(page, tmp_path)
+    assert "old" not in told
+    assert f"bench/{script}.py" in told
+    assert told.count("\n|") == 2 + len(record.rows)
+    assert tables.renewed(told, tmp_path) == told
+    assert tables.renewed(page, tmp_path / "elsewhere") == page
+    kept = json.loads((tmp_path / f"{script}.json").read_text())
+    assert [row["ours"] for row in kept["rows"]] == [list(row.ours) for row in record.rows]

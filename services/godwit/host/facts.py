@@ -53,11 +53,15 @@ def decode_record(payload: bytes) -> Sealed:
 class FactWriter:
     """Writes one lane of one migration. Not thread-safe."""
 
-    def __init__(self, writer: LaneWriter, journal: OpenJournal, outbox: Outbox) -> None:
+    def __init__(
+        self, writer: LaneWriter, journal: OpenJournal, outbox: Outbox, cause: str = ""
+    ) -> None:
+        """``cause``: the id of the decision that the lane's first fact answers."""
         self.writer = writer
         self._journal = journal
         self._outbox = outbox
         self._last: asyncio.Future[bool] | None = None
+        self._cause = cause
 
     def write(
         self,
@@ -72,7 +76,8 @@ class FactWriter:
         With ``JOURNALED`` it is on disk when this returns (less than a millisecond). Raises
         ``JournalFailedError`` if the journal cannot be written: then nothing was handed on.
         """
-        sealed = self.writer.seal(event, to=to)
+        sealed = self.writer.seal(event, to=to, causation=self._cause)
+        self._cause = ""
         sync = durability is Durability.JOURNALED
         self._journal.append(encode_record(sealed), sync=sync, into_headroom=held)
         if durability is Durability.FLUSHING:

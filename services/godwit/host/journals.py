@@ -66,8 +66,9 @@ class Journals:
         journal = self._folder.open(migration)
         journal.append(decision, sync=True)
         writer = self._writer(Scope.of_migration(migration, machine))
-        facts = FactWriter(writer, journal, self._host.outbox)
-        return OpenMigration(migration, codec.decode(decision), facts, (), journal)
+        decided = codec.decode(decision)
+        facts = FactWriter(writer, journal, self._host.outbox, decided.envelope.id)
+        return OpenMigration(migration, decided, facts, (), journal)
 
     async def reopen(self, migration: str) -> OpenMigration | None:
         """Open a leftover, and hand to the outbox what the log has not got of it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from godwit.runtime.event_log import AppendConflictError
@@ -39,10 +39,6 @@ class Appends:
         self._waiting: deque[bytes] = deque(maxlen=FACTS_WAITING_MAX)
         self._learning: asyncio.TimerHandle | None = None
 
-    def headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
-        """As they are."""
-        return headers
-
     def appended(self, subject: str, data: bytes, seconds: float) -> None:
         """Count it, and put an event aside."""
         stream = subjects.stream_of(subject)
@@ -58,6 +54,11 @@ class Appends:
         metric = metrics.APPEND_CONFLICTS if is_conflict else metrics.APPEND_FAILURES
         with contextlib.suppress(InvalidInputError):  # no stream holds the subject
             self._figures.add(metric, subjects.stream_of(subject))
+
+    def learn_rest(self) -> None:
+        """Learn at once what waits: the service ends."""
+        while self._waiting:
+            self._learn_next()
 
     def _learn_later(self) -> None:
         loop = asyncio.get_running_loop()

@@ -399,6 +399,16 @@ class Config:
             "The health endpoint's port; 0 takes any free one and writes it to a file.",
         )
     )
+    tracing: bool = field(
+        metadata=_variable(
+            "GODWIT_TRACING",
+            values.switch,
+            "on or off",
+            "off",
+            "Whether spans of migrations go to an OpenTelemetry collector, where"
+            " OTEL_EXPORTER_OTLP_ENDPOINT says (docs/monitoring.md).",
+        )
+    )
     log_level: int = field(
         metadata=_variable(
             "GODWIT_LOG_LEVEL",

@@ -12,13 +12,11 @@ from typing import Protocol
 
 from godwit.runtime.nats_log import NatsLog
 from godwit_protocol.errors import GodwitError
+from godwit_protocol.spans import with_traceparent
 
 
 class AppendObserver(Protocol):
     """Who is told."""
-
-    def headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
-        """What is sent instead of a message's headers."""
 
     def appended(self, subject: str, data: bytes, seconds: float) -> None:
         """A message was stored, after so long."""
@@ -31,6 +29,8 @@ class ObservedLog(NatsLog):
     """A ``NatsLog`` with an observer; without one it is just that."""
 
     observer: AppendObserver | None = None
+    is_traced: bool = False
+    """Whether the headers of a migration's events tell of its trace."""
 
     async def append(
         self,
@@ -44,8 +44,8 @@ class ObservedLog(NatsLog):
     ) -> int:
         """As ``NatsLog.append``."""
         observer = self.observer
-        if observer is not None:
-            headers = observer.headers(headers)
+        if self.is_traced and headers:
+            headers = with_traceparent(headers)
         began_s = perf_counter()
         try:
             sequence = await super().append(

@@ -32,6 +32,7 @@ from godwit.runtime.config import Config, LogFormat, Service
 from godwit.runtime.health import Health, Page
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.observed_log import ObservedLog
+from godwit.tracing.opening import open_tracer
 from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
 
 CONNECT_TRIES_MAX: Final = 30
@@ -163,10 +164,9 @@ async def _serve(service: Service, config: Config, main: Main) -> None:
     directory = service_directory(service, config)
     async with _health_served(health, config, directory), _connected(service, config) as log:
         health.add_check("event_log", lambda: "" if log.is_connected else "not connected")
-        log.observer = Appends(figures, Facts(figures).learn)
         _show(figures, health, log)
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with _observed(log, service, config, figures), asyncio.TaskGroup() as tasks:
                 tasks.create_task(_watch(log))
                 context = ServiceContext(service, config, directory, log, health, tasks, figures)
                 await _finish(main, context)
@@ -177,6 +177,25 @@ async def _serve(service: Service, config: Config, main: Main) -> None:
 async def _finish(main: Main, context: ServiceContext) -> NoReturn:
     await main(context)
     raise _FinishedError
+
+
+@contextlib.asynccontextmanager
+async def _observed(
+    log: ObservedLog, service: Service, config: Config, figures: Figures
+) -> AsyncIterator[None]:
+    """Count what the service appends, and make spans of it if that is wanted."""
+    learners = [Facts(figures).learn]
+    tracer = open_tracer(service, config.host) if config.tracing else None
+    if tracer is not None:
+        log.is_traced = True
+        learners.append(tracer.learn)
+    appends = log.observer = Appends(figures, *learners)
+    try:
+        yield
+    finally:
+        if tracer is not None:
+            appends.learn_rest()
+            await tracer.close()
 
 
 def _show(figures: Figures, health: Health, log: NatsLog) -> None:

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
-from godwit.cli.log_file import LogFile
+from godwit.runtime.log_file import LogFile
 from godwit_protocol import codec
 from godwit_protocol.projections import MigrationSummary, fold
 from godwit_protocol.replay import lines

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Godwit
 
-from godwit.cli.log_file import LogFile
 from godwit.cli.replay import import_log
+from godwit.runtime.log_file import LogFile
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol.replay import lines

@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 import pytest
 
-from godwit.cli.log_file import LogFile
 from godwit.cli.replay_otherwise import setting_of
+from godwit.runtime.log_file import LogFile
 from godwit_protocol import codec
 from godwit_protocol.convergence import Decision, DecisionReason
 from godwit_protocol.errors import InvalidInputError

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from godwit.cli.log_file import LogFile
 from godwit.pictures.report import page
+from godwit.runtime.log_file import LogFile
 from godwit_protocol import codec
 from godwit_protocol.replay.timeline import timeline
 from godwit_protocol.replay.verification import verify

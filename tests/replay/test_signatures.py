@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from godwit.cli.log_file import LogFile
 from godwit.runtime.clock import SystemClock
 from godwit.runtime.lane import LaneWriter, Scope, position_after
+from godwit.runtime.log_file import LogFile
 from godwit.runtime.signing import Signer, is_signed, load_signer, make_key, open_signer
 from godwit_protocol import codec
 from godwit_protocol.errors import InvalidInputError

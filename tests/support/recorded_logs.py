@@ -8,9 +8,9 @@ from pathlib import Path
 
 import structlog
 
-from godwit.cli.log_file import LogFile
 from godwit.proof.simulator import run as simulator
 from godwit.runtime.event_log import Stored
+from godwit.runtime.log_file import LogFile
 from godwit_protocol.replay import lines
 from godwit_protocol.replay.stories import M, Stories, Story
 

@@ -88,7 +88,7 @@ def find_url(directory: Path | None) -> str:
 
 
 @asynccontextmanager
-async def open_log(directory: Path | None) -> AsyncIterator[EventLog]:
+async def open_log(directory: Path | None) -> AsyncIterator[NatsLog]:
     """The event log, connected. Raises ``NotFoundError``, ``UnreachableError``."""
     async with open_url(find_url(directory)) as log:
         yield log

@@ -15,6 +15,7 @@ import typer
 from godwit_protocol.errors import GodwitError
 
 from . import (
+    archive,
     capacity,
     demo,
     estimate,
@@ -51,6 +52,7 @@ app.command("capacity")(capacity.capacity)
 app.command("estimate")(estimate.estimate)
 app.command("estimates")(estimates.estimates)
 app.add_typer(replay.app, name="replay")
+app.add_typer(archive.app, name="archive")
 app.add_typer(keys.app, name="keys")
 app.command("simulate")(simulate.simulate)
 

@@ -12,6 +12,7 @@ from godwit.pictures import reading
 from godwit.pictures.figures import count
 from godwit.pictures.migrations import find_id
 from godwit.pictures.report import page
+from godwit.runtime.log_file import LogFile
 from godwit.runtime.signing import is_signed
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import InvalidInputError, RefusedError
@@ -27,7 +28,7 @@ from godwit_protocol.replay.what_if import Move, recorded_move
 from . import output, replay_verify
 from . import replay_otherwise as otherwise
 from .connection import DirectoryOption, JsonOption, open_log, run
-from .log_file import FromOption, LogFile, open_source
+from .log_file import FromOption, open_source
 from .replay_arguments import AllOption, IdArgument, messages_of
 from .replay_pictures import instant_json, show_instant, show_timeline, timeline_json
 

@@ -45,6 +45,15 @@ class GpuOrigin(StrEnum):
     SIMULATED = "simulated"
 
 
+class Retention(StrEnum):
+    """What becomes of events."""
+
+    KEEP = "keep"
+    """The server refuses to remove any, for ever."""
+    ARCHIVE = "archive"
+    """A migration may leave the server, once ``godwit archive`` has it whole."""
+
+
 class LogFormat(StrEnum):
     """How log lines look. ``AUTO``: for people on a terminal, JSON elsewhere."""
 
@@ -151,6 +160,17 @@ class Config:
             "1 to 5",
             "1",
             "How many servers keep each message: 1 on a single server, else 3 or 5.",
+            read_by=frozenset({Service.PROVISION}),
+        )
+    )
+    retention: Retention = field(
+        metadata=_variable(
+            "GODWIT_RETENTION",
+            Retention,
+            "keep or archive",
+            "keep",
+            "Whether the events' stream is made so that a migration may leave it for an archive"
+            " (docs/archive.md); keep cannot be taken back.",
             read_by=frozenset({Service.PROVISION}),
         )
     )

@@ -86,6 +86,12 @@ class StreamReply(Reply, frozen=True):
     config: dict[str, Any] = {}
 
 
+class PurgeReply(Reply, frozen=True):
+    """Answer to a purge: how many messages are gone."""
+
+    purged: int = 0
+
+
 class RawMessage(msgspec.Struct, frozen=True):
     """A stored message as the API gives it."""
 
@@ -136,7 +142,9 @@ class StreamRules:
     max_msgs_per_subject: int = -1
     duplicate_window_s: int
     keep_for_ever: bool
-    """Nobody may delete or purge a message."""
+    """Nobody may delete a message, nor purge it but from a stream that is ``archived``."""
+    archived: bool = False
+    """What is over leaves the stream, once it is whole in an archive."""
     live: Republished | None = None
     """Those who may not read the stream can watch it."""
     replicas: int = 1
@@ -161,7 +169,7 @@ class StreamRules:
             "num_replicas": self.replicas,
             "allow_direct": True,
             "deny_delete": self.keep_for_ever,
-            "deny_purge": self.keep_for_ever,
+            "deny_purge": self.keep_for_ever and not self.archived,
         }
 
 

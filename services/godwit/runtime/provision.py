@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import structlog
 
-from godwit.runtime.config import Service
+from godwit.runtime.config import Retention, Service
 from godwit.runtime.jetstream_api import (
     FORBIDDEN_OPTIONS,
     Discard,
@@ -63,8 +63,10 @@ class StreamMismatchError(ConflictError):
         self.found = found
 
 
-def stream_rules(*, replicas: int = 1) -> tuple[StreamRules, ...]:
-    """Return the rules of all streams. ``replicas``: 1, or 3 on a cluster of servers."""
+def stream_rules(*, replicas: int = 1, archived: bool = False) -> tuple[StreamRules, ...]:
+    """Return the rules of all streams. ``replicas``: 1, or 3 on a cluster of servers. ``archived``:
+    migrations that are over may leave the events' stream.
+    """
     kept = tuple(
         StreamRules(
             name=name,
@@ -72,6 +74,7 @@ def stream_rules(*, replicas: int = 1) -> tuple[StreamRules, ...]:
             duplicate_window_s=_KEPT_DUPLICATE_WINDOW_S,
             keep_for_ever=True,
             live=_LIVE if name == EVENTS else None,
+            archived=archived and name == EVENTS,
             replicas=replicas,
         )
         for name in (EVENTS, REGISTER, LEDGER)
@@ -108,13 +111,13 @@ def stream_rules(*, replicas: int = 1) -> tuple[StreamRules, ...]:
     return (*kept, guest, history, telemetry)
 
 
-async def provision(log: NatsLog, *, replicas: int = 1) -> Sequence[str]:
+async def provision(log: NatsLog, *, replicas: int = 1, archived: bool = False) -> Sequence[str]:
     """Create what is missing and check all of it. Returns the names of the streams. Idempotent.
 
     Raises ``StreamMismatchError``, ``LogRequestError`` if the server refuses a stream,
     ``UnreachableError``.
     """
-    rules = stream_rules(replicas=replicas)
+    rules = stream_rules(replicas=replicas, archived=archived)
     for stream in rules:
         check_stream(stream, await log.ensure_stream(stream))
     return [stream.name for stream in rules]
@@ -138,7 +141,9 @@ def check_stream(rules: StreamRules, found: dict[str, Any]) -> None:
 
 async def main(context: ServiceContext) -> None:
     """The one-shot job."""
-    names = await provision(context.log, replicas=context.config.nats_replicas)
+    config = context.config
+    archived = config.retention is Retention.ARCHIVE
+    names = await provision(context.log, replicas=config.nats_replicas, archived=archived)
     structlog.get_logger(__name__).info("streams are as they must be", streams=names)
 
 

@@ -1,0 +1,121 @@
+"""Which migrations may leave the server, and what an archive says of one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from .. import codec
+from ..events import Envelope, Event, Lane
+from ..events import migration as ev
+from ..events.migration import Outcome
+from ..events.signed import LaneSigned
+from .chains import Noted, StoredMessage
+from .findings import Verification
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What stays on the server: what ended less than ``older_than_ns`` ago by the server's clock,
+    and the ``keep`` that ended last. ``unsigned``: also what is not signed to its end may leave.
+    """
+
+    older_than_ns: int
+    keep: int = 0
+    unsigned: bool = False
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """A migration whose end stands on the server, and when it was stored there."""
+
+    migration: str
+    time_ns: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What an archive says of one migration. ``file_sha256``: of the file's bytes, hexadecimal;
+    ``digest``: over its events, as ``replay export`` prints it.
+    """
+
+    migration: str
+    machine: str
+    outcome: Outcome
+    ended_ns: int
+    events: int
+    first_sequence: int
+    last_sequence: int
+    digest: str
+    file_bytes: int
+    file_sha256: str
+    proven: tuple[str, ...]
+    unproven: tuple[str, ...]
+
+
+def due(ended: Iterable[Ended], policy: Policy, now_ns: int) -> list[str]:
+    """The migrations that the policy wants to leave, the oldest first."""
+    oldest_first = sorted(ended, key=lambda each: each.time_ns)
+    leaving = oldest_first[: max(len(oldest_first) - policy.keep, 0)]
+    until_ns = now_ns - policy.older_than_ns
+    return [each.migration for each in leaving if each.time_ns <= until_ns]
+
+
+def objection(
+    messages: Sequence[StoredMessage], verified: Verification, policy: Policy, *, holds: bool
+) -> str:
+    """Why a migration must stay on the server; nothing if it may leave. ``holds``: its reservation
+    stands in a ledger, and the tracker asks its events whether that is used.
+    """
+    if verified.faults:
+        return f"it does not verify: {verified.faults[0]}"
+    if holds:
+        return "its reservation is in use"
+    if policy.unsigned:
+        return ""
+    return _unfinished(messages)
+
+
+def _unfinished(messages: Sequence[StoredMessage]) -> str:
+    """A host that has not signed may still hold a journal, and hand its events to the log again."""
+    last: dict[tuple[Lane, str], type[Event]] = {}
+    for message in messages:
+        recorded = codec.decode(message.data, message.sequence)
+        last[_lane(recorded.envelope)] = type(recorded.event)
+    for (lane, writer), kind in last.items():
+        if lane in (Lane.SOURCE, Lane.DESTINATION) and kind is not LaneSigned:
+            return f"{lane}/{writer} has not signed its end: it may hold more of it"
+    return ""
+
+
+def _lane(envelope: Envelope) -> tuple[Lane, str]:
+    return envelope.lane, envelope.host
+
+
+def manifest(
+    messages: Sequence[StoredMessage],
+    verified: Verification,
+    noted: Noted,
+    *,
+    file_bytes: int,
+    file_sha256: str,
+) -> Manifest:
+    """What an archive is to say of a migration that has ended."""
+    decoded = [(each, codec.decode(each.data, each.sequence)) for each in messages]
+    ended_ns, end = next(
+        (each.time_ns, recorded.event)
+        for each, recorded in decoded
+        if isinstance(recorded.event, ev.MigrationEnded)
+    )
+    return Manifest(
+        migration=verified.migration,
+        machine=decoded[0][1].envelope.machine,
+        outcome=end.outcome,
+        ended_ns=ended_ns,
+        events=len(messages),
+        first_sequence=messages[0].sequence,
+        last_sequence=messages[-1].sequence,
+        digest=str(noted),
+        file_bytes=file_bytes,
+        file_sha256=file_sha256,
+        proven=verified.proven,
+        unproven=verified.unproven,
+    )

@@ -1,0 +1,135 @@
+"""Takes migrations that are over from the server into an archive.
+
+Copied, read back, verified there, and only then purged, subject by subject and up to the last event
+that was copied. Whatever it dies at, the next run goes on: what is in the archive is purged, what
+is not is copied. Which may leave is ``replay.retention``'s to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from godwit.runtime.event_log import LogReader, Stored
+from godwit_protocol import ledger, subjects
+from godwit_protocol.errors import RefusedError
+from godwit_protocol.events import Lane
+from godwit_protocol.events.migration import MigrationEnded
+from godwit_protocol.replay.retention import Ended, Policy, due, objection
+from godwit_protocol.replay.signatures import Trust
+from godwit_protocol.replay.stories import migration_of
+from godwit_protocol.replay.verification import verify
+
+from .store import Step, Store, as_line, ignore
+
+
+class Purger(Protocol):
+    """An event log from which messages can be removed (``runtime.nats_log.NatsLog``)."""
+
+    async def purge(self, subject: str, *, until_sequence: int) -> int:
+        """Remove the messages of a filter up to a sequence of its stream; return how many.
+
+        Idempotent. Raises ``LogRequestError`` if the stream does not allow it, and
+        ``UnreachableError``: they may be gone or not.
+        """
+
+
+class PurgeableLog(LogReader, Purger, Protocol):
+    """What the archive needs of the server."""
+
+
+class Fate(NamedTuple):
+    """What became of a migration that the policy wants to leave. ``stays``: why it does not."""
+
+    migration: str
+    events: int
+    file_bytes: int = 0
+    stays: str = ""
+
+
+class Archiving:
+    """One run. Used by one task."""
+
+    def __init__(
+        self,
+        log: PurgeableLog,
+        store: Store,
+        policy: Policy,
+        trust: Trust,
+        reached: Callable[[Step], None] = ignore,
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._policy = policy
+        self._trust = trust
+        self._reached = reached
+
+    async def run(self, now_ns: int, *, rehearse: bool = False) -> AsyncIterator[Fate]:
+        """Archive all that is due, the oldest first. ``rehearse``: say what would be, and do none.
+
+        Raises ``UnreachableError``, ``CorruptError``, ``InvalidInputError``, ``LogRequestError``,
+        ``RefusedError`` if the archive holds a migration otherwise than the server does.
+        """
+        wanted = due(await self._ended(), self._policy, now_ns)
+        holding = await self._holding() if wanted else frozenset()
+        for migration in wanted:
+            yield await self._take(migration, holds=migration in holding, rehearse=rehearse)
+
+    async def _ended(self) -> list[Ended]:
+        filters = [subjects.migration("*", Lane.COORDINATOR, MigrationEnded.TYPE)]
+        return [
+            Ended(migration=migration_of(stored.subject), time_ns=stored.time_ns)
+            async for stored in self._log.read(filters)
+        ]
+
+    async def _holding(self) -> frozenset[str]:
+        """Reservations that stand in any ledger."""
+        pictures: dict[str, ledger.HostPicture] = {}
+        async for stored in self._log.read(subjects.STREAM_SUBJECTS[subjects.LEDGER]):
+            entry = ledger.decode_entry(stored.data)
+            known = pictures.get(entry.host) or ledger.HostPicture(host=entry.host)
+            pictures[entry.host] = ledger.apply(known, entry, stored.sequence)
+        return frozenset(name for picture in pictures.values() for name in picture.holdings)
+
+    async def _take(self, migration: str, *, holds: bool, rehearse: bool) -> Fate:
+        filters = subjects.whole_migration(migration)
+        messages = [stored async for stored in self._log.read(filters)]
+        if await asyncio.to_thread(self._is_kept, migration, messages):
+            if not rehearse:
+                await self._purge(filters, messages[-1].sequence)
+            size = self._store.described(migration).file_bytes
+            return Fate(migration, len(messages), size)
+        verified = await asyncio.to_thread(verify, migration, messages, trust=self._trust)
+        why = objection(messages, verified, self._policy, holds=holds)
+        if why or rehearse:
+            return Fate(migration, len(messages), stays=why)
+        kept = await asyncio.to_thread(self._store.keep, migration, messages, verified)
+        await self._purge(filters, messages[-1].sequence)
+        return Fate(migration, len(messages), kept.file_bytes)
+
+    def _is_kept(self, migration: str, messages: Sequence[Stored]) -> bool:
+        """Whether all that the server still has is in the archive: a former run died before it had
+        purged all. If it has grown since, it is archived again, whole.
+        """
+        if not self._store.holds(migration):
+            return False
+        archived = self._store.read(migration)
+        here = [as_line(each) for each in messages]
+        if all(each in archived for each in here):
+            return True
+        if all(each in here for each in archived):
+            return False
+        raise RefusedError(
+            f"the archive and the server do not hold the same of migration {migration}",
+            hint="keep both, and look at them with 'godwit replay timeline'",
+        )
+
+    async def _purge(self, filters: Sequence[str], until_sequence: int) -> None:
+        """The coordinator's end is among the first filter's: a migration without it is not found
+        again, so that goes last.
+        """
+        for subject in reversed(filters):
+            await self._log.purge(subject, until_sequence=until_sequence)
+            self._reached(Step.PURGED_IN_PART)
+        self._reached(Step.PURGED)

@@ -1,0 +1,111 @@
+"""An exported log as a place to read from: what is asked of the event log, a file answers.
+
+Reads line by line, so that memory does not grow with the file; one that is compressed (gzip), too.
+It must not know what is asked.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, Final
+
+from godwit.runtime.event_log import Stored
+from godwit_protocol import subjects as names
+from godwit_protocol.errors import CorruptError, InvalidInputError, NotFoundError
+from godwit_protocol.replay import lines
+
+BUFFER_BYTES: Final = 1024 * 1024
+_GZIP: Final = b"\x1f\x8b"
+
+
+def open_log_file(path: Path) -> IO[bytes]:
+    """Open a file for reading, unpacking it if it is packed. Raises ``OSError``."""
+    opened = io.BufferedReader(io.FileIO(path), BUFFER_BYTES)
+    if opened.peek(len(_GZIP))[: len(_GZIP)] != _GZIP:
+        return opened
+    opened.close()
+    return io.BufferedReader(gzip.open(path, "rb"), BUFFER_BYTES)
+
+
+class LogFile:
+    """The messages of one file, in its order, which is that of each stream."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def head(self) -> lines.FileHead:
+        """The file's first line.
+
+        Raises ``NotFoundError``, ``InvalidInputError``, ``CorruptError`` if it cannot be read.
+        """
+        with self._opened() as opened:
+            return self._read_head(opened)
+
+    def messages(self) -> Iterator[lines.Message]:
+        """All messages of the file. Raises as ``head``."""
+        with self._opened() as opened:
+            self._read_head(opened)
+            read_line = partial(opened.readline, lines.LINE_BYTES_MAX)
+            for number, line in enumerate(iter(read_line, b""), start=2):
+                yield self._decoded(line, number)
+
+    async def last(self, subject: str, *, timeout_s: float = 5.0) -> Stored | None:
+        """As ``EventLog.last``."""
+        del timeout_s
+        found = None
+        for message in self.messages():
+            if message.subject == subject:
+                found = message
+        return None if found is None else _stored(found)
+
+    async def read(
+        self, subjects: Sequence[str], *, after_sequence: int = 0
+    ) -> AsyncIterator[Stored]:
+        """As ``EventLog.read``."""
+        wanted = [each.split(".") for each in subjects]
+        for message in self.messages():
+            tokens = message.subject.split(".")
+            if message.sequence > after_sequence and any(
+                names.matches(each, tokens) for each in wanted
+            ):
+                yield _stored(message)
+
+    def tail(self, subjects: Sequence[str], *, after_sequence: int = 0) -> AsyncIterator[Stored]:
+        """As ``read``: nothing comes after a file's end."""
+        return self.read(subjects, after_sequence=after_sequence)
+
+    @contextmanager
+    def _opened(self) -> Iterator[IO[bytes]]:
+        try:
+            opened = open_log_file(self.path)
+        except FileNotFoundError as error:
+            raise NotFoundError(f"there is no file {self.path}") from error
+        except OSError as error:
+            raise InvalidInputError(f"{self.path} cannot be read: {error.strerror}") from error
+        with opened:
+            try:
+                yield opened
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise CorruptError(f"{self.path} cannot be unpacked: {error}") from error
+
+    def _read_head(self, opened: IO[bytes]) -> lines.FileHead:
+        try:
+            return lines.decode_head(opened.readline(lines.LINE_BYTES_MAX))
+        except CorruptError as error:
+            raise CorruptError(f"{self.path}: {error.message}", hint=error.hint) from error
+
+    def _decoded(self, line: bytes, number: int) -> lines.Message:
+        try:
+            return lines.decode_line(line, number)
+        except CorruptError as error:
+            raise CorruptError(f"{self.path}: {error.message}") from error
+
+
+def _stored(message: lines.Message) -> Stored:
+    return Stored(message.subject, message.sequence, message.time_ns, message.data, message.headers)

@@ -1,0 +1,204 @@
+"""``godwit archive``: what leaves the server is whole in the archive before, whenever it dies."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+from conftest import Godwit
+
+from godwit.archive.archiving import Archiving, Fate
+from godwit.archive.store import Step, Store
+from godwit.runtime.event_log import MESSAGE_ID_HEADER
+from godwit.runtime.log_file import LogFile
+from godwit.runtime.nats_log import LogRequestError, NatsLog
+from godwit.runtime.nats_server import NatsServer
+from godwit.runtime.provision import provision
+from godwit.runtime.signing import is_signed
+from godwit_protocol import subjects
+from godwit_protocol.errors import CorruptError, RefusedError
+from godwit_protocol.replay.chains import note
+from godwit_protocol.replay.retention import Policy
+from godwit_protocol.replay.signatures import Trust
+
+LOGS = Path(__file__).parents[1] / "golden" / "logs"
+TRUST = Trust(is_signed=is_signed)
+ALL = Policy(older_than_ns=0, unsigned=True)
+FOR_EVER_NS = 2**62
+OVER = ("v1-completed", "v1-aborted", "v1-rolled-back")
+OTHERS = (
+    subjects.inventory("host-1"),
+    subjects.machine("m", "source", "machine_started"),
+    subjects.addressed("host-1", "source_host", "machine", "m", "operator", "x"),
+    subjects.register("m"),
+    subjects.claim("m"),
+)
+"""What is no migration's, and stays."""
+
+
+async def tell(log: NatsLog, name: str) -> None:
+    for message in LogFile(LOGS / f"{name}.ndjson").messages():
+        message_id = message.headers[MESSAGE_ID_HEADER]
+        await log.append(message.subject, message.data, message_id=message_id)
+
+
+class DiedError(BaseException):
+    """As if the process had been killed just then: nothing is cleaned up."""
+
+
+@pytest_asyncio.fixture
+async def told(own_server: NatsServer) -> AsyncIterator[NatsLog]:
+    """A log that may be archived, with three migrations that are over, and one in doubt."""
+    log = await NatsLog.connect(own_server.url, name="test")
+    await provision(log, archived=True)
+    for name in (*OVER, "v1-in-doubt"):
+        await tell(log, name)
+    for subject in OTHERS:
+        await log.append(subject, b"\x80", message_id=uuid4().hex)
+    yield log
+    await log.close()
+
+
+def id_of(name: str) -> str:
+    return LogFile(LOGS / f"{name}.ndjson").head().of
+
+
+async def left(log: NatsLog, name: str) -> int:
+    filters = subjects.whole_migration(id_of(name))
+    return len([stored async for stored in log.read(filters)])
+
+
+async def archive(log: NatsLog, store: Store, policy: Policy = ALL) -> list[Fate]:
+    return [fate async for fate in Archiving(log, store, policy, TRUST).run(FOR_EVER_NS)]
+
+
+def whole(store: Store, name: str) -> bool:
+    """Whether the archive holds every byte of it."""
+    golden = list(LogFile(LOGS / f"{name}.ndjson").messages())
+    if not store.holds(id_of(name)):
+        return False
+    read = store.read(id_of(name))
+    return [(m.subject, m.data) for m in read] == [(m.subject, m.data) for m in golden]
+
+
+async def assert_archived(log: NatsLog, store: Store) -> None:
+    for name in OVER:
+        assert whole(store, name)
+        assert await left(log, name) == 0
+    assert await left(log, "v1-in-doubt") > 0, "it has not ended"
+    for subject in OTHERS:
+        assert await log.last(subject) is not None
+
+
+async def test_what_is_over_leaves_and_nothing_else(told: NatsLog, tmp_path: Path) -> None:
+    store = Store(tmp_path / "archive")
+    fates = await archive(told, store)
+    assert [(fate.migration, fate.stays) for fate in fates] == [(id_of(n), "") for n in OVER]
+    await assert_archived(told, store)
+    assert await archive(told, store) == []
+    assert [each.migration for each in store.all()] == sorted(map(id_of, OVER))
+    for name in OVER:
+        described = store.described(id_of(name))
+        assert described.digest == str(note(store.read(id_of(name))))
+        assert described.ended_ns > 0
+
+
+@pytest.mark.parametrize("step", Step)
+async def test_it_may_die_at_every_step(told: NatsLog, tmp_path: Path, step: Step) -> None:
+    place = tmp_path / "archive"
+    reached: list[Step] = []
+
+    def die(at: Step) -> None:
+        reached.append(at)
+        if at is step and reached.count(at) == 2:
+            raise DiedError
+
+    dying = Archiving(told, Store(place, die), ALL, TRUST, die)
+    with pytest.raises(DiedError):
+        async for _ in dying.run(FOR_EVER_NS):
+            pass
+    for name in OVER:
+        golden = len(list(LogFile(LOGS / f"{name}.ndjson").messages()))
+        assert await left(told, name) == golden or whole(Store(place), name)
+    await archive(told, Store(place))
+    await assert_archived(told, Store(place))
+    assert not list(place.glob(".*")), "nothing half done is left"
+
+
+async def test_what_came_later_is_archived_too(told: NatsLog, tmp_path: Path) -> None:
+    store = Store(tmp_path / "archive")
+
+    def die(at: Step) -> None:
+        if at is Step.DESCRIBED:
+            raise DiedError
+
+    with pytest.raises(DiedError):
+        await archive(told, Store(tmp_path / "archive", die))
+    (early,) = store.all()
+    asked = LogFile(LOGS / "v1-completed.ndjson").messages()
+    subject = next(iter(asked)).subject.replace("migration_requested", "cancel_requested")
+    await told.append(subject, b"\x80", message_id=uuid4().hex)
+    refused, *_ = await archive(told, store)
+    assert refused.stays.startswith("it does not verify"), "it was no event"
+    assert store.described(early.migration) == early
+    assert await left(told, "v1-completed") == early.events + 1
+
+
+async def test_an_archive_that_holds_another_story_is_not_relied_on(
+    told: NatsLog, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "archive")
+    await archive(told, store)
+    for message in LogFile(LOGS / "v1-completed.ndjson").messages():
+        await told.append(message.subject, message.data, message_id=uuid4().hex)
+    with pytest.raises(RefusedError, match="do not hold the same"):
+        await archive(told, store)
+    path = store.path(id_of("v1-aborted"))
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-200]))
+    with pytest.raises(CorruptError):
+        store.read(id_of("v1-aborted"))
+
+
+async def test_the_policy_says_what_stays(told: NatsLog, tmp_path: Path) -> None:
+    store = Store(tmp_path / "archive")
+    young = Policy(older_than_ns=FOR_EVER_NS, unsigned=True)
+    assert await archive(told, store, young) == []
+    kept = Policy(older_than_ns=0, keep=2, unsigned=True)
+    assert [fate.migration for fate in await archive(told, store, kept)] == [id_of(OVER[0])]
+    careful = await archive(told, store, Policy(older_than_ns=0))
+    assert all("has not signed its end" in fate.stays for fate in careful)
+    assert [await left(told, name) > 0 for name in OVER] == [False, True, True]
+
+
+async def test_a_server_that_keeps_everything_gives_nothing_away(
+    own_log: NatsLog, tmp_path: Path
+) -> None:
+    await tell(own_log, "v1-aborted")
+    with pytest.raises(LogRequestError, match="purge"):
+        await archive(own_log, Store(tmp_path / "archive"))
+    assert await left(own_log, "v1-aborted") > 0
+
+
+async def test_the_command_archives_lists_and_checks(
+    godwit: Godwit, told: NatsLog, own_server: NatsServer, tmp_path: Path
+) -> None:
+    place = str(tmp_path / "archive")
+    words = ("archive", "run", place, "--older-than", "0s", "--unsigned")
+    shown = await godwit(*words, "--dry-run", url=own_server.url)
+    assert shown.out.endswith("3 migrations would be archived, 0 left\n"), shown.err
+    assert await left(told, "v1-completed") > 0
+    done = await godwit(*words, "--json", url=own_server.url)
+    assert [each["stays"] for each in json.loads(done.out)] == ["", "", ""], done.err
+    assert (await godwit("archive", "check", place, url="")).out == "3 migrations: 0 wrong\n"
+    listed = await godwit("archive", "list", place, url="")
+    assert "3 migrations" in listed.out
+    file = Store(tmp_path / "archive").path(id_of("v1-completed"))
+    told_again = await godwit("replay", "verify", "--all", "--from", str(file), url="")
+    assert "1 migration, 19 events: 0 wrong" in told_again.out, told_again.err
+    file.write_bytes(b"\x1f\x8bnothing")
+    assert (await godwit("archive", "check", place, url="")).status == 11

@@ -19,6 +19,7 @@ from godwit.runtime.log_file import LogFile
 from godwit.runtime.nats_log import LogRequestError, NatsLog
 from godwit.runtime.nats_server import NatsServer
 from godwit.runtime.provision import provision
+from godwit.runtime.purging import NatsPurger
 from godwit.runtime.signing import is_signed
 from godwit_protocol import subjects
 from godwit_protocol.errors import CorruptError, RefusedError
@@ -74,7 +75,10 @@ async def left(log: NatsLog, name: str) -> int:
 
 
 async def archive(log: NatsLog, store: Store, policy: Policy = ALL) -> list[Fate]:
-    return [fate async for fate in Archiving(log, store, policy, TRUST).run(FOR_EVER_NS)]
+    return [
+        fate
+        async for fate in Archiving(log, NatsPurger(log), store, policy, TRUST).run(FOR_EVER_NS)
+    ]
 
 
 def whole(store: Store, name: str) -> bool:
@@ -118,7 +122,7 @@ async def test_it_may_die_at_every_step(told: NatsLog, tmp_path: Path, step: Ste
         if at is step and reached.count(at) == 2:
             raise DiedError
 
-    dying = Archiving(told, Store(place, die), ALL, TRUST, die)
+    dying = Archiving(told, NatsPurger(told), Store(place, die), ALL, TRUST, die)
     with pytest.raises(DiedError):
         async for _ in dying.run(FOR_EVER_NS):
             pass

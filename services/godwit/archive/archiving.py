@@ -25,7 +25,7 @@ from .store import Step, Store, as_line, ignore
 
 
 class Purger(Protocol):
-    """An event log from which messages can be removed (``runtime.nats_log.NatsLog``)."""
+    """Takes messages from a server (``runtime.purging.NatsPurger``)."""
 
     async def purge(self, subject: str, *, until_sequence: int) -> int:
         """Remove the messages of a filter up to a sequence of its stream; return how many.
@@ -33,10 +33,6 @@ class Purger(Protocol):
         Idempotent. Raises ``LogRequestError`` if the stream does not allow it, and
         ``UnreachableError``: they may be gone or not.
         """
-
-
-class PurgeableLog(LogReader, Purger, Protocol):
-    """What the archive needs of the server."""
 
 
 class Fate(NamedTuple):
@@ -53,13 +49,15 @@ class Archiving:
 
     def __init__(
         self,
-        log: PurgeableLog,
+        log: LogReader,
+        purger: Purger,
         store: Store,
         policy: Policy,
         trust: Trust,
         reached: Callable[[Step], None] = ignore,
     ) -> None:
         self._log = log
+        self._purger = purger
         self._store = store
         self._policy = policy
         self._trust = trust
@@ -130,6 +128,6 @@ class Archiving:
         again, so that goes last.
         """
         for subject in reversed(filters):
-            await self._log.purge(subject, until_sequence=until_sequence)
+            await self._purger.purge(subject, until_sequence=until_sequence)
             self._reached(Step.PURGED_IN_PART)
         self._reached(Step.PURGED)

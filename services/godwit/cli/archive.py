@@ -61,8 +61,10 @@ def run_(
     trusted = trusting(trust)
 
     async def work() -> list[Fate]:
+        from godwit.runtime.purging import NatsPurger
+
         async with open_log(directory) as log:
-            archiving = Archiving(log, Store(place), policy, trusted)
+            archiving = Archiving(log, NatsPurger(log), Store(place), policy, trusted)
             fates = cast(
                 "AsyncGenerator[Fate, None]", archiving.run(time.time_ns(), rehearse=dry_run)
             )

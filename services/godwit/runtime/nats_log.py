@@ -215,15 +215,6 @@ class NatsLog:
             raise LogRequestError(f"stream {rules.name}", reply.error)
         return reply.config
 
-    async def purge(self, subject: str, *, until_sequence: int, timeout_s: float = 30.0) -> int:
-        """As ``archive.archiving.Purger.purge``."""
-        request = {"filter": subject, "seq": until_sequence + 1}
-        call = f"STREAM.PURGE.{stream_of(subject)}"
-        reply = await self.ask_api(call, request, api.PurgeReply, timeout_s)
-        if reply.error is not None:
-            raise LogRequestError(f"purge of {subject}", reply.error)
-        return reply.purged
-
     async def close(self) -> None:
         """As ``EventLog.close``."""
         self._closing = True

@@ -61,7 +61,7 @@ class Shelf:
             async with asyncio.timeout(wait_s):
                 await self._has_learnt.wait()
         await self._end_stocking()
-        self._places = self._found()
+        self._places = await asyncio.to_thread(self._found)
         return bool(self._places)
 
     def fill(self, digest: bytes, place: memoryview) -> bool:

@@ -27,9 +27,10 @@ ASK_S_MAX: Final = 1.0
 """How long a VMM is waited for: what is silent holds nothing."""
 FILES_MAX: Final = 128
 """Files below the directory that are read; the first by name."""
-KNOWN_CHUNKS_MAX: Final = 1 << 18
-"""Chunks of half a terabyte, whose digests take tens of MiB; beyond, what was not seen last is
-forgotten."""
+KNOWN_CHUNKS_MAX: Final = 1 << 17
+"""Chunks of 256 GiB, whose digests take about 30 MiB; beyond, what was seen least lately is
+forgotten.
+"""
 
 _log = structlog.get_logger(__name__)
 

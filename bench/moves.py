@@ -22,6 +22,7 @@ from godwit_protocol import codec, subjects
 from godwit_protocol.estimation.admission import AdmissionPolicy
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Limits, Outcome, Verify
+from godwit_protocol.machine import MachineSpec
 from godwit_protocol.projections import MigrationSummary
 
 MEMHOG = "godwit.guests.memhog:Memhog"
@@ -79,7 +80,7 @@ class Move:
 
 
 class Lab:
-    """A cluster of two hosts, and one machine at a time."""
+    """A cluster of two hosts, and machines on them."""
 
     def __init__(self, log: NatsLog) -> None:
         self.log = log
@@ -90,10 +91,16 @@ class Lab:
         """A machine that runs on the first host, all of its pages filled; it is stopped after."""
         given = {"fill": 1, "rate": 0, **settings}
         env = tuple(f"GODWIT_MEMHOG_{key.upper()}={value}" for key, value in given.items())
-        await start_machine(self.log, make_spec(name, MEMHOG, ram=ram, env=env), HOSTS[0])
-        self._at[name] = 0
+        async with self.machine(make_spec(name, MEMHOG, ram=ram, env=env)):
+            yield
+
+    @asynccontextmanager
+    async def machine(self, spec: MachineSpec, at: int = 0) -> AsyncIterator[None]:
+        """A machine that runs on the host of that number; it is stopped after."""
+        await start_machine(self.log, spec, HOSTS[at])
+        self._at[spec.name] = at
         yield
-        await stop_machine(self.log, name)
+        await stop_machine(self.log, spec.name)
 
     async def ask(self, name: str, request: Mapping[str, Any]) -> dict[str, Any]:
         """One request to the guest."""

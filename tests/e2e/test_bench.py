@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import content
 import idle_move
 import pytest
 import pytest_asyncio
@@ -24,6 +25,7 @@ Measure = Callable[[Lab], Awaitable[Any]]
 SCRIPTS: dict[str, Measure] = {
     "idle_move": lambda there: idle_move.measure(there, 32, 1, 0),
     "writing_move": lambda there: writing_move.measure(there, 32, 1, qemu=False),
+    "content": lambda there: content.measure(there, 1),
     "stuns": lambda there: stuns.measure(there, 32, 1, qemu=False),
 }
 

@@ -13,6 +13,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest
 
 EMBEDDER = "godwit.guests.embedder:Embedder"
 ONE_THREAD = ("OPENBLAS_NUM_THREADS=1",)
+MEMHOG = "godwit.guests.memhog:Memhog"
 TENANT = "content"
 
 
@@ -58,4 +59,21 @@ async def test_a_model_that_the_destination_runs_stays_where_it_is(
     assert all(done.figures.content_bytes == 0 for done in back.rounds[1:])
     assert await operations.ask(name, asked) == before
     for machine in (name, other, stranger):
+        await operations.stop(machine)
+
+
+async def test_a_machine_that_writes_while_its_chunks_are_offered_loses_nothing(
+    operations: Operations, name: str
+) -> None:
+    """The destination fills what the source digested; the tracker has what was written since."""
+    resident = f"{name}-resident"
+    settings = ("GODWIT_MEMHOG_FILL=1", "GODWIT_MEMHOG_HOT=4194304", "GODWIT_MEMHOG_PATTERN=hot")
+    for machine, host, rate in ((name, "host-1", 50_000_000), (resident, "host-2", 0)):
+        env = (*settings, f"GODWIT_MEMHOG_RATE={rate}")
+        await operations.start(machine, MEMHOG, host, ram="64MiB", env=env, tenant=TENANT)
+    there = await moved(operations, name, "host-2")
+    assert there.content_bytes >= 0.8 * size_bytes(there)
+    for machine in (name, resident):
+        checked = await operations.ask(machine, {"op": "check"})
+        assert checked["bad"] == 0, checked
         await operations.stop(machine)

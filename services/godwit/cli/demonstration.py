@@ -19,6 +19,7 @@ from godwit.pictures.migrations import error_of, stun_components_ms, throughput_
 from godwit_protocol.errors import DataLossError, GuestError
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Verify
+from godwit_protocol.machine import DEFAULT_TENANT
 from godwit_protocol.projections import MigrationSummary
 
 from .guest_client import Exchange, GuestClient
@@ -36,6 +37,8 @@ WITNESS: Final = "witness"
 """The machine that is never moved."""
 SOURCE: Final = "host-1"
 DESTINATION: Final = "host-2"
+TENANT: Final = "witness"
+"""The witness's. What it holds is not used for the moved machine, all of which is to be moved."""
 GUEST: Final = "godwit.guests.embedder:Embedder"
 PROFILE: Final = "H100XM-4C"
 SENTENCES_FIRST: Final = 1000
@@ -113,7 +116,7 @@ async def demonstrate(log: EventLog, say: Say, displayed: Displayed) -> Findings
 
     corpus = sentences()
     say(f"starting machine {MOVED} on {SOURCE}, and {WITNESS}, which is never moved")
-    await asyncio.gather(_start(log, MOVED, SOURCE), _start(log, WITNESS, DESTINATION))
+    await asyncio.gather(_start(log, MOVED, SOURCE), _start(log, WITNESS, DESTINATION, TENANT))
     async with GuestClient(log, MOVED) as client, GuestClient(log, WITNESS) as witness:
         say(f"both embed and index {SENTENCES_FIRST} sentences with all-MiniLM-L6-v2")
         first = corpus[:SENTENCES_FIRST]
@@ -144,10 +147,10 @@ async def demonstrate(log: EventLog, say: Say, displayed: Displayed) -> Findings
     )
 
 
-async def _start(log: EventLog, name: str, host: str) -> None:
+async def _start(log: EventLog, name: str, host: str, tenant: str = DEFAULT_TENANT) -> None:
     # One thread each: the machines share the cores with the migration.
     env = ("OPENBLAS_NUM_THREADS=1", "OMP_NUM_THREADS=1")
-    spec = make_spec(name, GUEST, ram="64MiB", vgpus=(PROFILE,), env=env)
+    spec = make_spec(name, GUEST, ram="64MiB", vgpus=(PROFILE,), env=env, tenant=tenant)
     await start_machine(log, spec, host)
 
 

@@ -5,6 +5,9 @@ remains over that bandwidth plus a fixed cost. Whether a stun fits is judged by 
 takes the slowest of the last rounds for the link: nobody switches over into a dip. A round is worth
 its bytes only while the one before it still shrank what remained.
 
+A cap on the bandwidth holds back rounds, and never the stun. So a round that went at its cap says
+only what the link carries at least: it can raise what is expected of the stun, and lowers nothing.
+
 A machine that writes faster than the link is slowed, step by step, up to what its policy allows;
 then its stun may take up to the raised limit, if the policy has one; then the migration is given
 up. Nothing loops for ever: the number of rounds is bounded, and each step of slowing is a larger
@@ -13,6 +16,7 @@ one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
@@ -33,6 +37,8 @@ DIP_ROUNDS: Final = 3
 """The slowest of so many last rounds bounds the stun."""
 TELLING_BYTES: Final = 16 * 1024**2
 """A round of fewer bytes is mostly latency: its rate says little of the link."""
+CAPPED_SHARE: Final = 0.8
+"""A round at this share of its cap was held back by that, not by the link."""
 SLOW_PERCENT_MAX: Final = 99
 SLOW_AFTER_ROUNDS: Final = 2
 """Rounds in a row without a new minimum of what remains, before the guest is slowed at all."""
@@ -84,6 +90,10 @@ class RoundLike(Protocol):
     def rewritten_bytes(self) -> int:
         """Looked at, and left out."""
 
+    @property
+    def cap_bytes_per_second(self) -> int:
+        """The least bandwidth that it was allowed; 0: any."""
+
 
 class Slowing(NamedTuple):
     """How far the guest is slowed now, and how far it may be: percent of its time taken from it."""
@@ -111,19 +121,41 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def bandwidth(history: Sequence[RoundLike]) -> float:
-    """Smoothed bytes a second over the rounds that sent anything; 0.0 if none did."""
-    mean = 0.0
+    """What the link carries, in bytes a second: smoothed over the rounds that sent anything; 0.0 if
+    none did. As long as all were capped, the least that it can be.
+    """
+    mean, is_least = 0.0, True
     for figures in history:
-        if (rate := _rate(figures)) > 0.0:
-            mean = rate if mean == 0.0 else BANDWIDTH_ALPHA * rate + (1 - BANDWIDTH_ALPHA) * mean
+        rate = _rate(figures)
+        if is_least or is_capped(figures):
+            mean = max(rate, mean)
+        elif rate > 0.0:
+            mean = BANDWIDTH_ALPHA * rate + (1 - BANDWIDTH_ALPHA) * mean
+        is_least = is_least and (rate == 0.0 or is_capped(figures))
     return mean
+
+
+def is_capped(figures: RoundLike) -> bool:
+    """Whether the cap held a round back, so that its rate says little of the link."""
+    cap = figures.cap_bytes_per_second
+    return cap > 0 and _rate(figures) >= CAPPED_SHARE * cap
+
+
+def precopy_bandwidth(history: Sequence[RoundLike]) -> float:
+    """Bytes a second that another round can be expected to send: no more than its cap."""
+    cap = history[-1].cap_bytes_per_second
+    return min(bandwidth(history), cap or math.inf)
 
 
 def slowest_bandwidth(history: Sequence[RoundLike]) -> float:
     """Bytes a second that the link can be trusted with: the smoothed rate, or that of the slowest
     of the last ``DIP_ROUNDS`` rounds that tell of it.
     """
-    telling = [_rate(done) for done in history[-DIP_ROUNDS:] if done.sent_bytes >= TELLING_BYTES]
+    telling = [
+        _rate(done)
+        for done in history[-DIP_ROUNDS:]
+        if done.sent_bytes >= TELLING_BYTES and not is_capped(done)
+    ]
     return min([bandwidth(history), *filter(None, telling)])
 
 
@@ -163,7 +195,7 @@ def decide(
     if bound <= stun_limit_ns:
         decision, reason = _stun_or_improve(history, bound, rounds_max)
     else:
-        slower = _slower(slowing, rate, dirty)
+        slower = _slower(slowing, precopy_bandwidth(history), dirty)
         may_slow = slower > percent and _has_waited(history, slowing)
         decision, reason = _wait_or_give_up(history, rounds_max, stalled_rounds_max, may_slow)
         if reason is DecisionReason.SLOWING_THE_GUEST:

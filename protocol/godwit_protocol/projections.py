@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from .events import Recorded
+from .events import bandwidth as bev
 from .events import machine as mev
 from .events import migration as ev
 from .events.migration import AbortReason, Outcome
@@ -75,6 +76,9 @@ class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True):
     requested_wall_ns: int = 0
     ended_wall_ns: int = 0
     limits: ev.Limits = ev.Limits()
+    """As they are now: the bandwidth may have been changed since."""
+    bandwidth_changed_by: str = ""
+    """Who asked for that last; nobody, if it is as it was requested."""
     verify: ev.Verify = ev.Verify.OFF
     rounds: tuple[ev.RoundCompleted, ...] = ()
     last_round_ns: int = 0
@@ -138,6 +142,14 @@ def _changes(summary: MigrationSummary, recorded: Recorded) -> dict[str, object]
             }
         case ev.PreparationOrdered():
             return {"source": event.source}
+        case ev.MigrationStarted():
+            return {"limits": event.limits}
+        case bev.BandwidthOrdered():
+            cap = event.bandwidth_bytes_per_second
+            return {
+                "limits": _replace(summary.limits, bandwidth_bytes_per_second=cap),
+                "bandwidth_changed_by": event.requested_by,
+            }
         case ev.PrecopyStarted():
             return {
                 "resident_bytes": event.resident_bytes,

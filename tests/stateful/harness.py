@@ -39,6 +39,7 @@ from world_log import WorldLog
 from godwit_protocol import link
 from godwit_protocol import register as reg
 from godwit_protocol.events import Event, Lane
+from godwit_protocol.events import bandwidth as bev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.roles import coordinator, destination, source
 from godwit_protocol.roles import effects as fx
@@ -219,8 +220,8 @@ class World:
                     self.link.control[peer(role)].append(None)
             case fx.Finish():
                 self.finished.add(role)
-            case fx.AwaitFlush():
-                pass  # no host loses its power here: that is the checker's part
+            case fx.AwaitFlush() | fx.SetBandwidth():
+                pass  # no host loses its power here: that is the checker's part; no link has a rate
             case _:
                 check_wanted(self, role, effect)
                 self._begin(role, effect)
@@ -423,6 +424,9 @@ class World:
                 self.begin(role, "begins", *begun_here)
             case ev.AbortOrdered():
                 self.tell(role, inp.AbortWanted(reason=event.reason, message=event.message))
+            case bev.BandwidthOrdered():
+                cap = event.bandwidth_bytes_per_second
+                self.tell(role, inp.BandwidthOrdered(change=event.change, bytes_per_second=cap))
             case ev.MigrationAbandoned():
                 self.tell(role, inp.PeerRuns())
             case ev.ImageQuarantined():

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from harness import World
-from parts import DESTINATION, LIMITS, PAGES, SOURCE, Role
+from parts import COORDINATOR, DESTINATION, LIMITS, PAGES, SOURCE, Role
 
 from godwit_protocol import register as reg
+from godwit_protocol.events import bandwidth as bev
 from godwit_protocol.events import migration as ev
 
 Scenario = Callable[[], World]
@@ -84,6 +85,27 @@ def cancelled_before_the_stun() -> World:
     return world
 
 
+def bandwidth_changed() -> World:
+    """Once before the source is told to start, twice while it sends, and when it is too late."""
+    world = reached(COORDINATOR, "preparing")
+    world.say_to_log(bandwidth(1, 125_000))
+    world.run_until(lambda: world.phase(SOURCE) == "precopying")
+    world.say_to_log(bandwidth(2, 250_000))
+    world.say_to_log(bandwidth(3, 0))
+    world.run_until(lambda: world.phase(SOURCE) == "released")
+    world.say_to_log(bandwidth(4, 125_000))
+    world.drain()
+    return world
+
+
+def bandwidth(number: int, bytes_per_second: int) -> bev.BandwidthRequested:
+    return bev.BandwidthRequested(
+        order=f"request {number}",
+        bandwidth_bytes_per_second=bytes_per_second,
+        requested_by="an operator",
+    )
+
+
 def deadline_passed() -> World:
     world = reached(SOURCE, "precopying", ev.Limits(deadline_ns=1_000_000_000))
     world.pass_time()
@@ -120,6 +142,7 @@ GOLDEN: dict[str, Scenario] = {
     "destination-dies-before-the-stun": destination_dies_before_the_stun,
     "stun-limit-cannot-be-met": stun_limit_cannot_be_met,
     "cancelled-before-the-stun": cancelled_before_the_stun,
+    "bandwidth-changed": bandwidth_changed,
     "deadline-passed": deadline_passed,
     "link-lost-after-staging": link_lost_after_staging,
     "link-lost-after-go": link_lost_after_go,

@@ -199,6 +199,7 @@ _CHANGES: dict[Role, dict[str, dict[str, Any]]] = {
             "limits": msgspec.structs.replace(LIMITS, stun_limit_ns=1000, slow_percent_max=80),
         },
         "all is to be verified": {"verify": Verify.FULL},
+        "a third bandwidth was ordered": {"bandwidth_change": 3},
         "the migration's deadline comes first": {
             "deadline_ns": LAST_NS,
             "migration_deadline_ns": DEADLINE_NS,
@@ -220,6 +221,8 @@ _CHANGES: dict[Role, dict[str, dict[str, Any]]] = {
     },
     COORDINATOR: {
         "an operator cancelled": {"cancelled": True},
+        "an operator asked for a bandwidth": {"bandwidth_bytes_per_second": 250_000},
+        "a bandwidth was ordered": {"bandwidth_changes": 1},
         "the preparation is ordered": {"preparation_ordered": True},
         "nobody listens": {"ready": None},
         "the alarm is raised": {"alarmed": True},
@@ -273,6 +276,13 @@ def _told_to_both() -> list[Given]:
 _FINAL_SENT = inp.FinalSent(pages=1, sent_bytes=4096, scan_ns=1, sent_ns=SOON_NS, digest_ns=3)
 _TOLD: dict[Role, list[Given]] = {
     SOURCE: [
+        *(
+            Given(
+                f"BandwidthOrdered: the {nth}",
+                inp.BandwidthOrdered(change=change, bytes_per_second=125_000),
+            )
+            for nth, change in (("first", 1), ("third", 3), ("fourth", 4))
+        ),
         Given("LinkUp", inp.LinkUp(connections=2, resident_bytes=16384, populate_ns=5)),
         Given("RoundDone: little is left", inp.RoundDone(figures=_figures(0))),
         Given("RoundDone: much is left", inp.RoundDone(figures=_figures(2_097_152))),
@@ -340,6 +350,10 @@ def _told_to_coordinator() -> list[Given]:
         ),
         Given("EndKnown", inp.EndKnown()),
         Given("CancelWanted", inp.CancelWanted()),
+        Given(
+            "BandwidthWanted",
+            inp.BandwidthWanted(order="1", bytes_per_second=125_000, requested_by="an operator"),
+        ),
         Given(
             "SourceAbandoned",
             inp.SourceAbandoned(reason=AbortReason.MACHINE_FAILED, message="the guest failed"),

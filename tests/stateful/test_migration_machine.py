@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum, auto
+
 import hypothesis
 import pytest
 from checks import check_end, check_lanes
@@ -18,6 +20,7 @@ from hypothesis.stateful import (
 )
 from invariants import check_invariants
 from parts import COORDINATOR, DESTINATION, LIMITS, PAGES, SOURCE, Action, Role
+from scenarios import bandwidth
 
 from godwit_protocol.events import migration as ev
 
@@ -37,6 +40,14 @@ BEGINNINGS = [
     (DESTINATION, "active"),
     (COORDINATOR, "considering"),
 ]
+
+
+class Wish(Enum):
+    """Of an operator."""
+
+    NOTHING = auto()
+    CANCEL = auto()
+    BANDWIDTH = auto()
 
 
 class MigrationMachine(RuleBasedStateMachine):
@@ -107,14 +118,17 @@ class MigrationMachine(RuleBasedStateMachine):
         self.world.guest_writes(page)
         self.happen(choice)
 
-    @rule(ms=st.sampled_from([0, 1, 100, 10_000]), cancels=st.booleans())
-    def meddle(self, ms: int, cancels: bool) -> None:
-        """Time passes, and an operator may lose patience."""
+    @rule(ms=st.sampled_from([0, 1, 100, 10_000]), asks=st.sampled_from(Wish))
+    def meddle(self, ms: int, asks: Wish) -> None:
+        """Time passes, and an operator may lose patience, or want another bandwidth."""
         self.world.now_ns += ms * 1_000_000
-        if cancels:
-            self.world.say_to_log(ev.CancelRequested())
-        else:
-            self.world.pass_time()
+        match asks:
+            case Wish.NOTHING:
+                self.world.pass_time()
+            case Wish.CANCEL:
+                self.world.say_to_log(ev.CancelRequested())
+            case Wish.BANDWIDTH:
+                self.world.say_to_log(bandwidth(1, 125_000 * ms))
 
     @precondition(lambda self: hasattr(self, "world"))
     @invariant()

@@ -104,7 +104,8 @@ class LinkSample(msgspec.Struct, frozen=True, kw_only=True):
     bytes. ``intent_ns``: from the last round's end to the guest's last step. ``switchover_ns``: the
     stun but for its bytes. ``around_ns``: all that was neither round nor stun. ``final_bytes``:
     what the stun sent; 0 where another machine must not be judged by it. ``largest_bytes``: of its
-    largest round; one of few bytes is mostly latency, and its rate only the least there is.
+    largest round; one of few bytes is mostly latency, and its rate only the least there is; 0: all
+    its rounds were capped, and so is that.
     """
 
     migration: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ..convergence import TELLING_BYTES, is_capped
 from ..events.estimate import EstimateCompared
 from ..events.migration import Outcome, RoundFigures, Verify
 from ..projections import MigrationSummary
@@ -27,13 +28,13 @@ def link_sample(summary: MigrationSummary) -> LinkSample | None:
     if not _is_telling(summary) or stun_ns is None:
         return None
     figures = [done.figures for done in summary.rounds]
-    largest_bytes = max(done.sent_bytes for done in figures)
-    if largest_bytes < ROUND_BYTES_MIN:
+    largest = _telling_round(figures)
+    if largest.sent_bytes < ROUND_BYTES_MIN:
         return None
-    rate, overhead_ns = _fit(figures)
+    rate, overhead_ns = _fit(figures, largest)
     if rate <= 0.0:
         return None
-    switchover_ns = max(stun_ns - int(summary.final_bytes / rate * 1e9), 0)
+    switchover_ns = max(stun_ns - _copied_ns(summary, rate, is_least=is_capped(largest)), 0)
     if switchover_ns >= SWITCHOVER_STEP_DEADLINE_NS:
         return None
     intent_ns = max(summary.marks.stopped_ns - summary.last_round_ns, 0)
@@ -49,7 +50,7 @@ def link_sample(summary: MigrationSummary) -> LinkSample | None:
         switchover_ns=switchover_ns,
         around_ns=max(summary.duration_ns - moved_ns, 0),
         final_bytes=summary.final_bytes,
-        largest_bytes=largest_bytes,
+        largest_bytes=0 if is_capped(largest) else largest.sent_bytes,
     )
 
 
@@ -84,9 +85,25 @@ def _is_telling(summary: MigrationSummary) -> bool:
     return completed and summary.verify is not Verify.FULL and bool(summary.rounds)
 
 
-def _fit(rounds: list[RoundFigures]) -> tuple[float, int]:
+def _telling_round(rounds: list[RoundFigures]) -> RoundFigures:
+    """The largest, of those that went as fast as the link carries if there are such."""
+    free = [done for done in rounds if done.sent_bytes >= TELLING_BYTES and not is_capped(done)]
+    return max(free or rounds, key=lambda done: done.sent_bytes)
+
+
+def _copied_ns(summary: MigrationSummary, rate: float, *, is_least: bool) -> int:
+    """What the stun's bytes took: by the link's rate, or where only the least of that is known, as
+    it was seen if that is less.
+    """
+    expected_ns = int(summary.final_bytes / rate * 1e9)
+    parts = summary.marks.components_ns()
+    if not is_least or not parts:
+        return expected_ns
+    return min(expected_ns, parts["copy"] + parts["receive"])
+
+
+def _fit(rounds: list[RoundFigures], largest: RoundFigures) -> tuple[float, int]:
     """Bytes a second of the largest round, and what rounds take beyond their bytes, in ns."""
-    largest = max(rounds, key=lambda done: done.sent_bytes)
     if not largest.sent_bytes or largest.duration_ns <= 0:
         return 0.0, 0
     rough = largest.sent_bytes / largest.duration_ns

@@ -10,6 +10,7 @@ does. A window, which begins anywhere in a step, cannot tell that; the stuns of 
 
 from __future__ import annotations
 
+import math
 from typing import Final, NamedTuple, Protocol
 
 from ..convergence import PREDICTED_STUN_NS_MAX, Decision, DecisionReason, Slowing, decide
@@ -42,6 +43,10 @@ class MoveLimits(Protocol):
     def slow_percent_max(self) -> int:
         """How much of the guest's time may be taken from it."""
 
+    @property
+    def bandwidth_bytes_per_second(self) -> int:
+        """What rounds may take of the link, and the stun need not heed; 0: all of it."""
+
 
 class Round(NamedTuple):
     """One round of a play; ``convergence.RoundLike``."""
@@ -50,6 +55,7 @@ class Round(NamedTuple):
     duration_ns: int
     remaining_bytes: int
     rewritten_bytes: int = 0
+    cap_bytes_per_second: int = 0
 
 
 class Curve:
@@ -95,7 +101,8 @@ def play(curve: Curve, link: LinkSample, limits: MoveLimits) -> Played:
         return _stop_and_copy(curve, link)
     rounds_max = min(limits.rounds_max, ROUNDS_PLAYED_MAX)
     slowing = Slowing(0, limits.slow_percent_max)
-    rounds = [_round(curve, link, curve.resident_bytes, slowing)]
+    cap = limits.bandwidth_bytes_per_second
+    rounds = [_round(curve, link, curve.resident_bytes, slowing, cap)]
     while (
         verdict := decide(
             rounds,
@@ -107,10 +114,10 @@ def play(curve: Curve, link: LinkSample, limits: MoveLimits) -> Played:
         )
     ).decision is Decision.ANOTHER_ROUND:
         slowing = slowing._replace(percent=verdict.slow_percent)
-        rounds.append(_round(curve, link, rounds[-1].remaining_bytes, slowing))
+        rounds.append(_round(curve, link, rounds[-1].remaining_bytes, slowing, cap))
     written_bytes = curve.written_bytes(_own_ns(rounds[-1].duration_ns + link.intent_ns, slowing))
     final_bytes = max(written_bytes, min(link.final_bytes, curve.most_bytes))
-    stun_ns = link.switchover_ns + _sending_ns(final_bytes, link)
+    stun_ns = link.switchover_ns + _sending_ns(final_bytes, link.bytes_per_second)
     taken_ns = sum(done.duration_ns for done in rounds) + link.intent_ns + stun_ns
     return Played(
         decision=verdict.decision,
@@ -124,7 +131,7 @@ def play(curve: Curve, link: LinkSample, limits: MoveLimits) -> Played:
 
 def _stop_and_copy(curve: Curve, link: LinkSample) -> Played:
     """No round at all: everything is sent in the stun."""
-    stun_ns = link.switchover_ns + _sending_ns(curve.resident_bytes, link)
+    stun_ns = link.switchover_ns + _sending_ns(curve.resident_bytes, link.bytes_per_second)
     return Played(
         decision=Decision.STUN,
         reason=DecisionReason.FITS_AT_LAST_ROUND,
@@ -135,9 +142,11 @@ def _stop_and_copy(curve: Curve, link: LinkSample) -> Played:
     )
 
 
-def _round(curve: Curve, link: LinkSample, sent_bytes: int, slowing: Slowing) -> Round:
-    duration_ns = link.round_overhead_ns + _sending_ns(sent_bytes, link)
-    return Round(sent_bytes, duration_ns, curve.written_bytes(_own_ns(duration_ns, slowing)))
+def _round(curve: Curve, link: LinkSample, sent_bytes: int, slowing: Slowing, cap: int) -> Round:
+    rate = min(link.bytes_per_second, cap or math.inf)
+    duration_ns = link.round_overhead_ns + _sending_ns(sent_bytes, rate)
+    written_bytes = curve.written_bytes(_own_ns(duration_ns, slowing))
+    return Round(sent_bytes, duration_ns, written_bytes, cap_bytes_per_second=cap)
 
 
 def _own_ns(elapsed_ns: int, slowing: Slowing) -> int:
@@ -145,5 +154,5 @@ def _own_ns(elapsed_ns: int, slowing: Slowing) -> int:
     return elapsed_ns * (100 - slowing.percent) // 100
 
 
-def _sending_ns(sent_bytes: int, link: LinkSample) -> int:
-    return int(min(sent_bytes / link.bytes_per_second * 1e9, PREDICTED_STUN_NS_MAX))
+def _sending_ns(sent_bytes: int, bytes_per_second: float) -> int:
+    return int(min(sent_bytes / bytes_per_second * 1e9, PREDICTED_STUN_NS_MAX))

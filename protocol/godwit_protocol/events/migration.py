@@ -62,13 +62,14 @@ class Verify(StrEnum):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a migration may cost. All in nanoseconds, but for the rounds.
+    """What a migration may cost. Times are in nanoseconds.
 
     ``stalled_rounds_max``: so many rounds in a row may leave no less than the best one before them
     did, while a stun would be too long; then it is given up. ``stun_limit_max_ns``: what the stun
     may take instead, before it is given up; 0: no more than ``stun_limit_ns``.
     ``slow_percent_max``: how much of the guest's time may be taken from it, so that it writes less.
     ``rounds_max`` 0: no pre-copy; the machine is stunned, and all of it sent then.
+    ``bandwidth_bytes_per_second``: how much of the link pre-copy may take; 0: all of it.
     """
 
     stun_limit_ns: int = 500_000_000
@@ -77,6 +78,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     stalled_rounds_max: int = 5
     stun_limit_max_ns: int = 0
     slow_percent_max: int = 0
+    bandwidth_bytes_per_second: int = 0
 
     @property
     def longest_stun_ns(self) -> int:
@@ -107,6 +109,8 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     them took ``rewritten_ns``.
     ``content_bytes``: chunks that the destination held already, and that were only named; offering
     them took ``content_ns`` of the round, on the connection that it took longest on.
+    ``cap_bytes_per_second``: the least bandwidth that was allowed while it was sent; 0: any.
+    Waiting for it took ``paced_ns`` of the sending threads' time, counted so.
     """
 
     round: int
@@ -124,6 +128,8 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     rewritten_ns: int = 0
     content_bytes: int = 0
     content_ns: int = 0
+    cap_bytes_per_second: int = 0
+    paced_ns: int = 0
 
 
 class MigrationRequested(Event, frozen=True, kw_only=True):

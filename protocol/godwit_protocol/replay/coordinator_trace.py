@@ -27,7 +27,7 @@ from ..roles import coordinator
 from ..roles import effects as fx
 from ..roles import inputs as inp
 from ..roles.coordinator import CoordinatorState
-from ..roles.coordinator_facts import input_of
+from ..roles.coordinator_facts import Facts, input_of
 from ..roles.inputs import Input
 
 WALL_TOLERANCE_NS: Final = 5_000_000_000
@@ -70,7 +70,7 @@ class CoordinatorTrace:
         self._intents: tuple[Intent, ...] = (Intent(coordinator.begin(migration)),)
         self._past: list[_Turn] = []
         self._known = _Known(story)
-        self._told: set[type[Event]] = set()
+        self._facts = Facts()
 
     @property
     def state(self) -> CoordinatorState:
@@ -78,11 +78,10 @@ class CoordinatorTrace:
         return self._intents[0].state
 
     def learn(self, event: Event, time_ns: int) -> None:
-        """Any event of the migration, stored at ``time_ns``: a fact is told once."""
+        """Any event of the migration, stored at ``time_ns``."""
         given = input_of(event)
-        if given is None or type(event) in self._told:
+        if given is None or not self._facts.is_new(event):
             return
-        self._told.add(type(event))
         self._past.append(_Turn(self._intents, given, time_ns))
         self._intents = _told(self._intents, given, time_ns)
 

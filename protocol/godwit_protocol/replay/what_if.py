@@ -9,6 +9,7 @@ round's length by a curve through all recorded rounds. Pure.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -146,11 +147,14 @@ class _Play:
         self._link = setting.link_bytes_per_second
         known = convergence.bandwidth([done.figures for done in self._rounds])
         self._bytes_per_second = self._link or known
+        cap = setting.limits.bandwidth_bytes_per_second
+        self._cap = None if cap == move.setting.limits.bandwidth_bytes_per_second else cap
+        """None: in each round as it was then."""
         self._curve = _curve(self._rounds, move.begun.resident_bytes)
 
     def is_as_recorded(self, rounds: Sequence[ev.RoundCompleted]) -> bool:
         """Whether the next round is the recorded one: same link, and slowed as then."""
-        if self._link:
+        if self._link or self._cap is not None:
             return False
         return not rounds or rounds[-1].slow_percent == self._rounds[len(rounds) - 1].slow_percent
 
@@ -160,7 +164,8 @@ class _Play:
         place = self._place(elapsed_ns)
         then = self._rounds[place].figures
         sent = rounds[-1].figures.remaining_bytes if rounds else self._rounds[0].figures.sent_bytes
-        duration_ns = then.scan_ns + self._sending_ns(sent)
+        cap = then.cap_bytes_per_second if self._cap is None else self._cap
+        duration_ns = then.scan_ns + self._sending_ns(sent, cap)
         percent = rounds[-1].slow_percent if rounds else 0
         own_ns = _own_ns(duration_ns, percent)
         own_then_ns = _own_ns(then.duration_ns, _percent_during(self._rounds, place))
@@ -172,6 +177,7 @@ class _Play:
             duration_ns=duration_ns,
             scan_ns=then.scan_ns,
             remaining_bytes=self._left(then.remaining_bytes, own_ns, own_then_ns),
+            cap_bytes_per_second=cap,
         )
 
     def course(self, rounds: tuple[ev.RoundCompleted, ...], same: int) -> Course:
@@ -202,11 +208,13 @@ class _Play:
         left = remaining_then * self._curve.written_bytes(own_ns) // expected
         return min(left, self._move.begun.resident_bytes)
 
-    def _sending_ns(self, size_bytes: int) -> int:
+    def _sending_ns(self, size_bytes: int, cap: int = 0) -> int:
+        """``cap``: of a round's bandwidth; the stun has none."""
         longest_ns = convergence.PREDICTED_STUN_NS_MAX
-        if self._bytes_per_second <= 0.0:
+        bytes_per_second = min(self._bytes_per_second, cap or math.inf)
+        if bytes_per_second <= 0.0:
             return longest_ns if size_bytes else 0
-        return int(min(size_bytes / self._bytes_per_second * 1e9, longest_ns))
+        return int(min(size_bytes / bytes_per_second * 1e9, longest_ns))
 
 
 def _course(

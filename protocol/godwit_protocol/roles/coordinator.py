@@ -3,7 +3,8 @@
 Theory of operation. The claim on the machine, written by compare-and-set, keeps two migrations of
 one machine apart, whichever coordinator runs them. Each decision is an event of a type of its own,
 appended to a subject that must be empty: so any number of coordinators may fold the same log and
-only one of them writes it.
+only one of them writes it. One that may be taken again, the bandwidth, is numbered: a number must
+follow the one before it.
 
 Until the source is told to start, replicas may see different things: a deadline that one of them
 slept through, a register read too late. What they do meanwhile only prepares. The one decision
@@ -31,6 +32,7 @@ from ..compatibility.verdict import Verdict
 from ..errors import LocalProtocolError
 from ..estimation.admission import Admission
 from ..events import Event
+from ..events import bandwidth as bev
 from ..events import migration as ev
 from ..events.migration import AbortReason, Outcome
 from ..machine import MachineSpec
@@ -82,6 +84,10 @@ class CoordinatorState(msgspec.Struct, frozen=True, kw_only=True):
     migration_deadline_ns: int = 0
     cancelled: bool = False
     """An operator asked for it while nothing could be decided."""
+    bandwidth_bytes_per_second: int | None = None
+    """What an operator asked for last; None: what the limits say."""
+    bandwidth_changes: int = 0
+    """How many of them the source was told, once it was told to start."""
     alarmed: bool = False
 
 
@@ -253,12 +259,41 @@ def _start(state: CoordinatorState, now_ns: int) -> Result:
         port=state.ready.port,
         token=state.ready.token,
         register_epoch=state.epoch,
-        limits=state.limits,
+        limits=_limits_now(state),
         verify=state.verify,
     )
     wait_ns = state.limits.deadline_ns + SOURCE_GRACE_NS
     after = _replace(state, phase=Phase.MOVING, deadline_ns=now_ns + wait_ns)
     return after, (_logged(started, fx.Address(state.source, Service.SOURCE_HOST)),)
+
+
+def _limits_now(state: CoordinatorState) -> ev.Limits:
+    wanted = state.bandwidth_bytes_per_second
+    if wanted is None:
+        return state.limits
+    return _replace(state.limits, bandwidth_bytes_per_second=wanted)
+
+
+def _remember_bandwidth(state: CoordinatorState, given: Input, _now_ns: int) -> Result:
+    """The source has not been told to start: it will be, with this."""
+    assert isinstance(given, inp.BandwidthWanted)
+    return _replace(state, bandwidth_bytes_per_second=given.bytes_per_second), ()
+
+
+def _order_bandwidth(state: CoordinatorState, given: Input, _now_ns: int) -> Result:
+    """Numbered, for it may be decided again and again, and by any replica."""
+    assert isinstance(given, inp.BandwidthWanted)
+    change = state.bandwidth_changes + 1
+    ordered = bev.BandwidthOrdered(
+        change=change,
+        order=given.order,
+        bandwidth_bytes_per_second=given.bytes_per_second,
+        requested_by=given.requested_by,
+    )
+    after = _replace(
+        state, bandwidth_bytes_per_second=given.bytes_per_second, bandwidth_changes=change
+    )
+    return after, (_logged(ordered, fx.Address(state.source, Service.SOURCE_HOST)),)
 
 
 def _remember_cancel(state: CoordinatorState, _given: Input, _now_ns: int) -> Result:
@@ -373,6 +408,7 @@ _RESULTS: Final[tuple[type[Input], ...]] = (
     inp.StartKnown,
     inp.EndKnown,
     inp.CancelWanted,
+    inp.BandwidthWanted,
     inp.SourceAbandoned,
     inp.Activated,
     inp.SourceReleased,
@@ -391,6 +427,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[CoordinatorState]]:
         (p.PREPARING, inp.DestinationReady): row(_ready, p.DECIDING),
         (p.DECIDING, inp.DestinationReady): row(_ready, p.DECIDING),
         (p.MOVING, inp.CancelWanted): row(_order_abort, p.ABORTING),
+        (p.MOVING, inp.BandwidthWanted): row(_order_bandwidth, p.MOVING),
         (p.MOVING, inp.Tick): row(_order_abort, p.MOVING, p.ABORTING),
         (p.ABORTING, inp.Tick): row(_alarm, p.ABORTING),
         (p.RELEASING, inp.SourceReleased): row(_released, p.SETTLING),
@@ -403,6 +440,8 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[CoordinatorState]]:
             rows[phase, given] = row(_trouble, phase, p.DECIDING)
     for phase in (p.CONSIDERING, p.CLAIMING, p.DECIDING):
         rows[phase, inp.CancelWanted] = row(_remember_cancel, phase)
+    for phase in (p.CONSIDERING, p.CLAIMING, p.RESERVING, p.PREPARING, p.DECIDING):
+        rows[phase, inp.BandwidthWanted] = row(_remember_bandwidth, phase)
     for phase in (p.CLAIMING, p.RESERVING, p.PREPARING, p.DECIDING):
         rows[phase, inp.PreparationKnown] = row(_preparation_known, phase)
         rows[phase, inp.StartKnown] = row(_start_known, p.MOVING, p.ABORTING, p.SETTLING)

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Final
+
 from ..events import Event
+from ..events import bandwidth as bev
 from ..events import migration as ev
 from ..events.migration import AbortReason
 from . import inputs as inp
 from .inputs import Input
+
+BANDWIDTH_REQUESTS_MAX: Final = 1000
+"""So many changes of its bandwidth are heard in one migration, and no more."""
+
+
+class Facts:
+    """Which events are told to the coordinator of one migration, the same in every replica: of each
+    kind the first; but each request of a bandwidth, up to ``BANDWIDTH_REQUESTS_MAX``.
+    """
+
+    def __init__(self) -> None:
+        self._told: Counter[type[Event]] = Counter()
+
+    def is_new(self, event: Event) -> bool:
+        """Whether an event, the next of the migration's that means something, is to be told."""
+        self._told[type(event)] += 1
+        is_repeated = isinstance(event, bev.BandwidthRequested)
+        return self._told[type(event)] <= (BANDWIDTH_REQUESTS_MAX if is_repeated else 1)
 
 
 def input_of(event: Event) -> Input | None:
@@ -33,6 +55,12 @@ def input_of(event: Event) -> Input | None:
             return inp.StartKnown(start=event.start, reason=event.reason, message=event.message)
         case ev.CancelRequested():
             return inp.CancelWanted()
+        case bev.BandwidthRequested():
+            return inp.BandwidthWanted(
+                order=event.order,
+                bytes_per_second=event.bandwidth_bytes_per_second,
+                requested_by=event.requested_by,
+            )
         case ev.MigrationAbandoned():
             return inp.SourceAbandoned(reason=event.reason, message=event.message)
         case ev.MachineActivated():

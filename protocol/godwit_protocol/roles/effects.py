@@ -107,6 +107,12 @@ class SendRound(Effect, frozen=True, kw_only=True):
     slow_percent: int = 0
 
 
+class SetBandwidth(Effect, frozen=True, kw_only=True):
+    """From now on send no faster than this, until the stun; 0: as fast as the link carries."""
+
+    bytes_per_second: int
+
+
 class PauseMachine(Effect, frozen=True, kw_only=True):
     """Stop the guest between two steps."""
 

@@ -97,6 +97,13 @@ class RunOrdered(Input, frozen=True, kw_only=True):
 # Source
 
 
+class BandwidthOrdered(Input, frozen=True, kw_only=True):
+    """The coordinator ordered another bandwidth, its ``change``-th; 0: as much as there is."""
+
+    change: int
+    bytes_per_second: int
+
+
 class LinkUp(Input, frozen=True, kw_only=True):
     """The destination said Welcome: its memory is populated and the bulk connections stand."""
 
@@ -322,6 +329,14 @@ class EndKnown(Input, frozen=True, kw_only=True):
 
 class CancelWanted(Input, frozen=True, kw_only=True):
     """An operator asked for a cancel."""
+
+
+class BandwidthWanted(Input, frozen=True, kw_only=True):
+    """An operator asked for another bandwidth, by the request with the id ``order``."""
+
+    order: str
+    bytes_per_second: int
+    requested_by: str = ""
 
 
 class SourceAbandoned(Input, frozen=True, kw_only=True):

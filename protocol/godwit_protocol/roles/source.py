@@ -127,6 +127,7 @@ def _add_troubles(rows: dict[tuple[StrEnum, type[Input]], Row[SourceState]]) -> 
     before_stage: tuple[type[Input], ...] = (*trouble, inp.PeerRefused)
     for phase in NEVER_STOPPED:
         rows[phase, inp.OperationFailed] = row(copying.give_up_running, p.ABANDONED)
+        rows[phase, inp.BandwidthOrdered] = row(copying.set_bandwidth, phase)
         for given in before_stage:
             rows[phase, given] = row(copying.give_up_running, phase, p.ABANDONED)
     for given in before_stage:
@@ -183,6 +184,7 @@ _LATE: Final[dict[type[Input], set[Phase]]] = {
     inp.CasUnclear: _AFTER_A_WRITE,
     inp.PeerFenced: set(Phase),
     inp.RunOrdered: set(Phase),
+    inp.BandwidthOrdered: set(Phase),
 }
 """What may come late or twice, and where it then changes nothing."""
 

@@ -88,6 +88,15 @@ def _round_event(
     )
 
 
+def set_bandwidth(state: SourceState, given: Input, _now_ns: int) -> Result:
+    """An older order may come again, after a newer one."""
+    assert isinstance(given, inp.BandwidthOrdered)
+    if given.change <= state.bandwidth_change:
+        return state, ()
+    heard = _replace(state, bandwidth_change=given.change)
+    return heard, (fx.SetBandwidth(bytes_per_second=given.bytes_per_second),)
+
+
 def intent_acknowledged(state: SourceState, given: Input, _now_ns: int) -> Result:
     assert isinstance(given, inp.Appended)
     return _replace(state, phase=Phase.PAUSING), (fx.PauseMachine(),)

@@ -74,6 +74,8 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
     rounds_sent: int = 0
     slow_percent: int = 0
     """Of the guest's time, taken from it now."""
+    bandwidth_change: int = 0
+    """The coordinator's last order of a bandwidth that was heard."""
     stopped_ns: int = 0
     abort_reason: AbortReason = AbortReason.NONE
     abort_message: str = ""

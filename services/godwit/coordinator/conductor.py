@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
@@ -28,7 +28,9 @@ from godwit.runtime.patience import patiently
 from godwit.runtime.signing import Signer
 from godwit_protocol import codec
 from godwit_protocol.catalogue import Catalogue
+from godwit_protocol.errors import ConflictError
 from godwit_protocol.events import CHAIN_START, Event, Lane, Recorded, stored_hash
+from godwit_protocol.events.bandwidth import BandwidthOrdered
 from godwit_protocol.events.estimate import EstimateMade
 from godwit_protocol.events.migration import MigrationEnded, MigrationRequested
 from godwit_protocol.events.signed import LaneSigned
@@ -37,9 +39,11 @@ from godwit_protocol.replay.chains import Noted, digest_after
 from godwit_protocol.roles import coordinator as core
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
-from godwit_protocol.roles.coordinator_facts import input_of
+from godwit_protocol.roles.coordinator_facts import Facts, input_of
 from godwit_protocol.roles.inputs import Input
 
+ATTEMPTS_MAX: Final = 10
+"""To write a decision, each after another coordinator was faster."""
 OTHERS_SIGN_S_MAX: Final = 2.0
 """So long the hosts are waited for, that their signatures be seen as well."""
 _NANOSECONDS: Final = 1_000_000_000
@@ -52,6 +56,16 @@ class _Fact:
 
     recorded: Recorded
     time_ns: int
+
+
+class _Standing(NamedTuple):
+    """The last decision of a kind: its place in the log, and its number (see ``_number``)."""
+
+    sequence: int
+    number: int
+
+
+_NOTHING: Final = _Standing(0, 0)
 
 
 class Conductor:
@@ -82,9 +96,9 @@ class Conductor:
         self._state = core.begin(migration)
         self._facts: deque[_Fact] = deque()
         self._fact_came = asyncio.Event()
-        self._kinds_seen: set[type[Event]] = set()
-        self._decided: set[str] = set()
-        """Subjects of the decisions that stand in the log."""
+        self._known = Facts()
+        self._standing: dict[str, _Standing] = {}
+        """The decisions that stand in the log, by subject."""
         self._position = ChainPosition()
         self._seen = Noted(0, CHAIN_START)
         """A digest over all of its events, in the log's order."""
@@ -96,17 +110,16 @@ class Conductor:
     def learn(self, stored: Stored, recorded: Recorded) -> None:
         """Take an event of the migration, in the log's order.
 
-        A fact is told once, so there are never more waiting than there are kinds of facts.
+        As many wait at most as ``Facts`` lets through.
         """
         envelope, event = recorded.envelope, recorded.event
         if envelope.lane is Lane.COORDINATOR:
-            self._decided.add(stored.subject)
+            self._stands(stored.subject, stored.sequence, event)
             if envelope.host == self._name:
                 self._position = ChainPosition(envelope.lane_sequence, stored_hash(stored.data))
         self._see(stored, recorded)
         known = isinstance(event, MigrationRequested) or input_of(event) is not None
-        if known and type(event) not in self._kinds_seen:
-            self._kinds_seen.add(type(event))
+        if known and self._known.is_new(event):
             self._facts.append(_Fact(recorded, stored.time_ns))
             self._fact_came.set()
 
@@ -165,11 +178,11 @@ class Conductor:
         """What is decided already was found compatible then. It stays so: the hosts have changed
         since, if only because the migration takes memory.
         """
-        look = not_looked_at if self._decided else self._look_at_link
+        look = not_looked_at if self._standing else self._look_at_link
         considered = await patiently(
             lambda: consider(self._event_log, self._catalogue, requested, look)
         )
-        refusals = () if self._decided else considered.refusals
+        refusals = () if self._standing else considered.refusals
         estimated = await self._estimated(requested, considered.record)
         return msgspec.structs.replace(considered, refusals=refusals, estimated=estimated)
 
@@ -211,19 +224,34 @@ class Conductor:
     async def _append(
         self, lane: LaneWriter, event: Event, to: fx.Address | None, cause: str
     ) -> None:
-        """Write a decision, unless one of its kind stands. That one goes, and comes by itself."""
-        sealed = lane.seal(event, to=to, causation=cause)
-        if sealed.subject in self._decided:
-            return
-        try:
-            await patiently(lambda: sealed.append_to(self._event_log, expected_last_sequence=0))
-        except AppendConflictError:
+        """Write a decision, unless it stands, or a later one of its kind does. That one goes, and
+        comes by itself.
+        """
+        for _ in range(ATTEMPTS_MAX):
+            sealed = lane.seal(event, to=to, causation=cause)
+            standing = self._standing.get(sealed.subject, _NOTHING)
+            if standing.number >= _number(event):
+                return
+            if await self._write(sealed, lane, standing.sequence, event):
+                return
             await self._adopt(sealed.subject, lane)
-        else:
-            _log.info("decided", decision=event.TYPE)
-            lane.advance(sealed)
-            self._has_ended_it = self._has_ended_it or isinstance(event, MigrationEnded)
-        self._decided.add(sealed.subject)
+        raise ConflictError(f"the decisions {event.TYPE} of {self.migration} change all the time")
+
+    async def _write(
+        self, sealed: Sealed, lane: LaneWriter, after_sequence: int, event: Event
+    ) -> bool:
+        """Whether it stands now. If not, another coordinator was faster."""
+        try:
+            sequence = await patiently(
+                lambda: sealed.append_to(self._event_log, expected_last_sequence=after_sequence)
+            )
+        except AppendConflictError:
+            return False
+        _log.info("decided", decision=event.TYPE)
+        lane.advance(sealed)
+        self._has_ended_it = self._has_ended_it or isinstance(event, MigrationEnded)
+        self._stands(sealed.subject, sequence, event)
+        return True
 
     async def _sign(self, lane: LaneWriter, signer: Signer) -> None:
         """Sign what was decided, and what everybody has written: whoever wrote the end does so.
@@ -242,7 +270,19 @@ class Conductor:
         """If what stands was written by an earlier life of ours, our chain goes on after it."""
         stored = await patiently(lambda: self._event_log.last(subject))
         assert stored is not None
-        envelope = codec.decode(stored.data, stored.sequence).envelope
+        recorded = codec.decode(stored.data, stored.sequence)
+        envelope = recorded.envelope
         _log.info("decided elsewhere", decision=envelope.type, by=envelope.host)
         if envelope.host == self._name:
             lane.advance(Sealed(stored.subject, envelope.id, stored.data))
+        self._stands(subject, stored.sequence, recorded.event)
+
+    def _stands(self, subject: str, sequence: int, event: Event) -> None:
+        """Remember a decision that stands in the log; an older one may be heard of later."""
+        found = _Standing(sequence, _number(event))
+        self._standing[subject] = max(found, self._standing.get(subject, _NOTHING))
+
+
+def _number(event: Event) -> int:
+    """Of a decision among those of its kind: all but one kind are taken once."""
+    return event.change if isinstance(event, BandwidthOrdered) else 1

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from godwit_protocol.events import Event, Lane, estimate, machine, migration, signed
+from godwit_protocol.events import Event, Lane, bandwidth, estimate, machine, migration, signed
 from godwit_protocol.roles.effects import Service
 
 HOST_LANES: Final = (Lane.SOURCE, Lane.DESTINATION)
 LANES: Final[dict[type[Event], tuple[Lane, ...]]] = {
     migration.MigrationRequested: (Lane.OPERATOR,),
     migration.CancelRequested: (Lane.OPERATOR,),
+    bandwidth.BandwidthRequested: (Lane.OPERATOR,),
+    bandwidth.BandwidthOrdered: (Lane.COORDINATOR,),
     migration.ReservationRequested: (Lane.COORDINATOR, Lane.SOURCE),
     migration.ReservationGranted: (Lane.TRACKER,),
     migration.ReservationRefused: (Lane.TRACKER,),
@@ -71,6 +73,7 @@ ADDRESSED: Final[dict[type[Event], tuple[Service, ...]]] = {
     migration.PreparationOrdered: (Service.DESTINATION_HOST,),
     migration.MigrationStarted: (Service.SOURCE_HOST,),
     migration.AbortOrdered: (Service.SOURCE_HOST, Service.DESTINATION_HOST),
+    bandwidth.BandwidthOrdered: (Service.SOURCE_HOST,),
     migration.MigrationAbandoned: (Service.DESTINATION_HOST,),
     migration.MachineActivated: (Service.SOURCE_HOST,),
     migration.AbortIntended: (Service.DESTINATION_HOST,),

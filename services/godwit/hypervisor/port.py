@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
+from godwit.transfer.pacing import Pace
 from godwit.transfer.port import BulkSession, Content
 from godwit_protocol.machine import MachineSpec
 
@@ -219,6 +220,8 @@ class LinkTarget:
     """Whether pages that hold what was sent of them before are left out."""
     offer_content: bool = False
     """Whether chunks are offered by digest before they are sent."""
+    pace: Pace | None = None
+    """What spaces the frames; None: nothing does."""
 
 
 class Outgoing(Protocol):

@@ -12,11 +12,13 @@ from typing import Any, Final
 from godwit_protocol.convergence import PREDICTED_STUN_NS_MAX, Decision
 from godwit_protocol.estimation.admission import Admission
 from godwit_protocol.events import Event, Recorded, UnknownEvent
+from godwit_protocol.events import bandwidth as bev
 from godwit_protocol.events import estimate as eev
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events import signed as sev
 from godwit_protocol.events.migration import AbortReason, Outcome
+from godwit_protocol.pacing import format_bandwidth
 from godwit_protocol.projections import MigrationSummary, fold
 from godwit_protocol.quantities import format_duration_ns, format_size
 from godwit_protocol.replay.signatures import KEY_SHOWN
@@ -123,11 +125,19 @@ def _requested(event: ev.MigrationRequested) -> str:
         ev.Verify.WIRE: ", what travels digested on both sides",
         ev.Verify.FULL: ", memory digested on both sides",
     }[event.verify]
+    cap = limits.bandwidth_bytes_per_second
+    capped = f", {_bandwidth(cap)}" if cap else ""
     return (
         f"{_by(event.requested_by)} to move machine {event.machine} to {event.destination}:"
         f" stun at most {format_duration_ns(limits.stun_limit_ns)},"
-        f" all within {format_duration_ns(limits.deadline_ns)}{verify}"
+        f" all within {format_duration_ns(limits.deadline_ns)}{capped}{verify}"
     )
+
+
+def _bandwidth(bytes_per_second: int) -> str:
+    if bytes_per_second == 0:
+        return "all of the link's bandwidth"
+    return f"a bandwidth of at most {format_bandwidth(bytes_per_second)}"
 
 
 def _preparation(event: ev.PreparationOrdered) -> str:
@@ -146,6 +156,8 @@ def _round(event: ev.RoundCompleted) -> str:
         f"{_left_out(figures)}; {size(figures.remaining_bytes)} written meanwhile,"
         f" a stun now would take {duration(event.predicted_stun_ns)}"
     )
+    if figures.cap_bytes_per_second:
+        told = f"{told} (held to {format_bandwidth(figures.cap_bytes_per_second)})"
     slow = event.slow_percent
     slowed = f" with {slow} % of its time taken from the guest" if slow else ""
     return f"{told}. {_DECISIONS[event.decision]}{slowed}, because: {reason(event.reason)}"
@@ -270,6 +282,13 @@ def _announced(event: mev.HostAnnounced) -> str:
 _TELLERS: Final[dict[type[Event], Teller]] = {
     ev.MigrationRequested: _requested,
     ev.CancelRequested: lambda e: f"{_by(e.requested_by)} to cancel the migration",
+    bev.BandwidthRequested: lambda e: (
+        f"{_by(e.requested_by)} for {_bandwidth(e.bandwidth_bytes_per_second)}"
+    ),
+    bev.BandwidthOrdered: lambda e: (
+        f"ordered {_bandwidth(e.bandwidth_bytes_per_second)} until the stun"
+        f"{f', for {e.requested_by}' if e.requested_by else ''}"
+    ),
     ev.ReservationRequested: lambda e: (
         f"wants capacity on {e.target} for machine {e.machine}:"
         f" {_vgpus(e.profiles, e.framebuffer_bytes)}"

@@ -16,6 +16,7 @@ from typing import Any, Final
 from godwit_protocol.errors import InvalidInputError
 from godwit_protocol.estimation.admission import AdmissionPolicy
 from godwit_protocol.facts import DeclaredFacts
+from godwit_protocol.pacing import parse_bandwidth
 from godwit_protocol.quantities import parse_duration_ns
 
 from . import values
@@ -335,6 +336,17 @@ class Config:
             " filled from. Files in it are every tenant's; those in a folder in it, that tenant's.",
             default_shown="(none)",
             read_by=frozenset({Service.DESTINATION_HOST}),
+        )
+    )
+    link_bandwidth: int = field(
+        metadata=_variable(
+            "GODWIT_LINK_BANDWIDTH",
+            parse_bandwidth,
+            "a rate such as 5Gbit, at least 1Mbit; none",
+            "none",
+            "How much of the host's link all migrations that leave it may take together before"
+            " their stuns, in fair shares.",
+            read_by=frozenset({Service.SOURCE_HOST}),
         )
     )
     fence_command: tuple[str, ...] = field(

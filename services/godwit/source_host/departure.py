@@ -21,6 +21,7 @@ from godwit.host.peer_fence import PeerFence
 from godwit.host.role import RoleRunner
 from godwit.hypervisor.port import Checkpoint, LinkTarget, Outgoing, SentPages, Vmm, VmmState
 from godwit.transfer.control import ControlLink
+from godwit.transfer.pacing import Pace
 from godwit_protocol import link, subjects
 from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
 from godwit_protocol.events import migration as ev
@@ -69,13 +70,17 @@ class Departure:
         epoch: int,
         facts: FactWriter,
         destination: str,
+        pace: Pace,
     ) -> None:
-        """``epoch``: the one under which the machine ran here when it was to leave."""
+        """``epoch``: the one under which the machine ran here when it was to leave. ``pace``: its
+        own, of those that leave this host.
+        """
         self.migration = migration
         self.machine = machine
         self._epoch = epoch
         self._host = host
         self._facts = facts
+        self._pace = pace
         self._found: Vmm | None = None
         self._runner: RoleRunner[SourceState] = RoleRunner(
             _Core(), self._perform, host.clock.monotonic_ns
@@ -138,6 +143,8 @@ class Departure:
                 self._runner.start(self._open_link(effect), _link_lost)
             case fx.SendRound():
                 self._runner.start(self._send_round(effect), _link_lost)
+            case fx.SetBandwidth():
+                self._pace.set_cap(effect.bytes_per_second)
             case fx.PauseMachine():
                 self._runner.start(self._pause(), _failed)
             case fx.SendFinal():
@@ -226,6 +233,7 @@ class Departure:
             digested=self._is_digested(),
             omit_zeros=self._host.config.omit_zeros,
             omit_rewritten=self._host.config.omit_rewritten,
+            pace=self._pace,
         )
         reader, writer = await self._host.dial(
             target.address, target.port, target.session, target.token
@@ -234,6 +242,7 @@ class Departure:
         self._say(self._hello(spec, extents, target.connections))
         async with asyncio.timeout(WELCOME_S_MAX):
             welcome = await self._welcome
+        self._pace.join()
         may_offer = welcome.holds_content and self._host.config.content_store
         await self._outgoing.connect(replace(target, offer_content=may_offer))
         _log.info("link_up", took_ms=(self._host.clock.monotonic_ns() - started_ns) / 1e6)
@@ -297,6 +306,7 @@ class Departure:
     async def _close_link(self) -> None:
         """Idempotent. What was said is flushed first."""
         self._break_waits("this side closed the link")
+        self._pace.lift()
         control, self._control = self._control, None
         outgoing, self._outgoing = self._outgoing, None
         if control is not None:
@@ -316,6 +326,7 @@ class Departure:
             await self._applied_future(number)
         finally:
             reporting.cancel()
+        held = self._pace.held()
         figures = ev.RoundFigures(
             round=number,
             pages=sent.pages,
@@ -332,11 +343,14 @@ class Departure:
             rewritten_ns=sent.rewritten_ns,
             content_bytes=sent.content_bytes,
             content_ns=sent.content_ns,
+            cap_bytes_per_second=held.cap_bytes_per_second,
+            paced_ns=held.paced_ns,
         )
         return inp.RoundDone(figures=figures)
 
     async def _send_final(self, effect: fx.SendFinal) -> inp.Input:
         outgoing = self._open_outgoing()
+        self._pace.lift()
         sent = await self._sent(outgoing, effect.round, in_stun=True)
         digest_ns = 0
         if effect.verify is ev.Verify.FULL:

@@ -20,9 +20,11 @@ from godwit.host.orders import refuse_order
 from godwit.host.orphans import RAN, Orphans
 from godwit.runtime.health import Health
 from godwit.runtime.lane import Scope, position_in_log
+from godwit.transfer.pacing import SharedLink
 from godwit_protocol import codec
 from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import Lane, Recorded
+from godwit_protocol.events import bandwidth as bev
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.register import NO_REGISTER, RegisterValue, RegisterView
@@ -58,6 +60,7 @@ class SourceHost:
         """The machine whose departure is about to be among them."""
         self._machines = Machines(host, self._is_moving)
         self._inventory = Inventory(host, gpus)
+        self._link = SharedLink(host.config.link_bandwidth)
         self._orphans = Orphans(host, RAN, self._is_busy, self._machines.tell)
         self._reported: dict[str, int] = {}
         """Machines that failed, and the register's epoch in which the log says so."""
@@ -118,6 +121,8 @@ class SourceHost:
             case ev.AbortOrdered():
                 wanted = inp.AbortWanted(reason=event.reason, message=event.message)
                 self._tell_departure(migration, wanted)
+            case bev.BandwidthOrdered():
+                self._tell_departure(migration, _bandwidth(event))
             case ev.ImageQuarantined():
                 self._tell_departure(migration, inp.PeerQuarantined())
             case ev.MachineActivated():
@@ -212,8 +217,10 @@ class SourceHost:
         started = opened.decision.event
         assert isinstance(started, ev.MigrationStarted)
         epoch = started.register_epoch
+        pace = self._link.pace(started.limits.bandwidth_bytes_per_second)
         departure = Departure(
-            self._host, opened.migration, state.machine, epoch, opened.facts, started.destination
+            *(self._host, opened.migration, state.machine, epoch),
+            *(opened.facts, started.destination, pace),
         )
         self._departures[opened.migration] = departure
 
@@ -282,3 +289,9 @@ class SourceHost:
             self._reported[name] = await self._machines.report_failure(name, why, said_in=said_in)
         except GodwitError as error:
             _log.warning("failure_not_reported", machine=name, error=error.message)
+
+
+def _bandwidth(ordered: bev.BandwidthOrdered) -> inp.BandwidthOrdered:
+    return inp.BandwidthOrdered(
+        change=ordered.change, bytes_per_second=ordered.bandwidth_bytes_per_second
+    )

@@ -58,8 +58,11 @@ class Pacer(Protocol):
 
     def take(self, byte_count: int) -> None:
         """Return when ``byte_count`` more bytes may go out. Called by several threads, with at most
-        a frame at a time; must return within a second, granted or not, so that an abort is heard.
+        a frame at a time.
         """
+
+    def lift(self) -> None:
+        """Let all pass from now on, also what waits: sending is broken off. Idempotent."""
 
 
 class OutgoingConnection:

@@ -60,6 +60,9 @@ class _Unpaced:
     def take(self, byte_count: int) -> None:
         pass
 
+    def lift(self) -> None:
+        pass
+
 
 class BulkSender:
     """The bulk connections of one migration, on its source.
@@ -86,6 +89,7 @@ class BulkSender:
             OutgoingConnection(link, index, connection, pacer, omit_zeros=omit_zeros)
             for index, connection in enumerate(connections)
         ]
+        self._pacer = pacer
         self._threads = ThreadPoolExecutor(len(connections), thread_name_prefix="bulk-send")
         self._sent = RoundTotals()
         self._aborted = False
@@ -256,6 +260,7 @@ class BulkSender:
         raise failure
 
     def _break_off(self) -> None:
+        self._pacer.lift()
         for outgoing in self._outgoing:
             outgoing.connection.break_off()
 

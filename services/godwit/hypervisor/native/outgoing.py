@@ -67,6 +67,7 @@ class OutgoingMemory:
                 target.port,
                 link,
                 target.token,
+                pacer=target.pace,
                 omit_zeros=target.omit_zeros,
                 omit_rewritten=target.omit_rewritten,
                 offer_content=target.offer_content,

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from random import Random
 from typing import Final
 
 from godwit.catalogue.loading import load as load_catalogue
 from godwit.runtime.lane import LaneWriter, Scope
 from godwit.runtime.patience import patiently
 from godwit_protocol.events import Event, Lane
+from godwit_protocol.events import bandwidth as bev
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.machine import PAGE_BYTES, MachineSpec, VGpuSpec
@@ -26,6 +28,10 @@ LOOK_S: Final = 0.1
 ORDER_S_MAX: Final = 180.0
 """How long an operator waits for what an order brings."""
 CANCEL_CHANCE: Final = 0.15
+BANDWIDTH_CHANCE: Final = 0.1
+"""Of a migration with a cap, and of one whose cap is changed while it runs."""
+BANDWIDTHS: Final = (0, 20_000, 1_000_000)
+"""0: none. At the second, a machine takes seconds."""
 RENEW_CHANCE: Final = 0.02
 ANYWHERE_CHANCE: Final = 0.05
 """Of asking for a host without looking where the machine is."""
@@ -41,6 +47,9 @@ class Plan:
     migrations: int
     pause_s: float
     """Mean time between two requests."""
+    whims: Random
+    """Dice for what came to be done later than the rest, so that seeds stay worth what they were.
+    """
 
 
 class Operators:
@@ -190,12 +199,28 @@ class Operators:
                 stun_limit_ns=dice.choice((20, 100, 500, 2000)) * 1_000_000,
                 deadline_ns=dice.choice((5, 20, 60)) * 1_000_000_000,
                 rounds_max=dice.choice((3, 30)),
+                bandwidth_bytes_per_second=self._whim(),
             ),
             verify=dice.choice((ev.Verify.OFF, ev.Verify.OFF, ev.Verify.FULL)),
         )
         await self._put(Scope.of_migration(migration, machine), requested)
+        while self._plan.whims.random() < BANDWIDTH_CHANCE:
+            self._errands.append(self._process.spawn(self._set_bandwidth(migration, machine)))
         if dice.random() < CANCEL_CHANCE:
             self._errands.append(self._process.spawn(self._cancel(migration, machine)))
+
+    def _whim(self) -> int:
+        whims = self._plan.whims
+        return whims.choice(BANDWIDTHS) if whims.random() < BANDWIDTH_CHANCE else 0
+
+    async def _set_bandwidth(self, migration: str, machine: str) -> None:
+        """Perhaps while it is prepared, perhaps when it is over."""
+        whims = self._plan.whims
+        await asyncio.sleep(whims.choice((0.02, 0.1, 0.5, 5.0)) * whims.random())
+        wanted = bev.BandwidthRequested(
+            order=self._clock.new_id(), bandwidth_bytes_per_second=whims.choice(BANDWIDTHS)
+        )
+        await self._put(Scope.of_migration(migration, machine), wanted)
 
     async def _cancel(self, migration: str, machine: str) -> None:
         await asyncio.sleep(self._dice.choice((0.02, 0.1, 0.5, 5.0)) * self._dice.random())

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from godwit.hypervisor.port import LinkTarget, SentPages
+from godwit.transfer.pacing import Pace
 from godwit.transfer.port import Content
 from godwit_protocol.bulk import FIRST_ROUND, BulkLink, RoundTotals
 from godwit_protocol.errors import AbortedError, RefusedError, UnreachableError
@@ -43,6 +45,7 @@ class ProcessOutgoing:
         self._vmm = vmm
         self._target: BulkEnd | None = None
         self._waiting: asyncio.Future[None] | None = None
+        self._pace: Pace | None = None
         self._aborted = False
         self._armed = False
 
@@ -58,7 +61,7 @@ class ProcessOutgoing:
         )
         if not listener.take_bulk(target.session, target.token, bulk):
             raise UnreachableError("the destination closed the bulk connection")
-        self._target = bulk
+        self._target, self._pace = bulk, target.pace
 
     async def slow(self, percent: int) -> None:
         """As ``Outgoing.slow``."""
@@ -80,7 +83,7 @@ class ProcessOutgoing:
         vmm.dirty.clear()
         self._armed = True
         sent_bytes = PAGE_BYTES * len(values)
-        await self._pass(sent_bytes / self._host.bandwidth, values)
+        await self._pass(sent_bytes / self._bandwidth(), values)
         target.send(round_number, values)
         return SentPages(
             pages=len(values),
@@ -89,6 +92,11 @@ class ProcessOutgoing:
             scan_ns=10_000,
             bytes_by_region={"ram": sent_bytes},
         )
+
+    def _bandwidth(self) -> float:
+        """As the pace lets it, when a round begins: bytes a second."""
+        allowed = self._pace.bytes_per_second if self._pace else 0
+        return min(self._host.bandwidth, allowed or math.inf)
 
     async def dirty_bytes(self) -> int:
         """As ``Outgoing.dirty_bytes``."""

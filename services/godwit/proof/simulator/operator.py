@@ -28,8 +28,10 @@ LOOK_S: Final = 0.1
 ORDER_S_MAX: Final = 180.0
 """How long an operator waits for what an order brings."""
 CANCEL_CHANCE: Final = 0.15
-BANDWIDTH_CHANCE: Final = 0.1
-"""Of a migration with a cap, and of one whose cap is changed while it runs."""
+CAPPING_CHANCE: Final = 0.25
+"""Of operators who mind the bandwidth. The seeds of the others are worth what they always were."""
+BANDWIDTH_CHANCE: Final = 0.4
+"""For them: of a migration with a cap, and of one whose cap is changed while it runs."""
 BANDWIDTHS: Final = (0, 20_000, 1_000_000)
 """0: none. At the second, a machine takes seconds."""
 RENEW_CHANCE: Final = 0.02
@@ -48,8 +50,7 @@ class Plan:
     pause_s: float
     """Mean time between two requests."""
     whims: Random
-    """Dice for what came to be done later than the rest, so that seeds stay worth what they were.
-    """
+    """Dice for the bandwidth alone."""
 
 
 class Operators:
@@ -71,6 +72,8 @@ class Operators:
         self._starts = cluster.judge.starts
         self._stops = cluster.judge.stops
         self._errands: list[asyncio.Task[None]] = []
+        mind = plan.whims.random() < CAPPING_CHANCE
+        self._bandwidth_chance = BANDWIDTH_CHANCE if mind else 0.0
 
     def start(self) -> None:
         """Begin."""
@@ -204,14 +207,14 @@ class Operators:
             verify=dice.choice((ev.Verify.OFF, ev.Verify.OFF, ev.Verify.FULL)),
         )
         await self._put(Scope.of_migration(migration, machine), requested)
-        while self._plan.whims.random() < BANDWIDTH_CHANCE:
+        while self._plan.whims.random() < self._bandwidth_chance:
             self._errands.append(self._process.spawn(self._set_bandwidth(migration, machine)))
         if dice.random() < CANCEL_CHANCE:
             self._errands.append(self._process.spawn(self._cancel(migration, machine)))
 
     def _whim(self) -> int:
         whims = self._plan.whims
-        return whims.choice(BANDWIDTHS) if whims.random() < BANDWIDTH_CHANCE else 0
+        return whims.choice(BANDWIDTHS) if whims.random() < self._bandwidth_chance else 0
 
     async def _set_bandwidth(self, migration: str, machine: str) -> None:
         """Perhaps while it is prepared, perhaps when it is over."""

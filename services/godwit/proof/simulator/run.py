@@ -82,7 +82,7 @@ class _Simulation:
             machines=self.dice.randint(2, 5),
             migrations=25,
             pause_s=self.dice.choice((0.05, 0.3, 1.0)),
-            whims=Random(seed + 1),
+            whims=Random(f"bandwidth of {seed}"),
         )
         self.operators = Operators(self.cluster, plan)
 

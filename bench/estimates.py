@@ -120,7 +120,8 @@ async def main() -> None:
                 await stop_machine(log, name)
             found = await compared_moves(log)
             await log.close()
-    rows = [row(name, [each for each in found if each.machine == name]) for name in GUESTS]
+    by_guest = {name: [each for each in found if each.machine == name] for name in GUESTS}
+    rows = [row(name, moves) for name, moves in by_guest.items() if moves]
     rows.append(row("all", found))
     print(json.dumps([each.as_json() for each in found]))
     keys = [key for key in rows[0] if key != "guest"]

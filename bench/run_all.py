@@ -43,9 +43,9 @@ JOBS = (
     Job("transfer", ("--repeats", "5"), ("--size-mib", "32", "--repeats", "1")),
     Job("demo", ("5",), ("1",), keeps=False),
     Job("switchover", ("--moves", "15"), ("--moves", "1")),
-    Job("sampling", ("3",), ("1",), keeps=False),
-    Job("estimates", ("5",), ("1",), keeps=False),
-    Job("convergence"),
+    Job("sampling", ("2",), ("1",), keeps=False),
+    Job("estimates", ("4",), ("1",), keeps=False),
+    Job("convergence", (), ()),
     Job("placement", (), ("--gpus", "200")),
     Job("replay", ("--events", "300000"), ("--events", "5000"), keeps=False),
 )

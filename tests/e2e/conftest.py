@@ -17,7 +17,10 @@ from operations import Operations
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     """Whoever kills a service of it starts it again."""
     directory = tmp_path_factory.mktemp("cluster")
-    async with await Cluster.start(directory, hosts=3, gpus="H100-80GB:1") as running:
+    environ = {"GODWIT_CONTENT_DIR": str(directory / "content")}  # not there until a test makes it
+    async with await Cluster.start(
+        directory, hosts=3, gpus="H100-80GB:1", environ=environ
+    ) as running:
         yield running
 
 

@@ -77,3 +77,20 @@ async def test_a_machine_that_writes_while_its_chunks_are_offered_loses_nothing(
         checked = await operations.ask(machine, {"op": "check"})
         assert checked["bad"] == 0, checked
         await operations.stop(machine)
+
+
+async def test_a_machine_is_filled_from_a_file_of_the_destination(
+    operations: Operations, name: str
+) -> None:
+    env = ("GODWIT_MEMHOG_FILL=1", "GODWIT_MEMHOG_RATE=0", "GODWIT_MEMHOG_SEED=3")
+    await operations.start(name, MEMHOG, ram="32MiB", env=env, tenant=TENANT)
+    vmm = await operations.hypervisor("host-1").find(name)
+    assert vmm is not None
+    folder = operations.cluster.directory / "content" / TENANT
+    folder.mkdir(parents=True)
+    with await vmm.memory() as memory:
+        (folder / "ram").write_bytes(memory["ram"].view)
+    there = await moved(operations, name, "host-2")
+    assert there.content_bytes >= 0.8 * size_bytes(there)
+    assert (await operations.ask(name, {"op": "check"}))["bad"] == 0
+    await operations.stop(name)

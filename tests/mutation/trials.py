@@ -237,7 +237,9 @@ class _Try(NamedTuple):
         self.session.config.pluginmanager.register(_Failures(told))
         self.session.items = self.items
         if self.job is not None:
-            put_in_place(self.job, sys.modules[_full(self.job.module)])
+            module = sys.modules[_full(self.job.module)]
+            assert Path(str(module.__file__)).is_relative_to(Path.cwd()), module.__file__
+            put_in_place(self.job, module)
         with contextlib.suppress(self.session.Failed):
             pytest_runtestloop(self.session)
         return int(self.session.testsfailed > 0)
@@ -246,7 +248,7 @@ class _Try(NamedTuple):
 def _can_be_warm(job: Job) -> bool:
     """Whether the change is in a function, and nobody else has made anything of it."""
     name = job.mutant.function
-    if job.module == "roles.table" and name in {"row", "ignored"}:
+    if job.module == "roles.table" and name in {"row", "ignored", "Table.__init__"}:
         return False
     return _is_private_constant(name) or not name.isupper()
 

@@ -66,7 +66,8 @@ class Ledger:
         return Result(verdict, int(entry["by"]), float(entry["seconds"]), test)
 
     def keep(self, module: str, source: str, mutant: Mutant, result: Result) -> None:
-        """Write it down at once."""
+        """Write it down at once, beside what others have."""
+        self.read()
         self._known[self._key(module, source, mutant)] = {
             "verdict": result.verdict,
             "by": result.by,

@@ -204,6 +204,10 @@ _CHANGES: dict[Role, dict[str, dict[str, Any]]] = {
             "deadline_ns": LAST_NS,
             "migration_deadline_ns": DEADLINE_NS,
         },
+        "another migration brought the machine": {
+            "found_epoch": 2,
+            "register": registers()["another's D(2) here"],
+        },
         **_BY_REGISTER,
     },
     DESTINATION: {
@@ -328,6 +332,9 @@ _TOLD: dict[Role, list[Given]] = {
 }
 
 
+_LARGER = msgspec.structs.replace(SPEC, ram_bytes=2 * SPEC.ram_bytes)
+
+
 def _told_to_coordinator() -> list[Given]:
     return [
         *(Given(f"Considered: {name}", told) for name, told in _requests().items()),
@@ -341,7 +348,7 @@ def _told_to_coordinator() -> list[Given]:
         Given("DestinationReady", inp.DestinationReady(address="10.0.0.9", port=9, token=b"other")),
         Given(
             "PreparationKnown",
-            inp.PreparationKnown(spec=SPEC, source="host-9", register_epoch=9),
+            inp.PreparationKnown(spec=_LARGER, source="host-9", register_epoch=9),
         ),
         Given("StartKnown: yes", inp.StartKnown(start=True, reason=AbortReason.NONE, message="")),
         Given(

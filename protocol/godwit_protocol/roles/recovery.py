@@ -51,7 +51,7 @@ def recover_source(
         gave_up={MachineFailed.TYPE, ev.MachineTakenBack.TYPE} <= facts,
     )
     record = state.register.record
-    yielded = _owned_by(record, state.destination, state.migration)
+    yielded = _is_moved(record, state)
     if record is None or state.gave_up or not (yielded or record.owner == state.host):
         return msgspec.structs.replace(state, phase=phase.DOUBTING, alarmed=True), (_alarm(state),)
     if ev.MachineStunned.TYPE not in facts:
@@ -122,13 +122,11 @@ def recover_destination(
     )
 
 
-def _owned_by(record: reg.RegisterRecord | None, host: str, migration: str) -> bool:
-    return (
-        record is not None
-        and record.value is reg.RegisterValue.MOVED
-        and record.owner == host
-        and record.migration == migration
-    )
+def _is_moved(record: reg.RegisterRecord | None, state: SourceState) -> bool:
+    """Whether the destination owns the machine by this migration: only D says so."""
+    if record is None:
+        return False
+    return record.owner == state.destination and record.migration == state.migration
 
 
 def _alarm(state: SourceState) -> Effect:

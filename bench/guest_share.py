@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from typing import cast
 
@@ -35,13 +35,10 @@ LOOK_S = 2.0
 SAID_S_MAX = 60.0
 
 
-async def written_per_second(there: Lab, until: asyncio.Future[None] | None = None) -> float:
-    """Pages a second, for ``LOOK_S`` or ``until`` something has happened."""
+async def written_per_second(there: Lab, until: Awaitable[None]) -> float:
+    """Pages a second, ``until`` something has happened."""
     before, began = await pages_written(there), time.monotonic()
-    if until is None:
-        await asyncio.sleep(LOOK_S)
-    else:
-        await until
+    await until
     return (await pages_written(there) - before) / (time.monotonic() - began)
 
 
@@ -49,9 +46,9 @@ async def pages_written(there: Lab) -> int:
     return int((await there.ask(NAME, {"op": "status"}))["pages_written"])
 
 
-async def turn(there: Lab) -> tuple[float, float]:
-    """Before, and during the first round."""
-    before = await written_per_second(there)
+async def turn(there: Lab, look_s: float) -> tuple[float, float]:
+    """During the first round, and before, for ``look_s``."""
+    before = await written_per_second(there, asyncio.sleep(look_s))
     migration = await there.request(NAME, LIMITS)
     await said(there, migration, ev.PrecopyStarted)
     first_round = asyncio.ensure_future(said(there, migration, ev.RoundCompleted))
@@ -68,10 +65,11 @@ async def said(there: Lab, migration: str, kind: type[Event]) -> None:
         await anext(arrivals)
 
 
-async def measure(there: Lab, size_mib: int, turns: int) -> records.Record:
+async def measure(there: Lab, size_mib: int, turns: int, look_s: float) -> records.Record:
+    """``look_s``: how long the guest is watched before it is copied."""
     settings = {"rate": RATE, "pattern": "hot", "hot": HOT_BYTES}
     async with there.memhog(NAME, f"{size_mib}MiB", **settings):
-        found = [await turn(there) for _ in range(turns)]
+        found = [await turn(there, look_s) for _ in range(turns)]
     row = records.Row(
         "the guest's writes, pre-copy at 5 Gbit/s",
         "MB/s",
@@ -88,7 +86,7 @@ async def measure(there: Lab, size_mib: int, turns: int) -> records.Record:
 async def main() -> None:
     given = records.given(__doc__, size_mib=2048, quick_mib=128, turns=5)
     async with lab() as there:
-        record = await measure(there, given.size_mib, given.turns)
+        record = await measure(there, given.size_mib, given.turns, 0.3 if given.quick else LOOK_S)
     records.tell(record, given.json)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import content
+import guest_share
 import idle_move
 import pytest
 import pytest_asyncio
@@ -26,6 +27,7 @@ SCRIPTS: dict[str, Measure] = {
     "idle_move": lambda there: idle_move.measure(there, 32, 1, 0),
     "writing_move": lambda there: writing_move.measure(there, 32, 1, qemu=False),
     "content": lambda there: content.measure(there, 1),
+    "guest_share": lambda there: guest_share.measure(there, 64, 1, 0.2),
     "stuns": lambda there: stuns.measure(there, 32, 1, qemu=False),
 }
 

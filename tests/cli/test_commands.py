@@ -22,6 +22,7 @@ from godwit_protocol.errors import (
     UnreachableError,
 )
 from godwit_protocol.events import Lane
+from godwit_protocol.events import bandwidth as bev
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason, Outcome
@@ -209,6 +210,47 @@ async def test_a_cancel_that_comes_too_late_says_so(
     ended = await godwit("migration", "cancel", migration)
     assert ended.status == ConflictError.exit_code
     assert "too late" in ended.err
+
+
+async def test_a_bandwidth_is_changed_by_an_order_or_not_at_all(
+    godwit: Godwit, teller: Teller, unique_name: str
+) -> None:
+    migration = await teller.request(unique_name, "host-2")
+    asked = (subjects.migration(migration, "operator", bev.BandwidthRequested.TYPE),)
+
+    async def obey() -> bev.BandwidthRequested:
+        async with aclosing(messages(teller.log, asked, follow=True)) as requests:
+            async for stored in requests:
+                event = codec.decode(stored.data).event
+                assert isinstance(event, bev.BandwidthRequested)
+                ordered = bev.BandwidthOrdered(
+                    change=1,
+                    order=event.order,
+                    bandwidth_bytes_per_second=event.bandwidth_bytes_per_second,
+                    requested_by=event.requested_by,
+                )
+                scope = Scope.of_migration(migration, unique_name)
+                await teller.tell(Lane.COORDINATOR, "coordinator-1", scope, ordered)
+                return event
+        raise AssertionError("a tail has no end")
+
+    changed, requested = await asyncio.gather(
+        godwit("migration", "set", migration, "--bandwidth", "5Gbit"), obey()
+    )
+    assert changed.status == 0, changed.err
+    assert "5Gbit" in changed.out
+    assert requested.bandwidth_bytes_per_second == 625_000_000
+    shown = await godwit("migration", "show", migration)
+    assert f"5Gbit, as {requested.requested_by} asked while it ran" in shown.out
+    wrong = await godwit("migration", "set", migration, "--bandwidth", "5")
+    assert wrong.status == InvalidInputError.exit_code
+    await teller.end(migration, unique_name, Outcome.COMPLETED)
+    late = await godwit("migration", "set", migration, "--bandwidth", "none")
+    assert late.status == ConflictError.exit_code
+    assert "too late" in late.err
+    unknown = await godwit("migration", "set", unique_name, "--bandwidth", "none")
+    assert unknown.status == NotFoundError.exit_code
+    assert len([stored async for stored in teller.log.read(asked)]) == 1
 
 
 async def test_show_of_an_aborted_migration_is_no_failure(

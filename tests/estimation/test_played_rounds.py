@@ -147,3 +147,14 @@ def test_a_busier_machine_leaves_no_round_less(
 ) -> None:
     calm, busy = remaining(given, over, rounds), remaining(busier(given, times), over, rounds)
     assert all(less <= more for less, more in zip(calm, busy, strict=False))
+
+
+def test_a_cap_holds_rounds_and_never_the_stun() -> None:
+    steady_writes, over = Curve(steady(10 * MIB)), link(1000 * MIB)
+    limits = Limits(bandwidth_bytes_per_second=100 * MIB)
+    free, capped = play(steady_writes, over, LIMITS), play(steady_writes, over, limits)
+    first = free.rounds[0].duration_ns - over.round_overhead_ns
+    assert capped.rounds[0].duration_ns - over.round_overhead_ns == 10 * first
+    assert capped.rounds[0].cap_bytes_per_second == 100 * MIB
+    sending_ns = int(capped.final_bytes / (1000 * MIB) * 1e9)
+    assert capped.stun_ns == over.switchover_ns + sending_ns

@@ -130,3 +130,19 @@ def test_a_migration_is_whole_once_the_hosts_have_flushed_the_stun(
     changes: dict[str, object], whole: bool
 ) -> None:
     assert is_whole(msgspec.structs.replace(SUMMARY, **changes)) is whole
+
+
+def test_rounds_that_a_cap_held_back_do_not_tell_the_link_s_rate() -> None:
+    """Of such alone, the sample is the least there is; one that was free tells it all the same."""
+    held = done(1, 1000 * MIB, 10 * SECOND_NS)
+    figures = msgspec.structs.replace(held.figures, cap_bytes_per_second=100 * MIB)
+    held = msgspec.structs.replace(held, figures=figures)
+    only = msgspec.structs.replace(SUMMARY, rounds=(held,))
+    sample = link_sample(only)
+    assert sample is not None
+    assert not sample.tells_rate
+    free = msgspec.structs.replace(SUMMARY, rounds=(held, done(2, 100 * MIB, 100 * MS)))
+    sample = link_sample(free)
+    assert sample is not None
+    assert sample.tells_rate
+    assert sample.bytes_per_second >= 900 * MIB

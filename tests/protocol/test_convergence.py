@@ -18,6 +18,8 @@ from godwit_protocol.convergence import (
     Verdict,
     bandwidth,
     decide,
+    is_capped,
+    precopy_bandwidth,
     predicted_stun_ns,
     slowest_bandwidth,
 )
@@ -274,3 +276,46 @@ def test_a_round_that_mostly_looked_at_what_it_left_out_tells_nothing_of_the_lin
     looked = msgspec.structs.replace(figures(MIB, 20_000_000, 64 * MIB), rewritten_bytes=63 * MIB)
     assert bandwidth([sent, looked]) == bandwidth([sent])
     assert slowest_bandwidth([sent, looked]) == bandwidth([sent])
+
+
+def capped(megabytes_per_second: int, cap: int, remaining: int = 0) -> RoundFigures:
+    """A round of one second under a cap, both in MiB a second."""
+    done = figures(megabytes_per_second * MIB, SECOND_NS, remaining)
+    return msgspec.structs.replace(done, cap_bytes_per_second=cap * MIB)
+
+
+def test_a_round_at_its_cap_only_raises_what_the_link_is_known_to_carry() -> None:
+    held, free = capped(100, 100), capped(1000, 0)
+    assert bandwidth([held, held]) == 100 * MIB  # no more is known
+    assert bandwidth([held, free]) == 1000 * MIB
+    assert bandwidth([free, held, held, held]) == 1000 * MIB
+    assert slowest_bandwidth([free, held, held, held]) == 1000 * MIB
+    assert bandwidth([capped(50, 50), held]) == 100 * MIB
+
+
+def test_a_round_far_below_its_cap_tells_of_the_link() -> None:
+    slow = capped(70, 100)
+    assert not is_capped(slow)
+    assert is_capped(capped(80, 100))
+    assert bandwidth([capped(1000, 0), slow]) < 1000 * MIB
+    assert slowest_bandwidth([capped(1000, 0), slow]) == 70 * MIB
+
+
+def test_a_low_cap_that_was_lifted_does_not_hold_the_stun_off() -> None:
+    """100 MiB left would take ten seconds at the cap that went before."""
+    history = [capped(10, 10, 100 * MIB), capped(1000, 0, 100 * MIB)]
+    verdict = decide(history, stun_limit_ns=500_000_000, rounds_max=30)
+    assert verdict.predicted_stun_ns == predicted_stun_ns(100 * MIB, 1000 * MIB)
+    assert verdict.decision is Decision.STUN
+
+
+def test_another_round_is_not_expected_to_send_more_than_its_cap() -> None:
+    """So a guest is slowed by what its rounds can carry, not by what the link could."""
+    history = [capped(1000, 0), *[capped(100, 100, 95 * MIB)] * 3]
+    assert precopy_bandwidth(history) == 100 * MIB
+    assert precopy_bandwidth(history[:1]) == 1000 * MIB
+    limits = {"stun_limit_ns": 1000, "rounds_max": 30}
+    slowing = Slowing(20, 99)
+    slowed = decide(history, slowing=slowing, **limits)
+    assert slowed.reason is DecisionReason.SLOWING_THE_GUEST
+    assert slowed.slow_percent == 100 - int(80 * 0.5 * 100 / 95)

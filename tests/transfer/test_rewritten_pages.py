@@ -74,6 +74,9 @@ class WritesWhileSending:
     def take(self, _byte_count: int) -> None:
         self._guest.write_next()
 
+    def lift(self) -> None:
+        pass
+
 
 class Guest:
     """Writes a few values over and over into a few pages, and is tracked to the page."""

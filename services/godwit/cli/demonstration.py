@@ -18,7 +18,6 @@ from godwit.pictures.figures import milliseconds
 from godwit.pictures.migrations import error_of, stun_components_ms, throughput_bytes_per_second
 from godwit_protocol.errors import DataLossError, GuestError
 from godwit_protocol.events import migration as ev
-from godwit_protocol.events.migration import Verify
 from godwit_protocol.machine import DEFAULT_TENANT
 from godwit_protocol.projections import MigrationSummary
 
@@ -198,7 +197,7 @@ async def _questioned(
 
 
 async def _migrate(log: EventLog, displayed: Displayed) -> MigrationSummary:
-    migration = await request_migration(log, MOVED, DESTINATION, ev.Limits(), Verify.OFF)
+    migration = await request_migration(log, MOVED, DESTINATION, ev.Limits())
     with displayed(migration) as display:
         return await follow(log, migration, display, wait_s=MIGRATION_S_MAX)
 

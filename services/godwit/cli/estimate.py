@@ -10,7 +10,7 @@ import typer
 
 from godwit.pictures.figures import duration, milliseconds, rate, size
 from godwit.pictures.narrative import reason
-from godwit_protocol.convergence import SLOW_PERCENT_MAX, Decision
+from godwit_protocol.convergence import Decision
 from godwit_protocol.errors import InvalidInputError
 from godwit_protocol.estimation.scenarios import (
     VSPHERE_SHARE,
@@ -21,10 +21,12 @@ from godwit_protocol.estimation.scenarios import (
     stop_and_copy,
 )
 from godwit_protocol.events.migration import Limits
+from godwit_protocol.pacing import parse_bandwidth
 from godwit_protocol.quantities import parse_duration_ns, parse_rate
 
 from . import output
 from .connection import JsonOption, find_catalogue
+from .migration_options import BandwidthOption, SlowMaxOption, StunLimitOption
 
 if TYPE_CHECKING:
     from godwit_protocol.catalogue import Catalogue, GpuModel
@@ -40,18 +42,9 @@ def estimate(
     ],
     link: Annotated[str, typer.Option(metavar="RATE", help="The link's line rate: 100Gbit.")],
     workload: Annotated[Workload, typer.Option(help="What the guest does meanwhile.")],
-    stun_limit: Annotated[
-        str, typer.Option(metavar="TIME", help="How long the machine may stand still.")
-    ] = "500ms",
-    slow_max: Annotated[
-        int,
-        typer.Option(
-            metavar="PERCENT",
-            min=0,
-            max=SLOW_PERCENT_MAX,
-            help="How much of the guest's time may be taken from it.",
-        ),
-    ] = 80,
+    stun_limit: StunLimitOption = "500ms",
+    slow_max: SlowMaxOption = 80,
+    bandwidth: BandwidthOption = "none",
     link_share: Annotated[
         float,
         typer.Option(min=0.01, max=1.0, help="How much of the line rate is pages of the machine."),
@@ -64,7 +57,11 @@ def estimate(
     else is assumed, is in docs/estimates.md.
     """
     scenario = _scenario(find_catalogue(), model, parse_rate(link), workload)
-    limits = Limits(stun_limit_ns=parse_duration_ns(stun_limit), slow_percent_max=slow_max)
+    limits = Limits(
+        stun_limit_ns=parse_duration_ns(stun_limit),
+        slow_percent_max=slow_max,
+        bandwidth_bytes_per_second=parse_bandwidth(bandwidth),
+    )
     played = play_scenario(scenario, limits, Calibration(link_share=link_share))
     if as_json:
         output.print_json(_json(scenario, played))

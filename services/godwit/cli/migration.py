@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -23,15 +22,16 @@ from godwit.pictures.migrations import (
     throughput_bytes_per_second,
 )
 from godwit.pictures.narrative import reason
-from godwit_protocol.convergence import SLOW_PERCENT_MAX
 from godwit_protocol.errors import ConflictError, DeadlineError
 from godwit_protocol.estimation.admission import AdmissionPolicy
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Outcome, Verify
+from godwit_protocol.pacing import format_bandwidth, parse_bandwidth
 from godwit_protocol.projections import MigrationSummary
 from godwit_protocol.quantities import parse_duration_ns
 
-from . import completion, dry_run, output
+from . import dry_run, output
+from .bandwidth import set_bandwidth
 from .connection import (
     DirectoryOption,
     JsonOption,
@@ -40,6 +40,22 @@ from .connection import (
     open_log,
     requested_by,
     run,
+)
+from .migration_options import (
+    AdmissionOption,
+    BandwidthOption,
+    DeadlineOption,
+    DryRunOption,
+    MachineArgument,
+    MigrationArgument,
+    Precopy,
+    PrecopyOption,
+    SlowMaxOption,
+    StunLimitMaxOption,
+    StunLimitOption,
+    ToOption,
+    VerifyOption,
+    WaitOption,
 )
 from .progress import SilentDisplay, display_for, follow
 from .resolve import resolve
@@ -53,89 +69,22 @@ CANCEL_S_MAX: Final = 60.0
 ROUNDS_MAX: Final = ev.Limits().rounds_max
 
 
-class Precopy(StrEnum):
-    """Whether memory is copied while the machine runs."""
-
-    ON = "on"
-    OFF = "off"
-
-
-app = typer.Typer(no_args_is_help=True, help="List, show and cancel migrations.")
-
-IdArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="ID",
-        help="The migration's id, or as much of its beginning or end as says which.",
-        autocompletion=completion.migrations,
-    ),
-]
+app = typer.Typer(no_args_is_help=True, help="List, show, change and cancel migrations.")
 
 
 def migrate(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME", help="The machine to move.", autocompletion=completion.machines
-        ),
-    ],
-    to: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST", help="The host to move it to.", autocompletion=completion.hosts
-        ),
-    ],
-    stun_limit: Annotated[
-        str,
-        typer.Option(metavar="TIME", help="The longest that the machine may stand still."),
-    ] = "500ms",
-    stun_limit_max: Annotated[
-        str,
-        typer.Option(
-            metavar="TIME", help="What it may stand still instead, rather than give the move up."
-        ),
-    ] = "0ms",
-    slow_max: Annotated[
-        int,
-        typer.Option(
-            metavar="PERCENT",
-            min=0,
-            max=SLOW_PERCENT_MAX,
-            help="How much of the guest's time may be taken from it, if it writes faster than"
-            " the link carries; 0: none.",
-        ),
-    ] = 80,
-    precopy: Annotated[
-        Precopy,
-        typer.Option(
-            help="'off' stuns the machine first and sends all of it then: give --stun-limit the"
-            " time for that."
-        ),
-    ] = Precopy.ON,
-    deadline: Annotated[
-        str, typer.Option(metavar="TIME", help="When to give up and leave the machine.")
-    ] = "10m",
-    verify: Annotated[
-        Verify,
-        typer.Option(
-            help="'wire' compares digests of what was sent and what was applied; 'full' also those"
-            " of all memory during the stun, which takes longer the larger the machine."
-        ),
-    ] = Verify.WIRE,
-    admission: Annotated[
-        AdmissionPolicy | None,
-        typer.Option(
-            help="What to do if the stun is expected to be over its limit; not given: what"
-            " GODWIT_ADMISSION of the coordinator says."
-        ),
-    ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Wait for the end, or only print the id.")
-    ] = True,
-    dry: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Print what every check says of the move; move nothing."),
-    ] = False,
+    name: MachineArgument,
+    to: ToOption,
+    stun_limit: StunLimitOption = "500ms",
+    stun_limit_max: StunLimitMaxOption = "0ms",
+    slow_max: SlowMaxOption = 80,
+    bandwidth: BandwidthOption = "none",
+    precopy: PrecopyOption = Precopy.ON,
+    deadline: DeadlineOption = "10m",
+    verify: VerifyOption = Verify.WIRE,
+    admission: AdmissionOption = None,
+    wait: WaitOption = True,
+    dry: DryRunOption = False,
     directory: DirectoryOption = None,
     as_json_: JsonOption = False,
 ) -> None:
@@ -144,6 +93,7 @@ def migrate(
         stun_limit_ns=parse_duration_ns(stun_limit),
         stun_limit_max_ns=parse_duration_ns(stun_limit_max),
         slow_percent_max=slow_max,
+        bandwidth_bytes_per_second=parse_bandwidth(bandwidth),
         deadline_ns=parse_duration_ns(deadline),
         rounds_max=ROUNDS_MAX if precopy is Precopy.ON else 0,
     )
@@ -219,7 +169,7 @@ def list_migrations(directory: DirectoryOption = None, as_json_: JsonOption = Fa
 
 @app.command()
 def show(
-    migration: IdArgument, directory: DirectoryOption = None, as_json_: JsonOption = False
+    migration: MigrationArgument, directory: DirectoryOption = None, as_json_: JsonOption = False
 ) -> None:
     """Show one migration: how it went, and where each millisecond of the stun went."""
 
@@ -236,7 +186,7 @@ def show(
 
 @app.command()
 def cancel(
-    migration: IdArgument, directory: DirectoryOption = None, as_json_: JsonOption = False
+    migration: MigrationArgument, directory: DirectoryOption = None, as_json_: JsonOption = False
 ) -> None:
     """Cancel a migration: the machine stays where it is, if it is not too late."""
 
@@ -262,6 +212,7 @@ def cancel(
 
 
 app.command()(resolve)
+app.command("set")(set_bandwidth)
 
 
 async def request_migration(
@@ -269,7 +220,7 @@ async def request_migration(
     name: str,
     to: str,
     limits: ev.Limits,
-    verify: Verify,
+    verify: Verify = Verify.WIRE,
     admission: AdmissionPolicy | None = None,
 ) -> str:
     """Ask for a migration; return its id. Raises ``NotFoundError``, ``UnreachableError``."""
@@ -359,6 +310,8 @@ def _facts(summary: MigrationSummary) -> list[tuple[str, str]]:
         facts.append(("reason", because))
     if summary.outcome is Outcome.IN_DOUBT:
         facts.append(("resolve", doubt.command(summary)))
+    if summary.limits.bandwidth_bytes_per_second or summary.bandwidth_changed_by:
+        facts.append(("bandwidth", _bandwidth(summary)))
     if summary.ended_wall_ns:
         facts.append(("took", duration(summary.duration_ns)))
     if summary.rounds:
@@ -372,3 +325,9 @@ def _facts(summary: MigrationSummary) -> list[tuple[str, str]]:
         parts = summary.marks.components_ns().items()
         facts += [(f"  {part}", duration(part_ns)) for part, part_ns in parts]
     return facts
+
+
+def _bandwidth(summary: MigrationSummary) -> str:
+    cap = format_bandwidth(summary.limits.bandwidth_bytes_per_second)
+    by = summary.bandwidth_changed_by
+    return f"{cap}, as {by} asked while it ran" if by else cap

@@ -227,6 +227,9 @@ def what_if(
     slow_max: Annotated[
         str, typer.Option(metavar="PERCENT", help="How much of its time may be taken from it.")
     ] = "",
+    bandwidth: Annotated[
+        str, typer.Option(metavar="RATE", help="What its rounds may take of the link; 'none': all.")
+    ] = "",
     rounds_max: Annotated[str, typer.Option(metavar="N", help="The most rounds.")] = "",
     file: FromOption = None,
     directory: DirectoryOption = None,
@@ -241,6 +244,7 @@ def what_if(
         "stun_limit": stun_limit,
         "stun_limit_max": stun_limit_max,
         "slow_max": slow_max,
+        "bandwidth": bandwidth,
         "rounds_max": rounds_max,
     }
     given = {name: text for name, text in named.items() if text}

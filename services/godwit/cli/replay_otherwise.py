@@ -14,6 +14,7 @@ from godwit.pictures.narrative import reason
 from godwit_protocol.convergence import SLOW_PERCENT_MAX, Decision
 from godwit_protocol.errors import InvalidInputError, NotFoundError
 from godwit_protocol.events import migration as ev
+from godwit_protocol.pacing import parse_bandwidth
 from godwit_protocol.quantities import parse_duration_ns, parse_rate
 from godwit_protocol.replay.what_if import Course, Move, Setting, as_recorded, what_if
 
@@ -36,6 +37,7 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[str], int]]]] = {
     "stun_limit": ("stun_limit_ns", parse_duration_ns),
     "stun_limit_max": ("stun_limit_max_ns", parse_duration_ns),
     "slow_max": ("slow_percent_max", _whole(0, SLOW_PERCENT_MAX)),
+    "bandwidth": ("bandwidth_bytes_per_second", parse_bandwidth),
     "rounds_max": ("rounds_max", _whole(1, ROUNDS_MAX)),
     "stalled_rounds_max": ("stalled_rounds_max", _whole(1, ROUNDS_MAX)),
 }

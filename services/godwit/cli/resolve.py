@@ -35,6 +35,7 @@ from .connection import (
     requested_by,
     run,
 )
+from .migration_options import MigrationArgument
 
 if TYPE_CHECKING:
     from godwit.runtime.event_log import EventLog
@@ -45,13 +46,7 @@ RESOLVED_S_MAX: Final = 180.0
 
 
 def resolve(
-    migration: Annotated[
-        str,
-        typer.Argument(
-            metavar="ID",
-            help="The migration's id, or as much of its beginning or end as says which.",
-        ),
-    ],
+    migration: MigrationArgument,
     run_on: Annotated[
         str,
         typer.Option(

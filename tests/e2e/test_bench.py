@@ -26,7 +26,6 @@ Measure = Callable[[Lab], Awaitable[Any]]
 SCRIPTS: dict[str, Measure] = {
     "idle_move": lambda there: idle_move.measure(there, 32, 1, 0),
     "writing_move": lambda there: writing_move.measure(there, 32, 1, qemu=False),
-    "content": lambda there: content.measure(there, 1),
     "guest_share": lambda there: guest_share.measure(there, 64, 1, 0.2),
     "content": lambda there: content.measure(there, 32, 1),
     "stuns": lambda there: stuns.measure(there, 32, 1, qemu=False),

@@ -21,6 +21,7 @@ ROLES = {
     "provision": Service.PROVISION,
     "coordinator": Service.COORDINATOR,
     "tracker": Service.GPU_STATE_TRACKER,
+    "monitor": Service.MONITOR,
     "source": Service.SOURCE_HOST,
     "destination": Service.DESTINATION_HOST,
     "godwit": Service.COMMAND,
@@ -37,7 +38,7 @@ def _role(service: ComposeService) -> Service:
 
 def test_every_service_of_the_design_is_there() -> None:
     assert set(SERVICES) == {
-        *("nats", "provision", "coordinator", "tracker", "godwit"),
+        *("nats", "provision", "coordinator", "tracker", "monitor", "godwit"),
         *(f"{host}{part}" for host in HOSTS for part in ("", "-source", "-destination")),
     }
 
@@ -139,6 +140,7 @@ def test_the_event_log_is_the_server_that_is_tested() -> None:
 def test_no_port_is_published_beyond_loopback() -> None:
     published = {name: service.raw.get("ports", []) for name, service in SERVICES.items()}
     assert published.pop("nats") == ["127.0.0.1:4222:4222"]
+    assert published.pop("monitor") == ["127.0.0.1:8090:8090"]
     assert not any(published.values())
 
 

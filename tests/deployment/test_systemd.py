@@ -28,7 +28,7 @@ def _variables(file: Path) -> dict[str, str]:
 
 def test_every_service_has_a_unit() -> None:
     assert {unit.stem for unit in UNITS} == {
-        *("godwit-provision", "godwit-coordinator", "godwit-gpu-state-tracker"),
+        *("godwit-provision", "godwit-coordinator", "godwit-gpu-state-tracker", "godwit-monitor"),
         *("godwit-launcher", "godwit-source-host", "godwit-destination-host"),
     }
 

@@ -50,6 +50,7 @@ async def _serve(directory: Path, hosts: int, gpus: str) -> None:
             gpus=gpus,
             nats_url=os.environ.get(URL_VARIABLE) or None,
             report=_report,
+            monitor=True,
         )
     )
     await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -67,8 +68,8 @@ async def _serve(directory: Path, hosts: int, gpus: str) -> None:
 def _ready_line(cluster: Cluster) -> str:
     names = ", ".join(cluster.hosts)
     return (
-        f"ready: {cluster.nats_url} (hosts {names}; GPUs SIMULATED; directory {cluster.directory});"
-        " Ctrl-C ends all of it"
+        f"ready: {cluster.nats_url} (hosts {names}; GPUs SIMULATED; directory {cluster.directory};"
+        f" page {cluster.page_url}); Ctrl-C ends all of it"
     )
 
 

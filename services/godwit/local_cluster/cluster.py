@@ -49,6 +49,7 @@ LOCK_FILE: Final = "cluster.lock"
 CLUSTER_SERVICES: Final = ("coordinator", "gpu_state_tracker")
 HOST_SERVICES: Final = ("source_host", "destination_host")
 LAUNCHER: Final = "launcher"
+MONITOR: Final = "monitor"
 _SERVICE_IDS: Final = {"coordinator": "coordinator-1", "gpu_state_tracker": "tracker-1"}
 
 
@@ -63,6 +64,7 @@ class Cluster:
         report: Report,
         launch_through: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        monitor: bool = False,
     ) -> None:
         self.directory = directory.absolute()
         self.hosts = tuple(hosts)
@@ -71,6 +73,7 @@ class Cluster:
         self._report = report
         self._launch_through = tuple(launch_through)
         self._environ = dict(environ or {})
+        self._has_monitor = monitor
         self._lock = -1
         self._nats: NatsServer | None = None
         self._nats_watcher: asyncio.Task[None] | None = None
@@ -87,6 +90,7 @@ class Cluster:
         report: Report = lambda _: None,
         launch_through: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        monitor: bool = False,
     ) -> Self:
         """Start all of it in ``directory`` and return when every service is ready.
 
@@ -94,14 +98,14 @@ class Cluster:
         already. ``report`` is told when a service dies later, and is restarted. With
         ``launch_through``, a module with arguments, each service is run by that module (a profiler,
         a test's launcher), which is given the service's as its last argument. ``environ`` is added
-        to the environment of every process. Raises ``ConflictError`` if a cluster runs in
-        ``directory``, ``InvalidInputError``, and ``UnreachableError`` or ``DeadlineError`` naming
-        the service that did not come up.
+        to the environment of every process. ``monitor``: its page is served, too. Raises
+        ``ConflictError`` if a cluster runs in ``directory``, ``InvalidInputError``, and
+        ``UnreachableError`` or ``DeadlineError`` naming the service that did not come up.
         """
         if not 1 <= hosts <= HOSTS_MAX:
             raise InvalidInputError(f"{hosts} hosts", hint=f"give 1 to {HOSTS_MAX}")
         names = (f"host-{number}" for number in range(1, hosts + 1))
-        cluster = cls(directory, names, gpus, report, launch_through, environ)
+        cluster = cls(directory, names, gpus, report, launch_through, environ, monitor)
         try:
             await cluster._start(nats_url)
         except BaseException:
@@ -125,6 +129,12 @@ class Cluster:
         """Names of the supervised processes, such as ``coordinator`` or ``host-1-source_host``."""
         return tuple(self._services)
 
+    @property
+    def page_url(self) -> str:
+        """Where the monitor's page is; nothing if there is none."""
+        told = self.directory / "services" / MONITOR / "page.json"
+        return str(json.loads(told.read_bytes())["url"]) if self._has_monitor else ""
+
     def pid(self, service: str) -> int:
         """The process id of a service. Raises ``NotFoundError``, ``UnreachableError`` if down."""
         return self._service(service).pid
@@ -139,6 +149,7 @@ class Cluster:
             "GODWIT_TRACKER_ID": _SERVICE_IDS["gpu_state_tracker"],
             "GODWIT_HEALTH_HOST": "127.0.0.1",
             "GODWIT_HEALTH_PORT": "0",
+            "GODWIT_MONITOR_PORT": "0",
             "GODWIT_LINK_HOST": "127.0.0.1",
             "GODWIT_LINK_PORT": "0",
         }
@@ -258,8 +269,9 @@ class Cluster:
             raise UnreachableError(f"provision ended with status {status}", hint="\n".join(last))
 
     def _programs(self) -> Iterable[Program]:
-        for service in CLUSTER_SERVICES:
-            place = self.directory / "services" / service / _SERVICE_IDS[service]
+        services = (*CLUSTER_SERVICES, MONITOR) if self._has_monitor else CLUSTER_SERVICES
+        for service in services:
+            place = self.directory / "services" / service / _SERVICE_IDS.get(service, "")
             yield self._program(service, f"godwit.{service}", place, self.environ())
         for host in self.hosts:
             place = self.directory / "hosts" / host

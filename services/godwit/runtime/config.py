@@ -6,7 +6,6 @@ table to the docs. Knows the environment only as a mapping; nothing else may rea
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -19,8 +18,9 @@ from godwit_protocol.facts import DeclaredFacts
 from godwit_protocol.pacing import parse_bandwidth
 from godwit_protocol.quantities import parse_duration_ns
 
-from . import values
+from . import places, values
 from .values import GPUS_MAX
+from .variable import Variable, VariableRow
 
 PORT_MAX: Final = 65535
 BULK_CONNECTIONS_MAX: Final = 64
@@ -34,6 +34,7 @@ class Service(StrEnum):
     SOURCE_HOST = "source_host"
     DESTINATION_HOST = "destination_host"
     GPU_STATE_TRACKER = "gpu_state_tracker"
+    MONITOR = "monitor"
     PROVISION = "provision"
     COMMAND = "godwit"
 
@@ -65,6 +66,7 @@ class LogFormat(StrEnum):
 
 _ALL: Final = frozenset(Service)
 _SERVICES: Final = _ALL - {Service.COMMAND, Service.PROVISION}
+_WRITERS: Final = _SERVICES - {Service.MONITOR}
 _HOST_SERVICES: Final = frozenset({Service.SOURCE_HOST, Service.DESTINATION_HOST})
 
 
@@ -76,31 +78,6 @@ class ConfigError(InvalidInputError):
         super().__init__(f"{variable} {found}", hint=f"give {allowed}")
         self.variable = variable
         self.value = value
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """One variable. ``parse`` raises ``ValueError``, ``KeyError`` or ``InvalidInputError``."""
-
-    name: str
-    parse: Callable[[str], Any]
-    allowed: str
-    default: Callable[[Mapping[str, str]], str]
-    default_shown: str
-    doc: str
-    read_by: frozenset[Service]
-    required_by: frozenset[Service]
-
-
-@dataclass(frozen=True, slots=True)
-class VariableRow:
-    """One line of the table in the docs."""
-
-    name: str
-    allowed: str
-    default: str
-    doc: str
-    read_by: tuple[str, ...]
 
 
 def _variable(
@@ -119,25 +96,6 @@ def _variable(
     shown = literal if default_shown is None else default_shown
     variable = Variable(name, parse, allowed, compute, shown, doc, read_by, required_by)
     return {_METADATA_KEY: variable}
-
-
-def _default_directory(environ: Mapping[str, str]) -> str:
-    if runtime := environ.get("XDG_RUNTIME_DIR"):
-        return f"{runtime}/godwit"
-    return f"/tmp/godwit-{os.getuid()}"
-
-
-def _default_host_directory(environ: Mapping[str, str]) -> str:
-    root = environ.get("GODWIT_DIR") or _default_directory(environ)
-    return f"{root}/hosts/{environ.get('GODWIT_HOST', '')}"
-
-
-def _default_signing_key(environ: Mapping[str, str]) -> str:
-    if environ.get("GODWIT_HOST"):
-        directory = environ.get("GODWIT_HOST_DIR") or _default_host_directory(environ)
-        return f"{directory}/signing.key"
-    root = environ.get("GODWIT_DIR") or _default_directory(environ)
-    return f"{root}/services/signing.key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +138,7 @@ class Config:
             "GODWIT_DIR",
             values.absolute_path,
             "a directory",
-            _default_directory,
+            places.directory,
             "Where a local cluster keeps its files, and where commands look for it.",
             default_shown="$XDG_RUNTIME_DIR/godwit, else /tmp/godwit-$UID",
             read_by=_ALL,
@@ -203,7 +161,7 @@ class Config:
             "GODWIT_HOST_DIR",
             values.absolute_path,
             "a directory",
-            _default_host_directory,
+            places.host_directory,
             "Where a host keeps its journals and its machines' sockets. Its two services share it,"
             " and it must survive their restarts.",
             default_shown="$GODWIT_DIR/hosts/$GODWIT_HOST",
@@ -259,6 +217,7 @@ class Config:
                     Service.COORDINATOR,
                     Service.SOURCE_HOST,
                     Service.GPU_STATE_TRACKER,
+                    Service.MONITOR,
                     Service.COMMAND,
                 }
             ),
@@ -366,10 +325,11 @@ class Config:
             "GODWIT_SIGNING_KEY",
             values.path_or_off,
             "a file, or off",
-            _default_signing_key,
+            places.signing_key,
             "The Ed25519 key that signs, at a migration's end, what the service has written of it;"
             " made if it is not there (docs/replay.md).",
             default_shown="signing.key in the host's directory, else in $GODWIT_DIR/services",
+            read_by=_WRITERS,
         )
     )
     sampling_period_ns: int = field(
@@ -413,6 +373,26 @@ class Config:
             read_by=frozenset({Service.GPU_STATE_TRACKER}),
         )
     )
+    monitor_host: str = field(
+        metadata=_variable(
+            "GODWIT_MONITOR_HOST",
+            values.address,
+            "an address of this machine",
+            "127.0.0.1",
+            "Where the monitor's page is served. It has no users: whoever reaches it sees all.",
+            read_by=frozenset({Service.MONITOR}),
+        )
+    )
+    monitor_port: int = field(
+        metadata=_variable(
+            "GODWIT_MONITOR_PORT",
+            values.whole_number(0, PORT_MAX),
+            f"0 to {PORT_MAX}",
+            "8090",
+            "The page's port; 0 takes any free one and writes it to a file.",
+            read_by=frozenset({Service.MONITOR}),
+        )
+    )
     health_host: str = field(
         metadata=_variable(
             "GODWIT_HEALTH_HOST",
@@ -439,6 +419,7 @@ class Config:
             "off",
             "Whether spans of migrations go to an OpenTelemetry collector, where"
             " OTEL_EXPORTER_OTLP_ENDPOINT says (docs/monitoring.md).",
+            read_by=_WRITERS,
         )
     )
     log_level: int = field(

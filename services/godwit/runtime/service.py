@@ -15,6 +15,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NoReturn
@@ -32,6 +33,7 @@ from godwit.runtime.config import Config, LogFormat, Service
 from godwit.runtime.health import Health, Page
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.observed_log import ObservedLog
+from godwit.runtime.watching_log import INBOX_PREFIX
 from godwit.tracing.opening import open_tracer
 from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
 
@@ -240,14 +242,23 @@ async def connect(service: Service, config: Config) -> ObservedLog:
     Raises ``UnreachableError`` after ``CONNECT_TRIES_MAX`` tries.
     """
     name = "-".join(filter(None, (service, config.host)))
+    # The monitor's user may be answered nowhere else.
+    inbox_prefix = INBOX_PREFIX if service is Service.MONITOR else "_INBOX"
+    once = partial(
+        ObservedLog.connect,
+        config.nats_url,
+        name=name,
+        timeout_s=CONNECT_TRY_S,
+        inbox_prefix=inbox_prefix,
+    )
     for attempt in range(1, CONNECT_TRIES_MAX):
         try:
-            return await ObservedLog.connect(config.nats_url, name=name, timeout_s=CONNECT_TRY_S)
+            return await once()
         except UnreachableError as error:
             _log.warning("waiting for the event log", url=config.nats_url, tried=attempt)
             _log.debug("event log unreachable", error=error.message)
             await asyncio.sleep(CONNECT_WAIT_S)
-    return await ObservedLog.connect(config.nats_url, name=name, timeout_s=CONNECT_TRY_S)
+    return await once()
 
 
 async def _watch(log: NatsLog) -> None:

@@ -1,0 +1,1 @@
+"""The monitor: reads the log and shows it in a web page. It never publishes."""

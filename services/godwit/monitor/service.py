@@ -1,0 +1,108 @@
+"""The monitor's service: follows the log with a watcher's rights and serves what it says.
+
+What if the process dies here? Nothing is lost: it keeps nothing, and reads the log from its
+beginning when it starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from godwit.catalogue import loading
+from godwit.pictures import reading
+from godwit.runtime.service import ServiceContext
+from godwit.runtime.watching_log import WatchingLog
+from godwit_protocol import subjects
+from godwit_protocol.errors import InvalidInputError
+
+from .audience import Audience
+from .pages import Pages
+from .picture import Picture
+
+ADDRESS_FILE: Final = "page.json"
+NEWS_S: Final = 0.25
+"""However much happens, it is told no more often."""
+STOP_S: Final = 2.0
+TELEMETRY: Final = (
+    subjects.telemetry("migration", "*", "progress"),
+    subjects.telemetry("host", "*", "gpus"),
+)
+_log: Final = structlog.get_logger(__name__)
+
+
+async def main(context: ServiceContext) -> None:
+    """Follow and serve, until cancelled."""
+    log = WatchingLog(context.log)
+    picture, audience = Picture(loading.load(context.config.catalogue_file)), Audience()
+    for filters in (reading.ALL_EVENTS, (subjects.ledger("*"),)):
+        last = await _read(log, filters, picture)
+        context.tasks.create_task(_follow(log, filters, last, picture))
+    context.tasks.create_task(_listen(log, picture))
+    async with _served(context, Pages(picture, audience, log)):
+        context.health.ready = True
+        while True:
+            await asyncio.sleep(NEWS_S)
+            news = picture.take_news()
+            if news is not None:
+                audience.tell(news)
+
+
+async def _read(log: WatchingLog, filters: Sequence[str], picture: Picture) -> int:
+    last = 0
+    async with aclosing(reading.messages(log, filters)) as messages:
+        async for stored in messages:
+            picture.learn(stored)
+            last = stored.sequence
+    return last
+
+
+async def _follow(log: WatchingLog, filters: Sequence[str], last: int, picture: Picture) -> None:
+    messages = reading.messages(log, filters, after_sequence=last, follow=True)
+    async with aclosing(messages):
+        async for stored in messages:
+            picture.learn(stored)
+
+
+async def _listen(log: WatchingLog, picture: Picture) -> None:
+    async for subject, data in log.listen(TELEMETRY):
+        picture.hear(subject, data)
+
+
+@asynccontextmanager
+async def _served(context: ServiceContext, pages: Pages) -> AsyncIterator[None]:
+    """Serve, and write the address to the service's directory. Raises ``InvalidInputError``."""
+    config = context.config
+    runner = web.AppRunner(pages.application(), access_log=None, shutdown_timeout=STOP_S)
+    await runner.setup()
+    site = web.TCPSite(runner, config.monitor_host, config.monitor_port)
+    try:
+        await site.start()
+        port = runner.addresses[0][1]
+        _write_address(context.directory, config.monitor_host, port)
+        _log.info("page", url=f"http://{config.monitor_host}:{port}/")
+        yield
+    except OSError as error:
+        raise InvalidInputError(
+            f"the page cannot be served on {config.monitor_host} port {config.monitor_port}:"
+            f" {error.strerror}",
+            hint="set GODWIT_MONITOR_HOST and GODWIT_MONITOR_PORT",
+        ) from error
+    finally:
+        await runner.cleanup()
+
+
+def _write_address(directory: Path, host: str, port: int) -> None:
+    """Whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = directory / f".{ADDRESS_FILE}.{os.getpid()}"
+    partial.write_text(json.dumps({"url": f"http://{host}:{port}/", "pid": os.getpid()}))
+    partial.replace(directory / ADDRESS_FILE)

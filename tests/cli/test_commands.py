@@ -163,6 +163,8 @@ async def test_migrate_waits_for_the_end_and_says_why_it_was_refused(
             async for stored in requests:
                 recorded = codec.decode(stored.data)
                 if recorded.envelope.machine == unique_name:
+                    assert isinstance(recorded.event, ev.MigrationRequested)
+                    assert recorded.event.verify is ev.Verify.WIRE  # unless told otherwise
                     migration = recorded.envelope.migration
                     await teller.end(
                         migration, unique_name, Outcome.ABORTED, AbortReason.RESERVATION_REFUSED

@@ -27,7 +27,8 @@ MIGRATION_KEYS = {
     *("stun_components_ms", "bytes_sent", "duration_s"),
 }
 DEMO_KEYS = {
-    *("migration", "rounds", "bytes_sent", "throughput_gbps", "stun_ms", "stun_components_ms"),
+    *("migration", "verify", "rounds", "bytes_sent", "throughput_gbps", "stun_ms"),
+    "stun_components_ms",
     *("client_gap_ms", "queries_asked", "queries_answered", "queries_lost", "queries_doubled"),
     "answers_equal",
 }
@@ -149,6 +150,7 @@ async def test_the_demo_loses_nothing(tmp_path: Path) -> None:
     shell = Shell(tmp_path, tmp_path / "unused")
     findings = await shell.json("demo")
     assert findings.keys() == DEMO_KEYS
+    assert findings["verify"] == "wire"
     assert findings["queries_asked"] == findings["queries_answered"] > 0
     assert (findings["queries_lost"], findings["queries_doubled"]) == (0, 0)
     assert findings["answers_equal"] is True

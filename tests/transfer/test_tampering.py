@@ -8,36 +8,13 @@ import numpy as np
 import pytest
 from direct_link import DEADLINE_S, Direct, direct, runs, work
 from msgspec.structs import replace
-from tampering import Tamper, Tampered
 
 from godwit_protocol.errors import CorruptError, GodwitError, RemoteProtocolError, UnreachableError
 from godwit_protocol.framing import Frame, FrameKind
+from tampering import Tamper, Tampered, doubled, flipped_bit, lost, of_another_migration
 
 RUN, SCATTER, ZERO = FrameKind.RUN, FrameKind.SCATTER, FrameKind.ZERO
 PAGES = 1024
-
-
-def flipped_bit(kind: FrameKind) -> Tamper:
-    def tamper(frame: Frame, payload: bytes) -> list[tuple[Frame, bytes]]:
-        if frame.kind is not kind:
-            return [(frame, payload)]
-        altered = bytearray(payload)
-        altered[-1000] ^= 4
-        return [(frame, bytes(altered))]
-
-    return tamper
-
-
-def lost(frame: Frame, payload: bytes) -> list[tuple[Frame, bytes]]:
-    return [] if frame.kind is SCATTER else [(frame, payload)]
-
-
-def doubled(frame: Frame, payload: bytes) -> list[tuple[Frame, bytes]]:
-    return [(frame, payload)] * (1 + (frame.kind is SCATTER))
-
-
-def of_another_migration(frame: Frame, payload: bytes) -> list[tuple[Frame, bytes]]:
-    return [(replace(frame, session=b"session2") if frame.kind is RUN else frame, payload)]
 
 
 def elsewhere(frame: Frame, payload: bytes) -> list[tuple[Frame, bytes]]:
@@ -101,9 +78,9 @@ async def outcome(tamper: Tamper, *, digested: bool = True) -> tuple[GodwitError
         (elsewhere, CorruptError, "digest"),
         (not_so_long, CorruptError, "digest"),
         (Exchanged(), CorruptError, "digest"),
-        (lost, RemoteProtocolError, "lost or doubled"),
-        (doubled, RemoteProtocolError, "lost or doubled"),
-        (of_another_migration, RemoteProtocolError, "another migration"),
+        (lost(SCATTER), RemoteProtocolError, "lost or doubled"),
+        (doubled(SCATTER), RemoteProtocolError, "lost or doubled"),
+        (of_another_migration(RUN), RemoteProtocolError, "another migration"),
     ],
     ids=["run bit", "scatter bit", "elsewhere", "zeros", "exchanged", "lost", "doubled", "other"],
 )

@@ -84,6 +84,7 @@ class Findings:
         stun_ns = summary.stun_ns
         return {
             "migration": summary.id,
+            "verify": summary.verify.value,
             "rounds": len(summary.rounds),
             "bytes_sent": summary.sent_bytes,
             "throughput_gbps": round(self.throughput_gbps, 3),

@@ -98,6 +98,7 @@ def as_json(summary: MigrationSummary) -> dict[str, Any]:
         "reason": summary.reason.value,
         "message": summary.message,
         "resolve": doubt.command(summary) if summary.outcome is Outcome.IN_DOUBT else None,
+        "verify": summary.verify.value,
         "rounds": len(summary.rounds),
         "stun_ms": None if stun_ns is None else milliseconds(stun_ns),
         "stun_components_ms": stun_components_ms(summary),

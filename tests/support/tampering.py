@@ -1,4 +1,6 @@
-"""A man in the middle of the bulk connections: knows their frames, and alters what a test wants."""
+"""A man in the middle of a direct link: knows the bulk connections' frames, and alters what a test
+wants. What goes over other connections passes as it is.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,15 @@ import socket
 import threading
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from godwit_protocol.framing import (
     HEADER_BYTES,
     PREAMBLE_BYTES,
     Frame,
+    FrameKind,
     decode_header,
+    decode_preamble,
     encode_header,
 )
 
@@ -68,7 +74,10 @@ class Tampered:
 
     def _forward(self, near: socket.socket, far: socket.socket) -> None:
         try:
-            far.sendall(_exactly(near, PREAMBLE_BYTES))
+            preamble = _exactly(near, PREAMBLE_BYTES)
+            far.sendall(preamble)
+            while decode_preamble(preamble).kind is not FrameKind.BULK_HELLO:
+                far.sendall(_some(near))
             while True:
                 frame = decode_header(_exactly(near, HEADER_BYTES))
                 payload = _exactly(near, frame.payload_bytes)
@@ -76,6 +85,44 @@ class Tampered:
                     far.sendall(encode_header(altered) + data)
         except (OSError, EOFError):
             _shut(far)
+
+
+def flipped_bit(kind: FrameKind) -> Tamper:
+    """One bit of each frame of a kind."""
+
+    def tamper(frame: Frame, payload: bytes) -> list[tuple[Frame, bytes]]:
+        if frame.kind is not kind:
+            return [(frame, payload)]
+        altered = bytearray(payload)
+        altered[-1000] ^= 4
+        return [(frame, bytes(altered))]
+
+    return tamper
+
+
+def lost(kind: FrameKind) -> Tamper:
+    """No frame of a kind."""
+    return lambda frame, payload: [] if frame.kind is kind else [(frame, payload)]
+
+
+def doubled(kind: FrameKind) -> Tamper:
+    """Each frame of a kind twice."""
+    return lambda frame, payload: [(frame, payload)] * (1 + (frame.kind is kind))
+
+
+def of_another_migration(kind: FrameKind) -> Tamper:
+    """Each frame of a kind as if it were of another session."""
+    other = b"session2"
+    return lambda frame, payload: [
+        (replace(frame, session=other) if frame.kind is kind else frame, payload)
+    ]
+
+
+def _some(near: socket.socket) -> bytes:
+    data = near.recv(65536)
+    if not data:
+        raise EOFError
+    return data
 
 
 def _exactly(sock: socket.socket, count: int) -> bytes:

@@ -21,7 +21,7 @@ import peers
 import tables
 
 FOLDER = Path(__file__).parent
-JOB_S_MAX = 900
+JOB_S_MAX = 1200
 
 
 @dataclass(frozen=True)

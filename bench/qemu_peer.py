@@ -30,6 +30,7 @@ BOOT_S_MAX = 120.0
 MIGRATE_S_MAX = 240.0
 WRITTEN_ADDRESS = 0x100034
 RATE_S = 1.0
+RESUME_S_MAX = 30.0
 _PARAMETERS_AT = 0x20
 _CODE = base64.b64decode(
     "ArCtGwAAAQD+T1HkAAAQAAAAEAAAEBAAAAAAAFwAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAP//"
@@ -51,8 +52,13 @@ class Writes:
 
 @dataclass(frozen=True)
 class Migrated:
-    """What QEMU says of its migration, and the rate that its guest was seen to write at before."""
+    """What QEMU says of its migration, and the rate that its guest was seen to write at before.
 
+    ``stun_ms``: from the source's STOP to the destination's RESUME, on the one clock that both
+    have; what QEMU calls downtime ends on the source, before the destination runs.
+    """
+
+    stun_ms: float
     downtime_ms: float
     bytes_per_second: float
     total_s: float
@@ -85,10 +91,10 @@ def migrated(
             **{"max-bandwidth": 1 << 40, "downtime-limit": downtime_limit_ms},
         )
         source.ask("migrate", uri=uri)
-        return _followed(source, rate)
+        return _followed(source, destination, rate)
 
 
-def _followed(source: Qemu, rate: float) -> Migrated:
+def _followed(source: Qemu, destination: Qemu, rate: float) -> Migrated:
     deadline = time.monotonic() + MIGRATE_S_MAX
     while time.monotonic() < deadline:
         told = source.ask("query-migrate")
@@ -96,6 +102,7 @@ def _followed(source: Qemu, rate: float) -> Migrated:
             ram, total_s = told["ram"], told["total-time"] / 1e3
             spent_s = total_s - told["downtime"] / 1e3
             return Migrated(
+                stun_ms=(destination.moment("RESUME") - source.moment("STOP")) * 1e3,
                 downtime_ms=float(told["downtime"]),
                 bytes_per_second=ram["transferred"] / spent_s,
                 total_s=total_s,
@@ -131,19 +138,26 @@ class Qemu:
         self._console = folder / "console"
         self._sock = _connected(folder / "monitor")
         self._lines = self._sock.makefile("r", encoding="utf-8")
+        self._moments: dict[str, float] = {}
         self._lines.readline()
         self.ask("qmp_capabilities")
 
-    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+    def ask(self, command: str, **arguments: Any) -> Any:
         """Run a command of the monitor. Raises ``RuntimeError`` if it refuses."""
         self._sock.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
-        while True:
-            told = json.loads(self._lines.readline())
+        while "return" not in (told := self._heard()):
             if "error" in told:
                 raise RuntimeError(f"{command}: {told['error']}")
-            if "return" in told:
-                answer: dict[str, Any] = told["return"]
-                return answer
+        return told["return"]
+
+    def moment(self, event: str) -> float:
+        """When an event came last, seconds of the wall clock; waits for the first."""
+        deadline = time.monotonic() + RESUME_S_MAX
+        while event not in self._moments:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no {event} came")
+            self.ask("query-status")
+        return self._moments[event]
 
     def wait_until_it_writes(self) -> None:
         """All memory is filled, and the timer runs."""
@@ -169,15 +183,16 @@ class Qemu:
 
     def _written(self) -> int:
         line = f"xp /1wx {WRITTEN_ADDRESS:#x}"
-        self._sock.sendall(
-            json.dumps(
-                {"execute": "human-monitor-command", "arguments": {"command-line": line}}
-            ).encode()
-        )
-        while True:
-            told = json.loads(self._lines.readline())
-            if "return" in told:
-                return int(told["return"].split(":")[1].split()[0], 16)
+        told = self.ask("human-monitor-command", **{"command-line": line})
+        return int(told.split(":")[1].split()[0], 16)
+
+    def _heard(self) -> dict[str, Any]:
+        """The next thing that the monitor says; of events, when they came is kept."""
+        told: dict[str, Any] = json.loads(self._lines.readline())
+        if "event" in told:
+            at = told["timestamp"]
+            self._moments[told["event"]] = at["seconds"] + at["microseconds"] / 1e6
+        return told
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def _qemu_ms(size_mib: int, limit_ms: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         return migrated(
             Path(folder), size_mib, writes, downtime_limit_ms=limit_ms, populated=True
-        ).downtime_ms
+        ).stun_ms
 
 
 async def measure(there: Lab, size_mib: int, turns: int, *, qemu: bool) -> records.Record:

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from godwit.runtime.log_file import LogFile
-from godwit_protocol import codec
 from godwit_protocol.projections import MigrationSummary, fold
 from godwit_protocol.replay import lines
 from godwit_protocol.replay.stories import Stories
@@ -52,8 +51,7 @@ def folded(path: Path) -> tuple[int, float]:
     """How many events the file had, and seconds of processor time that folding them took."""
     began_s, events = time.process_time(), 0
     summaries: OrderedDict[str, MigrationSummary] = OrderedDict()
-    for message in LogFile(path).messages():
-        recorded = codec.decode(message.data, message.sequence)
+    for recorded in LogFile(path).events():
         migration = recorded.envelope.migration
         known = summaries.get(migration) or MigrationSummary(id=migration)
         summaries[migration] = fold(known, recorded)

@@ -11,9 +11,9 @@ from typing import Final
 
 import msgspec
 
-from .errors import InvalidInputError
+from .errors import CorruptError, InvalidInputError
 from .events import EVENT_TYPES, Envelope, Event, Recorded, UnknownEvent
-from .unpacking import unpack
+from .unpacking import UNREADABLE
 
 EVENT_BYTES_MAX: Final = 1024 * 1024
 
@@ -46,11 +46,17 @@ def decode(data: bytes, sequence: int = 0) -> Recorded:
     Unknown fields are passed over, an unknown type gives an ``UnknownEvent``. Raises
     ``CorruptError`` for anything else.
     """
-    what = f"the event at sequence {sequence}"
-    envelope = unpack(_envelope_decoder, data, what, bytes_max=EVENT_BYTES_MAX)
-    decoder = _body_decoders.get(envelope.type)
-    if decoder is not None:
-        event = unpack(decoder, envelope.body, what, bytes_max=EVENT_BYTES_MAX)
-        return Recorded(envelope, event, sequence)
-    fields = unpack(_unknown_decoder, envelope.body, what, bytes_max=EVENT_BYTES_MAX)
+    if len(data) > EVENT_BYTES_MAX:
+        raise CorruptError(
+            f"the event at sequence {sequence} has {len(data)} bytes, the limit is"
+            f" {EVENT_BYTES_MAX}"
+        )
+    try:
+        envelope = _envelope_decoder.decode(data)
+        decoder = _body_decoders.get(envelope.type)
+        if decoder is not None:
+            return Recorded(envelope, decoder.decode(envelope.body), sequence)
+        fields = _unknown_decoder.decode(envelope.body)
+    except UNREADABLE as error:
+        raise CorruptError(f"the event at sequence {sequence} cannot be read: {error}") from error
     return Recorded(envelope, UnknownEvent(fields=fields), sequence)

@@ -6,17 +6,22 @@ not know.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Final
+
 import msgspec
 
-from .events import Recorded
+from .events import Envelope, Event, Recorded
 from .events import bandwidth as bev
 from .events import machine as mev
 from .events import migration as ev
 from .events.migration import AbortReason, Outcome
 from .machine import MachineSpec
 
+_replace: Final = msgspec.structs.replace
 
-class StunMarks(msgspec.Struct, frozen=True, kw_only=True):
+
+class StunMarks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Instants of one stun, in ns of CLOCK_MONOTONIC; 0 if not (yet) known.
 
     Those of the source and those of the destination compare only if both hosts have one boot id.
@@ -63,7 +68,7 @@ class StunMarks(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True):
+class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One migration as its log tells it."""
 
     id: str
@@ -118,94 +123,115 @@ class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 def fold(summary: MigrationSummary, recorded: Recorded) -> MigrationSummary:
     """Return the summary after one more event of its migration."""
-    envelope = recorded.envelope
-    counted = _replace(
-        summary,
-        events=summary.events + 1,
-        last_type=envelope.type,
-        machine=summary.machine or envelope.machine,
-    )
-    changes = _changes(counted, recorded)
-    return _replace(counted, **changes) if changes else counted
-
-
-def _changes(summary: MigrationSummary, recorded: Recorded) -> dict[str, object]:
     envelope, event = recorded.envelope, recorded.event
-    match event:
-        case ev.MigrationRequested():
-            return {
-                "machine": event.machine,
-                "destination": event.destination,
-                "limits": event.limits,
-                "verify": event.verify,
-                "requested_wall_ns": envelope.wall_ns,
-            }
-        case ev.PreparationOrdered():
-            return {"source": event.source}
-        case ev.MigrationStarted():
-            return {"limits": event.limits}
-        case bev.BandwidthOrdered():
-            cap = event.bandwidth_bytes_per_second
-            return {
-                "limits": _replace(summary.limits, bandwidth_bytes_per_second=cap),
-                "bandwidth_changed_by": event.requested_by,
-            }
-        case ev.PrecopyStarted():
-            return {
-                "resident_bytes": event.resident_bytes,
-                "connections": event.connections,
-                "populate_ns": event.populate_ns,
-            }
-        case ev.RoundCompleted():
-            return {"rounds": (*summary.rounds, event), "last_round_ns": envelope.monotonic_ns}
-        case ev.MigrationAbandoned():
-            return {"aborted_stun_ns": event.stun_ns}
-        case ev.DoubtRaised() if summary.outcome is Outcome.RUNNING:
-            return {"outcome": Outcome.IN_DOUBT, "message": event.message}
-        case ev.MigrationEnded():
-            return {
-                "outcome": event.outcome,
-                "reason": event.reason,
-                "message": event.message,
-                "ended_wall_ns": envelope.wall_ns,
-            }
-        case _:
-            return _stun_changes(summary, recorded)
+    told = _TOLD_BY.get(type(event))
+    changes = told(summary, envelope, event) if told is not None else {}
+    changes.setdefault("machine", summary.machine or envelope.machine)
+    return _replace(summary, events=summary.events + 1, last_type=envelope.type, **changes)
 
 
-def _stun_changes(summary: MigrationSummary, recorded: Recorded) -> dict[str, object]:
-    envelope, event, marks = recorded.envelope, recorded.event, summary.marks
-    match event:
-        case ev.MachineStunned():
-            marks = _replace(
-                marks,
-                stopped_ns=event.stopped_ns,
-                frozen_ns=envelope.monotonic_ns,
-                source_boot=envelope.boot,
-            )
-            return {"marks": marks, "checkpoint_bytes": event.checkpoint_bytes}
-        case ev.FinalCopySent():
-            marks = _replace(
-                marks, scan_ns=event.scan_ns, digest_ns=event.digest_ns, sent_ns=event.sent_ns
-            )
-            return {"marks": marks, "final_pages": event.pages, "final_bytes": event.sent_bytes}
-        case ev.ImageStaged():
-            marks = _replace(marks, received_ns=event.received_ns, staged_ns=event.staged_ns)
-            return {"marks": marks, "digests": event.digests}
-        case ev.GoGiven():
-            return {"marks": _replace(marks, staged_heard_ns=event.staged_heard_ns)}
-        case ev.ActivationStarted():
-            return {"marks": _replace(marks, go_heard_ns=event.go_heard_ns)}
-        case ev.MachineActivated():
-            marks = _replace(
-                marks,
-                owned_ns=event.owned_ns,
-                first_step_ns=event.first_step_ns,
-                destination_boot=envelope.boot,
-            )
-            return {"marks": marks}
-        case _:
-            return {}
+def _requested(_: MigrationSummary, envelope: Envelope, event: ev.MigrationRequested) -> _Changes:
+    return {
+        "machine": event.machine,
+        "destination": event.destination,
+        "limits": event.limits,
+        "verify": event.verify,
+        "requested_wall_ns": envelope.wall_ns,
+    }
+
+
+def _bandwidth(summary: MigrationSummary, _: Envelope, event: bev.BandwidthOrdered) -> _Changes:
+    cap = event.bandwidth_bytes_per_second
+    return {
+        "limits": _replace(summary.limits, bandwidth_bytes_per_second=cap),
+        "bandwidth_changed_by": event.requested_by,
+    }
+
+
+def _begun(_: MigrationSummary, __: Envelope, event: ev.PrecopyStarted) -> _Changes:
+    return {
+        "resident_bytes": event.resident_bytes,
+        "connections": event.connections,
+        "populate_ns": event.populate_ns,
+    }
+
+
+def _round(summary: MigrationSummary, envelope: Envelope, event: ev.RoundCompleted) -> _Changes:
+    return {"rounds": (*summary.rounds, event), "last_round_ns": envelope.monotonic_ns}
+
+
+def _doubted(summary: MigrationSummary, _: Envelope, event: ev.DoubtRaised) -> _Changes:
+    if summary.outcome is not Outcome.RUNNING:
+        return {}
+    return {"outcome": Outcome.IN_DOUBT, "message": event.message}
+
+
+def _ended(_: MigrationSummary, envelope: Envelope, event: ev.MigrationEnded) -> _Changes:
+    return {
+        "outcome": event.outcome,
+        "reason": event.reason,
+        "message": event.message,
+        "ended_wall_ns": envelope.wall_ns,
+    }
+
+
+def _stunned(summary: MigrationSummary, envelope: Envelope, event: ev.MachineStunned) -> _Changes:
+    marks = _replace(
+        summary.marks,
+        stopped_ns=event.stopped_ns,
+        frozen_ns=envelope.monotonic_ns,
+        source_boot=envelope.boot,
+    )
+    return {"marks": marks, "checkpoint_bytes": event.checkpoint_bytes}
+
+
+def _final_copy(summary: MigrationSummary, _: Envelope, event: ev.FinalCopySent) -> _Changes:
+    marks = _replace(
+        summary.marks, scan_ns=event.scan_ns, digest_ns=event.digest_ns, sent_ns=event.sent_ns
+    )
+    return {"marks": marks, "final_pages": event.pages, "final_bytes": event.sent_bytes}
+
+
+def _staged(summary: MigrationSummary, _: Envelope, event: ev.ImageStaged) -> _Changes:
+    marks = _replace(summary.marks, received_ns=event.received_ns, staged_ns=event.staged_ns)
+    return {"marks": marks, "digests": event.digests}
+
+
+def _activated(
+    summary: MigrationSummary, envelope: Envelope, event: ev.MachineActivated
+) -> _Changes:
+    marks = _replace(
+        summary.marks,
+        owned_ns=event.owned_ns,
+        first_step_ns=event.first_step_ns,
+        destination_boot=envelope.boot,
+    )
+    return {"marks": marks}
+
+
+_Changes = dict[str, Any]
+_TOLD_BY: Final[dict[type[Event], Callable[[MigrationSummary, Envelope, Any], _Changes]]] = {
+    ev.MigrationRequested: _requested,
+    ev.PreparationOrdered: lambda _, __, event: {"source": event.source},
+    ev.MigrationStarted: lambda _, __, event: {"limits": event.limits},
+    bev.BandwidthOrdered: _bandwidth,
+    ev.PrecopyStarted: _begun,
+    ev.RoundCompleted: _round,
+    ev.MigrationAbandoned: lambda _, __, event: {"aborted_stun_ns": event.stun_ns},
+    ev.DoubtRaised: _doubted,
+    ev.MigrationEnded: _ended,
+    ev.MachineStunned: _stunned,
+    ev.FinalCopySent: _final_copy,
+    ev.ImageStaged: _staged,
+    ev.GoGiven: lambda summary, _, event: {
+        "marks": _replace(summary.marks, staged_heard_ns=event.staged_heard_ns)
+    },
+    ev.ActivationStarted: lambda summary, _, event: {
+        "marks": _replace(summary.marks, go_heard_ns=event.go_heard_ns)
+    },
+    ev.MachineActivated: _activated,
+}
+"""What a migration's events change of its summary."""
 
 
 class MachineSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,6 +275,3 @@ def fold_machine(summary: MachineSummary, recorded: Recorded) -> MachineSummary:
             return _replace(summary, failure=message, failure_epoch=epoch)
         case _:
             return summary
-
-
-_replace = msgspec.structs.replace

@@ -13,7 +13,7 @@ from .errors import CorruptError, GodwitError
 
 T = TypeVar("T")
 
-_UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 """Broken or unfitting bytes, nesting deeper than the stack, text that is not UTF-8."""
 
 
@@ -34,5 +34,5 @@ def unpack(
         raise error(f"{what} has {size} bytes, the limit is {bytes_max}")
     try:
         return decoder.decode(data)
-    except _UNREADABLE as reason:
+    except UNREADABLE as reason:
         raise error(f"{what} cannot be read: {reason}") from reason

@@ -25,13 +25,13 @@ class Lane(StrEnum):
     TRACKER = "tracker"
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A fact, in the past tense. Subclasses name their ``TYPE``: envelope and subject carry it."""
 
     TYPE: ClassVar[str] = ""
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What every event carries. Times are nanoseconds; ``monotonic_ns`` counts within ``boot``."""
 
     id: str
@@ -58,7 +58,7 @@ class UnknownEvent(Event, frozen=True, kw_only=True):
     fields: dict[str, object]
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """One decoded event with its envelope and, once it is in the log, its stream sequence."""
 
     envelope: Envelope

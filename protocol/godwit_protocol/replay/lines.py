@@ -11,7 +11,9 @@ from typing import Final
 
 import msgspec
 
+from .. import codec, subjects
 from ..errors import CorruptError
+from ..events import Recorded
 
 FORMAT_VERSION: Final = 1
 LINE_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -25,7 +27,7 @@ class FileHead(msgspec.Struct, frozen=True, kw_only=True):
     of: str = ""
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
+class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One message as the log held it. ``time_ns``: the server's wall clock when it was stored."""
 
     subject: str
@@ -39,7 +41,19 @@ class _Line(Message, frozen=True, kw_only=True):
     event: object = None
 
 
+class Bare(msgspec.Struct, frozen=True, gc=False):
+    """What of a message an event is decoded from."""
+
+    subject: str
+    sequence: int
+    data: bytes
+
+
 _EVENT: Final = b',"event":'
+_EVENT_SUBJECTS: Final = tuple(
+    subject.rstrip("*>") for subject in subjects.STREAM_SUBJECTS[subjects.EVENTS]
+)
+_bare_decoder: Final = msgspec.json.Decoder(Bare)
 _encoder: Final = msgspec.json.Encoder()
 _head_decoder: Final = msgspec.json.Decoder(FileHead)
 _decoder: Final = msgspec.json.Decoder(Message)
@@ -94,6 +108,25 @@ def decode_line(line: bytes, number: int) -> Message:
         return _without_event(line) or _decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptError(f"line {number} cannot be read: {error}") from error
+
+
+def decode_event(line: bytes, number: int) -> Recorded | None:
+    """Return the event in line ``number``; None if it is another stream's message.
+
+    As ``decode_line`` and ``codec.decode``, in half the time: nothing else of the line is decoded.
+    """
+    try:
+        bare = _bare_decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptError(f"line {number} cannot be read: {error}") from error
+    return event_in(bare)
+
+
+def event_in(message: Message | Bare) -> Recorded | None:
+    """The event in a message; None if it is another stream's. Raises as ``codec.decode``."""
+    if not message.subject.startswith(_EVENT_SUBJECTS):
+        return None
+    return codec.decode(message.data, message.sequence)
 
 
 def _without_event(line: bytes) -> Message | None:

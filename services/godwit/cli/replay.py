@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from godwit.pictures.figures import count
 from godwit.pictures.migrations import find_id
 from godwit.pictures.report import page
 from godwit.runtime.log_file import LogFile
+from godwit.runtime.parquet_file import SUFFIX, ParquetWriter
 from godwit.runtime.signing import is_signed
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import InvalidInputError, RefusedError
@@ -54,7 +56,8 @@ def export(
 ) -> None:
     """Write a migration, or with --all the whole log, into a file that replays without a cluster.
 
-    The file has a line of JSON for each message, with its bytes as they are stored.
+    The file has a line of JSON for each message, with its bytes as they are stored; or, if its name
+    ends in .parquet, a row.
     """
     if all_ and file is None:
         migration, file = "", Path(migration) if migration else None
@@ -89,15 +92,29 @@ async def write_export(log: LogReader, migration: str, file: Path) -> int:
     )
     written = 0
     try:
-        with file.open("wb") as opened:
-            opened.write(lines.encode_head(migration))
+        with _exporting(file, migration) as add:
             for wanted in filters:
                 async for stored in reading.messages(log, wanted):
-                    opened.write(lines.encode_line(_message(stored)))
+                    add(_message(stored))
                     written += 1
     except OSError as error:
         raise InvalidInputError(f"{file} cannot be written: {error.strerror}") from error
     return written
+
+
+@contextmanager
+def _exporting(file: Path, migration: str) -> Iterator[Callable[[lines.Message], object]]:
+    """Give what writes a message into the file, in the form that its name ends in."""
+    if file.suffix == SUFFIX:
+        writer = ParquetWriter(file, migration)
+        try:
+            yield writer.add
+        finally:
+            writer.close()
+        return
+    with file.open("wb") as opened:
+        opened.write(lines.encode_head(migration))
+        yield lambda message: opened.write(lines.encode_line(message))
 
 
 def _message(stored: Stored) -> lines.Message:

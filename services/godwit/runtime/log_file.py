@@ -1,6 +1,7 @@
 """An exported log as a place to read from: what is asked of the event log, a file answers.
 
-Reads line by line, so that memory does not grow with the file; one that is compressed (gzip), too.
+Reads line by line, so that memory does not grow with the file; one that is packed (gzip), too, and
+tables (Parquet).
 It must not know what is asked.
 """
 
@@ -15,22 +16,29 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
+from godwit.runtime import parquet_file
 from godwit.runtime.event_log import Stored
 from godwit_protocol import subjects as names
 from godwit_protocol.errors import CorruptError, InvalidInputError, NotFoundError
+from godwit_protocol.events import Recorded
 from godwit_protocol.replay import lines
 
 BUFFER_BYTES: Final = 1024 * 1024
 _GZIP: Final = b"\x1f\x8b"
 
 
-def open_log_file(path: Path) -> IO[bytes]:
+def open_log_file(path: Path) -> io.BufferedReader:
     """Open a file for reading, unpacking it if it is packed. Raises ``OSError``."""
-    opened = io.BufferedReader(io.FileIO(path), BUFFER_BYTES)
+    opened: io.BufferedReader = io.BufferedReader(io.FileIO(path), BUFFER_BYTES)
     if opened.peek(len(_GZIP))[: len(_GZIP)] != _GZIP:
         return opened
     opened.close()
     return io.BufferedReader(gzip.open(path, "rb"), BUFFER_BYTES)
+
+
+def _is_table(opened: io.BufferedReader) -> bool:
+    magic = parquet_file.MAGIC
+    return opened.peek(len(magic))[: len(magic)] == magic
 
 
 class LogFile:
@@ -45,15 +53,41 @@ class LogFile:
         Raises ``NotFoundError``, ``InvalidInputError``, ``CorruptError`` if it cannot be read.
         """
         with self._opened() as opened:
+            if _is_table(opened):
+                return parquet_file.read_head(self.path)
             return self._read_head(opened)
 
     def messages(self) -> Iterator[lines.Message]:
         """All messages of the file. Raises as ``head``."""
         with self._opened() as opened:
-            self._read_head(opened)
-            read_line = partial(opened.readline, lines.LINE_BYTES_MAX)
-            for number, line in enumerate(iter(read_line, b""), start=2):
+            if _is_table(opened):
+                yield from parquet_file.read_messages(self.path)
+                return
+            for number, line in self._lines(opened):
                 yield self._decoded(line, number)
+
+    def events(self) -> Iterator[Recorded]:
+        """All events of the file, decoded, and nothing else of their messages: for folds over long
+        logs, in half the time. Raises as ``head``, and ``CorruptError`` for what is no event.
+        """
+        with self._opened() as opened:
+            if _is_table(opened):
+                messages = parquet_file.read_messages(self.path)
+                yield from filter(None, map(lines.event_in, messages))
+                return
+            for number, line in self._lines(opened):
+                try:
+                    recorded = lines.decode_event(line, number)
+                except CorruptError as error:
+                    raise CorruptError(f"{self.path}: {error.message}") from error
+                if recorded is not None:
+                    yield recorded
+
+    def _lines(self, opened: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+        """The lines after the head, numbered."""
+        self._read_head(opened)
+        read_line = partial(opened.readline, lines.LINE_BYTES_MAX)
+        return enumerate(iter(read_line, b""), start=2)
 
     async def last(self, subject: str, *, timeout_s: float = 5.0) -> Stored | None:
         """As ``EventLog.last``."""
@@ -81,7 +115,7 @@ class LogFile:
         return self.read(subjects, after_sequence=after_sequence)
 
     @contextmanager
-    def _opened(self) -> Iterator[IO[bytes]]:
+    def _opened(self) -> Iterator[io.BufferedReader]:
         try:
             opened = open_log_file(self.path)
         except FileNotFoundError as error:

@@ -1,0 +1,107 @@
+"""A log in a file is the same log, in whichever form it lies there."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from pathlib import Path
+
+import pytest
+
+from godwit.cli.replay import write_export
+from godwit.runtime.log_file import LogFile
+from godwit_protocol import codec, subjects
+from godwit_protocol.errors import CorruptError, InvalidInputError
+from godwit_protocol.replay import lines
+from godwit_protocol.replay.chains import note
+from godwit_protocol.replay.verification import verify
+
+GOLDEN = sorted((Path(__file__).parents[1] / "golden" / "logs").glob("*.ndjson"))
+
+
+def odd() -> list[lines.Message]:
+    """Messages that are no events, and an event after them."""
+    register = subjects.register("m")
+    last = list(LogFile(GOLDEN[0]).messages())[-1]
+    return [
+        lines.Message(
+            subject=register, sequence=1, time_ns=2, data=b"\xc1\x00", headers={"a": "b"}
+        ),
+        lines.Message(subject=register, sequence=2, time_ns=3, data=b""),
+        last,
+    ]
+
+
+def written(path: Path, messages: list[lines.Message], of: str = "") -> LogFile:
+    path.write_bytes(lines.encode_head(of) + b"".join(map(lines.encode_line, messages)))
+    return LogFile(path)
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=lambda path: path.stem)
+async def test_a_table_replays_as_the_lines_that_it_was_made_from(
+    golden: Path, tmp_path: Path
+) -> None:
+    of, table = LogFile(golden).head().of, tmp_path / "log.parquet"
+    messages = list(LogFile(golden).messages())
+    assert await write_export(LogFile(golden), of, table) == len(messages)
+    read = list(LogFile(table).messages())
+    assert LogFile(table).head() == LogFile(golden).head()
+    assert read == messages
+    assert note(read) == note(messages)
+    assert verify(of, read) == verify(of, messages)
+
+
+def test_a_table_has_the_columns_of_the_envelope(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    from godwit.runtime.parquet_file import ParquetWriter
+
+    path = tmp_path / "log.parquet"
+    writer = ParquetWriter(path)
+    for message in odd():
+        writer.add(message)
+    writer.close()
+    assert list(LogFile(path).messages()) == odd()
+    rows = pq.read_table(path).to_pylist()
+    envelope = codec.decode(odd()[-1].data).envelope
+    assert rows[0]["type"] is None
+    for name in ("id", "type", "migration", "lane", "lane_sequence", "host", "wall_ns", "boot"):
+        assert rows[-1][name] == getattr(envelope, name)
+
+
+@pytest.mark.parametrize("form", ["lines", "packed", "table"])
+async def test_events_are_the_decoded_messages_of_the_events_stream(
+    form: str, tmp_path: Path
+) -> None:
+    log = written(tmp_path / "log", odd())
+    if form == "packed":
+        packed = tmp_path / "log.gz"
+        packed.write_bytes(gzip.compress(log.path.read_bytes()))
+        log = LogFile(packed)
+    elif form == "table":
+        table = tmp_path / "log.parquet"
+        await write_export(log, "", table)
+        log = LogFile(table)
+    (event,) = log.events()
+    assert event == codec.decode(odd()[-1].data, odd()[-1].sequence)
+
+
+def test_what_is_cut_off_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    whole = written(tmp_path / "log", odd()).path.read_bytes()
+    cut = tmp_path / "cut"
+    for data in (whole[: whole.rindex(b'"data"') + 20], gzip.compress(whole)[:-9], b"PAR1" + whole):
+        cut.write_bytes(data)
+        for read in (LogFile(cut).messages, LogFile(cut).events):
+            with pytest.raises(CorruptError, match="cut"):
+                list(read())
+
+
+def test_a_table_without_pyarrow_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "log.parquet"
+    table.write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InvalidInputError, match="need pyarrow") as refused:
+        LogFile(table).head()
+    assert "godwit[parquet]" in refused.value.hint

@@ -118,6 +118,15 @@ def test_another_limit_or_link_changes_what_follows_from_it() -> None:
         setting_of(move, {"colour": "blue"})
 
 
+def test_another_deadline_ends_it_when_that_has_passed() -> None:
+    move = move_of("v1-aborted")
+    first_ns = move.summary.rounds[0].figures.duration_ns
+    short = what_if(move, setting_of(move, {"deadline": f"{first_ns // 2}ns"}))
+    assert (short.too_late, short.stun_ns, len(short.rounds)) == (True, None, 1)
+    long = what_if(move, setting_of(move, {"deadline": "1h", "stun_limit": "1s"}))
+    assert (long.too_late, long.decision) == (False, Decision.STUN)
+
+
 def test_a_decision_that_differs_is_named() -> None:
     """As if today's core decided otherwise than it did then: the event is told."""
     move = move_of("v1-aborted")

@@ -11,6 +11,7 @@ import pytest
 from godwit.pictures.report import page
 from godwit.runtime.log_file import LogFile
 from godwit_protocol import codec
+from godwit_protocol.replay.client_gap import ClientGap
 from godwit_protocol.replay.timeline import timeline
 from godwit_protocol.replay.verification import verify
 from godwit_protocol.replay.what_if import recorded_move
@@ -73,3 +74,12 @@ def test_what_a_log_says_is_text_and_nothing_else() -> None:
     reader, text = read("v1-aborted", "<script>alert(1)</script>")
     assert "script" not in reader.seen
     assert "&lt;script&gt;" in text
+
+
+def test_the_clients_gap_is_told_where_it_is_known() -> None:
+    file = LogFile(LOGS / "v1-completed.ndjson")
+    migration, messages = file.head().of, list(file.messages())
+    told, checked = timeline(migration, messages), verify(migration, messages)
+    gap = ClientGap(gap_ns=73_000_000, replies=12)
+    assert "at most 73.0 ms without one, of 12 replies" in page(told, checked, None, gap)
+    assert "without one" not in page(told, checked, None)

@@ -55,7 +55,7 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
     """How a move went, or would have gone. ``decision``: the last one that was made.
 
     ``recorded_rounds``: so many of its rounds are the recorded ones, the others are played.
-    ``stun_ns`` None: there was no stun.
+    ``stun_ns`` None: there was no stun. ``too_late``: it was given up when its deadline had passed.
     """
 
     rounds: tuple[ev.RoundCompleted, ...]
@@ -63,6 +63,7 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
     decision: Decision
     final_bytes: int
     stun_ns: int | None
+    too_late: bool = False
 
     @property
     def precopy_ns(self) -> int:
@@ -122,6 +123,8 @@ def what_if(move: Move, setting: Setting) -> Course:
     play, rounds, same = _Play(move, setting), list[ev.RoundCompleted](), 0
     while state.phase is Phase.PRECOPYING and len(rounds) < ROUNDS_PLAYED_MAX:
         is_same = same == len(rounds) and play.is_as_recorded(rounds)
+        if play.is_too_late(rounds):
+            break
         if is_same and same < len(recorded):
             figures, same = recorded[same], same + 1
         elif is_same and setting == move.setting:
@@ -145,6 +148,7 @@ class _Play:
         self._move = move
         self._rounds = move.summary.rounds
         self._link = setting.link_bytes_per_second
+        self._deadline_ns = setting.limits.deadline_ns
         known = convergence.bandwidth([done.figures for done in self._rounds])
         self._bytes_per_second = self._link or known
         cap = setting.limits.bandwidth_bytes_per_second
@@ -157,6 +161,14 @@ class _Play:
         if self._link or self._cap is not None:
             return False
         return not rounds or rounds[-1].slow_percent == self._rounds[len(rounds) - 1].slow_percent
+
+    def is_too_late(self, rounds: Sequence[ev.RoundCompleted]) -> bool:
+        """Whether another deadline than the recorded one has passed. What came before the rounds is
+        not counted.
+        """
+        if self._deadline_ns == self._move.started.limits.deadline_ns:
+            return False
+        return sum(done.figures.duration_ns for done in rounds) > self._deadline_ns
 
     def figures(self, rounds: Sequence[ev.RoundCompleted]) -> ev.RoundFigures:
         """The next round, played."""
@@ -186,6 +198,8 @@ class _Play:
         if same == len(rounds) == len(self._rounds) and rounds == self._rounds:
             return as_recorded(self._move)
         decision = rounds[-1].decision
+        if self.is_too_late(rounds):
+            return msgspec.structs.replace(_course(rounds, same, 0, None), too_late=True)
         if decision is not Decision.STUN:
             return _course(rounds, same, 0, None)
         final_bytes = rounds[-1].figures.remaining_bytes

@@ -248,6 +248,9 @@ def what_if(
         str, typer.Option(metavar="RATE", help="What its rounds may take of the link; 'none': all.")
     ] = "",
     rounds_max: Annotated[str, typer.Option(metavar="N", help="The most rounds.")] = "",
+    deadline: Annotated[
+        str, typer.Option(metavar="TIME", help="How long the rounds may take in all.")
+    ] = "",
     file: FromOption = None,
     directory: DirectoryOption = None,
     as_json: JsonOption = False,
@@ -263,6 +266,7 @@ def what_if(
         "slow_max": slow_max,
         "bandwidth": bandwidth,
         "rounds_max": rounds_max,
+        "deadline": deadline,
     }
     given = {name: text for name, text in named.items() if text}
     _play(migration, given, file, directory, as_json=as_json)
@@ -333,7 +337,8 @@ def report(
             story = [codec.decode(each.data, each.sequence) for each in messages]
             told = timeline(wanted, messages)
             checked = verify(wanted, messages, trust=Trust(is_signed=is_signed))
-            return page(told, checked, recorded_move(wanted, story))
+            gap = await reading.client_gap(log, told.summary.machine, messages)
+            return page(told, checked, recorded_move(wanted, story), gap)
 
     try:
         html.write_text(run(work()), encoding="utf-8")

@@ -39,6 +39,7 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[str], int]]]] = {
     "slow_max": ("slow_percent_max", _whole(0, SLOW_PERCENT_MAX)),
     "bandwidth": ("bandwidth_bytes_per_second", parse_bandwidth),
     "rounds_max": ("rounds_max", _whole(1, ROUNDS_MAX)),
+    "deadline": ("deadline_ns", parse_duration_ns),
     "stalled_rounds_max": ("stalled_rounds_max", _whole(1, ROUNDS_MAX)),
 }
 """What can be given otherwise, by its name in a file: the limit that it is, and how it is read."""
@@ -123,6 +124,7 @@ def _course_json(course: Course) -> dict[str, Any]:
         ],
         "recorded_rounds": course.recorded_rounds,
         "decision": course.decision.value,
+        "too_late": course.too_late,
         "stun_ms": None if course.stun_ns is None else milliseconds(course.stun_ns),
         "bytes_sent": course.sent_bytes,
     }
@@ -178,6 +180,8 @@ def _end(course: Course, move: Move | None) -> str:
         because = f" ({reason(move.summary.reason)})" if move.summary.reason else ""
         return f"{reason(move.summary.outcome)}{because}"
     match course.decision:
+        case _ if course.too_late:
+            return f"given up ({reason(ev.AbortReason.DEADLINE_PASSED)})"
         case Decision.STUN:
             return "it is stunned and switched over"
         case Decision.GIVE_UP:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, cast
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import CorruptError, NotFoundError
 from godwit_protocol.events import Recorded
+from godwit_protocol.replay.chains import StoredMessage
+from godwit_protocol.replay.client_gap import ClientGap, Gaps, window_of
 
 if TYPE_CHECKING:
     from godwit.runtime.event_log import LogReader, Stored
@@ -68,6 +70,22 @@ async def events(
 async def last_of_each(log: LogReader, filters: Sequence[str]) -> dict[str, Stored]:
     """The last message of each subject that matches."""
     return {stored.subject: stored async for stored in messages(log, filters)}
+
+
+async def client_gap(
+    log: LogReader, machine: str, migration: Sequence[StoredMessage]
+) -> ClientGap | None:
+    """How long the machine's clients heard nothing while it was moved; None if that is not known.
+
+    Reads all replies that the log still has of it (a day's, at most 1 GiB).
+    """
+    window = window_of(migration)
+    if window is None:
+        return None
+    gaps = Gaps(window)
+    async for stored in messages(log, [subjects.guest_reply(machine)]):
+        gaps.take(stored.time_ns)
+    return gaps.found()
 
 
 async def host_names(log: LogReader) -> list[str]:

@@ -14,6 +14,7 @@ import msgspec
 from godwit_protocol.convergence import Decision
 from godwit_protocol.events import migration as ev
 from godwit_protocol.projections import MigrationSummary
+from godwit_protocol.replay.client_gap import ClientGap
 from godwit_protocol.replay.findings import Verification
 from godwit_protocol.replay.timeline import Moment, Timeline
 from godwit_protocol.replay.what_if import Course, Move, Setting, as_recorded, what_if
@@ -42,14 +43,18 @@ dt { color: #555 } dd { margin: 0 }
 """
 
 
-def page(told: Timeline, verified: Verification, move: Move | None) -> str:
-    """The page. ``move`` None: nothing was copied, there is nothing to play."""
+def page(
+    told: Timeline, verified: Verification, move: Move | None, gap: ClientGap | None = None
+) -> str:
+    """The page. ``move`` None: nothing was copied, there is nothing to play; ``gap`` None: nobody
+    asked the machine anything meanwhile, or this log does not hold it.
+    """
     summary = told.summary
     title = f"Migration of {summary.machine}: {reason(summary.outcome)}"
     body = "".join(
         (
             f"<h1>{escape(title)}</h1>",
-            _facts(summary),
+            _facts(summary, gap),
             _story(told.moments),
             _rounds(summary.rounds),
             _stun(summary),
@@ -65,7 +70,7 @@ def page(told: Timeline, verified: Verification, move: Move | None) -> str:
     )
 
 
-def _facts(summary: MigrationSummary) -> str:
+def _facts(summary: MigrationSummary, gap: ClientGap | None) -> str:
     because = ": ".join(filter(None, (reason(summary.reason), summary.message)))
     facts = [
         ("migration", summary.id),
@@ -77,6 +82,9 @@ def _facts(summary: MigrationSummary) -> str:
         ("held there already", size(summary.content_bytes)),
         ("stun", "none" if summary.stun_ns is None else duration(summary.stun_ns)),
     ]
+    if gap is not None:
+        told = f"at most {duration(gap.gap_ns)} without one, of {gap.replies:,} replies"
+        facts.append(("clients' replies", told))
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)
     return f"<dl>{rows}</dl>"
 

@@ -14,6 +14,7 @@ from godwit.pictures.migrations import find_id
 from godwit.runtime.signing import is_signed
 from godwit_protocol import subjects
 from godwit_protocol.errors import CorruptError, InvalidInputError
+from godwit_protocol.replay.beside import Beside, BesideMigrations, verify_beside
 from godwit_protocol.replay.chains import parse_noted
 from godwit_protocol.replay.findings import Verification
 from godwit_protocol.replay.signatures import UNTRUSTED, Trust, parse_trusted
@@ -80,33 +81,39 @@ def verify_command(
     noted = parse_noted(digest) if digest else None
     trusted = trusting(trust)
 
-    async def work() -> list[Verification]:
+    async def work() -> tuple[list[Verification], Beside]:
         async with open_source(directory, file) as log:
             if all_:
                 return await _verify_all(log, trusted)
             wanted = await find_id(log, migration)
-            return [verify(wanted, await messages_of(log, wanted), noted, trusted)]
+            found = verify(wanted, await messages_of(log, wanted), noted, trusted)
+            return [found], verify_beside(())
 
-    found = run(work())
+    found, beside = run(work())
     if as_json:
         output.print_json([_json(each) for each in found])
     else:
-        _show(found, each_whole=not all_)
-    if wrong := [each for each in found if each.faults]:
+        _show(found, beside, each_whole=not all_)
+    wrong = [each for each in found if each.faults]
+    if wrong or beside.faults:
+        told = f"{count(len(wrong), 'migration')} of {len(found)}"
         raise CorruptError(
-            f"{count(len(wrong), 'migration')} of {len(found)} cannot have been logged so",
+            f"{told if wrong else beside.faults[0]} cannot have been logged so",
             hint="a log that was altered, or a defect of Godwit; keep an export of it",
         )
 
 
-async def _verify_all(log: LogReader, trust: Trust) -> list[Verification]:
-    """Verify every migration, holding the open ones and those that ended lately."""
-    wanted = subjects.whole_migration("*")
+async def _verify_all(log: LogReader, trust: Trust) -> tuple[list[Verification], Beside]:
+    """Verify every migration, holding the open ones and those that ended lately; and the rest."""
     together: Stories[Stored] = Stories()
     found: list[Verification] = []
-    async for stored in reading.messages(log, wanted):
-        found += (verify(*story, trust=trust) for story in together.take(stored))
-    return [*found, *(verify(*story, trust=trust) for story in together.rest())]
+    beside = BesideMigrations()
+    for stream in (subjects.EVENTS, subjects.REGISTER):
+        async for stored in reading.messages(log, subjects.STREAM_SUBJECTS[stream]):
+            beside.take(stored)
+            found += (verify(*story, trust=trust) for story in together.take(stored))
+    found += (verify(*story, trust=trust) for story in together.rest())
+    return found, beside.found()
 
 
 def _json(found: Verification) -> dict[str, Any]:
@@ -114,7 +121,7 @@ def _json(found: Verification) -> dict[str, Any]:
     return printable | {"outside": OUTSIDE}
 
 
-def _show(found: list[Verification], *, each_whole: bool) -> None:
+def _show(found: list[Verification], beside: Beside, *, each_whole: bool) -> None:
     for each in found:
         if each_whole or not _is_usual(each):
             output.print_line(f"migration {each.migration}: {_verdict(each)}")
@@ -123,9 +130,15 @@ def _show(found: list[Verification], *, each_whole: bool) -> None:
                     output.print_line(f"  {told:<10}  {text}")
             for fault in each.faults:
                 output.print_line(f"  WRONG       {fault}")
+    for fault in beside.faults:
+        output.print_line(f"  WRONG       {fault}")
     for text in OUTSIDE:
         output.print_line(f"  outside     {text}")
     if not each_whole:
+        if not beside.faults:
+            told = f"{count(beside.events, 'event')} of machines and hosts stand in their chains"
+            values = count(beside.values, "value")
+            output.print_line(f"  proven      {told}; of registers {values}, each a legal step")
         wrong = sum(bool(each.faults) for each in found)
         events = count(sum(each.events for each in found), "event")
         if open_ended := sum(bool(each.open_ends) for each in found):

@@ -204,6 +204,7 @@ _CHANGES: dict[Role, dict[str, dict[str, Any]]] = {
             "deadline_ns": LAST_NS,
             "migration_deadline_ns": DEADLINE_NS,
         },
+        "no round is to be sent": {"limits": msgspec.structs.replace(LIMITS, rounds_max=0)},
         "another migration brought the machine": {
             "found_epoch": 2,
             "register": registers()["another's D(2) here"],

@@ -52,6 +52,7 @@ STAGES: Final = (
         "tests/stateful/test_steps.py",
         "tests/stateful/test_golden.py",
         "tests/stateful/test_role_tables.py",
+        "tests/stateful/test_limits_told.py",
         "tests/stateful/test_lost_machines.py",
         "tests/protocol/test_register.py",
         "tests/protocol/test_fate.py",

@@ -152,3 +152,7 @@ def test_a_pace_that_has_not_joined_takes_no_share() -> None:
     assert sending.bytes_per_second == 100
     waiting.join()
     assert (waiting.bytes_per_second, sending.bytes_per_second) == (30, 70)
+    late = shared.pace(0)
+    late.lift()
+    late.join()
+    assert (waiting.bytes_per_second, sending.bytes_per_second) == (30, 70)

@@ -67,9 +67,10 @@ class Pace:
         return 0 if self._lifted else self._bucket.bytes_per_second
 
     def join(self) -> None:
-        """Begin to send, and share the link with others until ``lift``."""
-        self._link.join(self)
-        self.held()
+        """Begin to send, and share the link with others until ``lift``; not if that was before."""
+        if not self._lifted:
+            self._link.join(self)
+            self.held()
 
     def take(self, byte_count: int) -> None:
         """Return when ``byte_count`` more bytes may go out, or when the pace was lifted."""

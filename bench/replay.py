@@ -1,4 +1,4 @@
-"""How fast a log is folded from a file, and what it costs in memory: ``python bench/replay.py``.
+"""How fast a log is folded, from a file and from a server: ``python bench/replay.py``.
 
 A file of a golden migration over and over, each time under another id, is folded as the commands
 fold it. Memory is the process's most, at a tenth of the events and at all of them.
@@ -7,6 +7,7 @@ fold it. Memory is the process's most, at a tenth of the events and at all of th
 from __future__ import annotations
 
 import argparse
+import asyncio
 import resource
 import tempfile
 import time
@@ -15,6 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from godwit.runtime.log_file import LogFile
+from godwit.runtime.nats_log import NatsLog
+from godwit.runtime.nats_server import NatsServer
+from godwit.runtime.provision import provision
+from godwit_protocol import codec, subjects
+from godwit_protocol.events import Recorded
 from godwit_protocol.projections import MigrationSummary, fold
 from godwit_protocol.replay import lines
 from godwit_protocol.replay.stories import Stories
@@ -23,6 +29,8 @@ from godwit_protocol.replay.verification import verify
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "logs" / "v1-completed.ndjson"
 VERIFIED_EVENTS = 20_000
 FOLLOWED_MAX = 1000
+SERVED_EVENTS = 50_000
+APPENDS_AT_ONCE = 256
 
 
 def copies(count: int) -> Iterator[lines.Message]:
@@ -47,18 +55,61 @@ def write(path: Path, count: int) -> None:
         opened.writelines(map(lines.encode_line, copies(count)))
 
 
+class Summaries:
+    """The last migrations, folded."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, MigrationSummary] = OrderedDict()
+
+    def take(self, recorded: Recorded) -> None:
+        migration = recorded.envelope.migration
+        known = self._known.get(migration) or MigrationSummary(id=migration)
+        self._known[migration] = fold(known, recorded)
+        if len(self._known) > FOLLOWED_MAX:
+            self._known.popitem(last=False)
+
+
 def folded(path: Path) -> tuple[int, float]:
     """How many events the file had, and seconds of processor time that folding them took."""
     began_s, events = time.process_time(), 0
-    summaries: OrderedDict[str, MigrationSummary] = OrderedDict()
+    summaries = Summaries()
     for recorded in LogFile(path).events():
-        migration = recorded.envelope.migration
-        known = summaries.get(migration) or MigrationSummary(id=migration)
-        summaries[migration] = fold(known, recorded)
-        if len(summaries) > FOLLOWED_MAX:
-            summaries.popitem(last=False)
+        summaries.take(recorded)
         events += 1
     return events, time.process_time() - began_s
+
+
+async def stored(log: NatsLog, count: int) -> None:
+    """Put copies into a server, many at a time; each keeps its place in its own migration."""
+    batch: list[lines.Message] = []
+
+    async def flush() -> None:
+        ids = (str(message.sequence) for message in batch)
+        await asyncio.gather(*(log.append(m.subject, m.data, message_id=next(ids)) for m in batch))
+        batch.clear()
+
+    for message in copies(count):
+        batch.append(message)
+        if len(batch) >= APPENDS_AT_ONCE:
+            await flush()
+    await flush()
+
+
+async def served(folder: Path) -> tuple[int, float, float]:
+    """As ``folded``, from a server: seconds that passed, and those of this process."""
+    server = await NatsServer.start(folder)
+    log = await NatsLog.connect(server.url, name="bench")
+    await provision(log)
+    await stored(log, SERVED_EVENTS)
+    began_s, used_s, events = time.perf_counter(), time.process_time(), 0
+    summaries = Summaries()
+    async for message in log.read(subjects.whole_migration("*")):
+        summaries.take(codec.decode(message.data, message.sequence))
+        events += 1
+    taken = events, time.perf_counter() - began_s, time.process_time() - used_s
+    await log.close()
+    await server.stop()
+    return taken
 
 
 def verified() -> tuple[int, float]:
@@ -92,6 +143,11 @@ def main() -> None:
             print(
                 f"folded   {read:>9,} events: {read / took_s:>9,.0f} a second, {peak_mib():.0f} MiB"
             )
+        read, took_s, used_s = asyncio.run(served(Path(folder) / "server"))
+        print(
+            f"served   {read:>9,} events: {read / took_s:>9,.0f} a second,"
+            f" {read / used_s:,.0f} a second of processor time"
+        )
         read, took_s = verified()
         print(f"verified {read:>9,} events: {read / took_s:>9,.0f} a second")
 

@@ -37,6 +37,8 @@ STATIC: Final = {
 }
 EVENTS_TOLD_MAX: Final = 5000
 """Of one migration's timeline."""
+SEND_S_MAX: Final = 10.0
+"""Who takes nothing for so long is let go."""
 _PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:;"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -78,7 +80,7 @@ class Pages:
         return _json(self._picture.migrations())
 
     async def _migration(self, request: web.Request) -> web.StreamResponse:
-        told = timeline(*await self._story(request))
+        told = await asyncio.to_thread(timeline, *await self._story(request))
         return _json({"id": told.summary.id, "events": _moments(told)})
 
     async def _report(self, request: web.Request) -> web.StreamResponse:
@@ -101,12 +103,13 @@ class Pages:
             return web.Response(status=503, text="too many look already")
         seen = request.headers.get("Last-Event-ID", "")
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **_HEADERS})
-        with self._audience.joined() as watcher, suppress(ConnectionError):
+        with self._audience.joined() as watcher, suppress(ConnectionError, TimeoutError):
             await response.prepare(request)
             after = int(seen) if seen.isascii() and seen.isdecimal() else 0
             await response.write(framed(self._picture.whole(after)))
             async for frame in watcher.frames():
-                await response.write(frame)
+                async with asyncio.timeout(SEND_S_MAX):
+                    await response.write(frame)
         return response
 
 

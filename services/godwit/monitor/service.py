@@ -83,21 +83,24 @@ async def _served(context: ServiceContext, pages: Pages) -> AsyncIterator[None]:
     config = context.config
     runner = web.AppRunner(pages.application(), access_log=None, shutdown_timeout=STOP_S)
     await runner.setup()
-    site = web.TCPSite(runner, config.monitor_host, config.monitor_port)
     try:
-        await site.start()
+        await _listen_on(runner, config.monitor_host, config.monitor_port)
         port = runner.addresses[0][1]
         _write_address(context.directory, config.monitor_host, port)
         _log.info("page", url=f"http://{config.monitor_host}:{port}/")
         yield
-    except OSError as error:
-        raise InvalidInputError(
-            f"the page cannot be served on {config.monitor_host} port {config.monitor_port}:"
-            f" {error.strerror}",
-            hint="set GODWIT_MONITOR_HOST and GODWIT_MONITOR_PORT",
-        ) from error
     finally:
         await runner.cleanup()
+
+
+async def _listen_on(runner: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        raise InvalidInputError(
+            f"the page cannot be served on {host} port {port}: {error.strerror}",
+            hint="set GODWIT_MONITOR_HOST and GODWIT_MONITOR_PORT",
+        ) from error
 
 
 def _write_address(directory: Path, host: str, port: int) -> None:

@@ -39,18 +39,21 @@ async def main() -> None:
     with tempfile.TemporaryDirectory(prefix="godwit-pictures-") as directory:
         async with await Cluster.start(Path(directory), monitor=True) as cluster:
             await move_machines(cluster)
-            await draw_watch(cluster)
             async with async_playwright() as playwright:
                 program = shutil.which("chromium")
                 arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
                 browser = await playwright.chromium.launch(executable_path=program, args=arguments)
                 await draw_page(browser, cluster)
                 await browser.close()
+            await draw_watch(cluster)
 
 
 async def move_machines(cluster: Cluster) -> None:
     """One migration that is over, and one that goes on."""
-    for name, profile, rate in (("search", "H100XM-4C", 0), ("trainer", "H100XM-20C", 50_000_000)):
+    for name, profile, rate in (
+        ("search", "H100XM-4C", 5_000_000),
+        ("trainer", "H100XM-20C", 50_000_000),
+    ):
         start = ("machine", "start", name, "--guest", MEMHOG, "--host", "host-1")
         await godwit(cluster, *start, "--vgpu", profile, "--env", f"GODWIT_MEMHOG_RATE={rate}")
     await godwit(cluster, "migrate", "search", "--to", "host-2", "--admission", "warn")
@@ -67,7 +70,7 @@ async def draw_watch(cluster: Cluster) -> None:
     rows = watching.board.rows()
     for name, screen in (
         ("watch", Screen()),
-        ("watch-detail", Screen(mode=Mode.DETAIL, chosen=rows[-1].summary.id)),
+        ("watch-detail", Screen(mode=Mode.DETAIL, chosen=rows[0].summary.id)),
     ):
         console = Console(record=True, width=COLUMNS, file=io.StringIO())
         console.print(Group(*drawn(screen, rows, COLUMNS, LINES, time.time_ns())))

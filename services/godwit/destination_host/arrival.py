@@ -271,9 +271,11 @@ class Arrival:
         # What broke it off was raised where pages were received, and would keep them mapped.
         self._session = None
         incoming, self._incoming = self._incoming, None
-        if incoming is not None:
-            await incoming.close()
-        await self._close_shelf()
+        try:
+            if incoming is not None:
+                await incoming.close()
+        finally:
+            await self._close_shelf()
 
     async def _close_shelf(self) -> None:
         """Idempotent. Once the first round is applied, or nothing is received any more."""

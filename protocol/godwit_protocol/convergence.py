@@ -83,6 +83,10 @@ class RoundLike(Protocol):
         """From the round's first byte to its being applied."""
 
     @property
+    def content_ns(self) -> int:
+        """What of that was not sending, but finding what the destination holds already."""
+
+    @property
     def remaining_bytes(self) -> int:
         """Dirty when it had ended."""
 
@@ -269,4 +273,4 @@ def _rate(figures: RoundLike) -> float:
     """
     if figures.sent_bytes <= figures.rewritten_bytes or figures.duration_ns <= 0:
         return 0.0
-    return figures.sent_bytes / figures.duration_ns * 1e9
+    return figures.sent_bytes / max(figures.duration_ns - figures.content_ns, 1) * 1e9

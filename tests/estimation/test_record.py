@@ -146,3 +146,17 @@ def test_rounds_that_a_cap_held_back_do_not_tell_the_link_s_rate() -> None:
     assert sample is not None
     assert sample.tells_rate
     assert sample.bytes_per_second >= 900 * MIB
+
+
+def test_the_time_in_which_chunks_were_offered_is_not_the_link_s() -> None:
+    first, second = SUMMARY.rounds
+    longer = msgspec.structs.replace(
+        first.figures, duration_ns=first.figures.duration_ns + SECOND_NS, content_ns=SECOND_NS
+    )
+    offered = (msgspec.structs.replace(first, figures=longer), second)
+    plain = link_sample(SUMMARY)
+    sample = link_sample(msgspec.structs.replace(SUMMARY, rounds=offered))
+    assert sample is not None
+    assert plain is not None
+    assert sample.bytes_per_second == plain.bytes_per_second
+    assert sample.round_overhead_ns == plain.round_overhead_ns

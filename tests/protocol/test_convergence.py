@@ -278,6 +278,13 @@ def test_a_round_that_mostly_looked_at_what_it_left_out_tells_nothing_of_the_lin
     assert slowest_bandwidth([sent, looked]) == bandwidth([sent])
 
 
+def test_the_time_in_which_chunks_were_offered_says_nothing_of_the_link() -> None:
+    sent = figures(64 * MIB, 60_000_000, 64 * MIB)
+    offered = msgspec.structs.replace(sent, duration_ns=160_000_000, content_ns=100_000_000)
+    assert bandwidth([offered]) == bandwidth([sent])
+    assert slowest_bandwidth([offered]) == slowest_bandwidth([sent])
+
+
 def capped(megabytes_per_second: int, cap: int, remaining: int = 0) -> RoundFigures:
     """A round of one second under a cap, both in MiB a second."""
     done = figures(megabytes_per_second * MIB, SECOND_NS, remaining)

@@ -104,10 +104,15 @@ def _copied_ns(summary: MigrationSummary, rate: float, *, is_least: bool) -> int
 
 def _fit(rounds: list[RoundFigures], largest: RoundFigures) -> tuple[float, int]:
     """Bytes a second of the largest round, and what rounds take beyond their bytes, in ns."""
-    if not largest.sent_bytes or largest.duration_ns <= 0:
+    largest_ns = largest.duration_ns - largest.content_ns
+    if not largest.sent_bytes or largest_ns <= 0:
         return 0.0, 0
-    rough = largest.sent_bytes / largest.duration_ns
-    others = [d.duration_ns - d.sent_bytes / rough for d in rounds if d is not largest]
+    rough = largest.sent_bytes / largest_ns
+    others = [
+        done.duration_ns - done.content_ns - done.sent_bytes / rough
+        for done in rounds
+        if done is not largest
+    ]
     overhead_ns = max(int(middle(others)), 0) if others else 0
-    overhead_ns = min(overhead_ns, largest.duration_ns // 2)
-    return largest.sent_bytes / (largest.duration_ns - overhead_ns) * 1e9, overhead_ns
+    overhead_ns = min(overhead_ns, largest_ns // 2)
+    return largest.sent_bytes / (largest_ns - overhead_ns) * 1e9, overhead_ns

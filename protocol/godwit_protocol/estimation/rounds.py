@@ -55,6 +55,7 @@ class Round(NamedTuple):
     duration_ns: int
     remaining_bytes: int
     rewritten_bytes: int = 0
+    content_ns: int = 0
     cap_bytes_per_second: int = 0
 
 

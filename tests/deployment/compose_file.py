@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -43,7 +44,11 @@ class ComposeService:
 
     @property
     def is_one_shot(self) -> bool:
-        return not self.health_command
+        return self.is_ours and not self.health_command
+
+    @property
+    def is_observing(self) -> bool:
+        return self.raw.get("profiles") == ["observability"]
 
     def mounts(self) -> dict[str, str]:
         """Source, a volume's name or a path, by the path where it is in the container."""
@@ -56,8 +61,13 @@ class ComposeService:
 
 
 def load() -> dict[str, ComposeService]:
-    document = yaml.safe_load(PATH.read_text())
+    document = yaml.safe_load(_with_defaults(PATH.read_text()))
     return {name: _service(name, raw) for name, raw in document["services"].items()}
+
+
+def _with_defaults(text: str) -> str:
+    """As Docker reads it where none of the variables is set: ``${NAME:-default}``."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
 def is_runnable(module: str) -> bool:
@@ -74,7 +84,7 @@ def _service(name: str, raw: dict[str, Any]) -> ComposeService:
     needs = raw.get("depends_on", {})
     return ComposeService(
         name=name,
-        command=(*raw.get("entrypoint", ()), *raw["command"]),
+        command=(*raw.get("entrypoint", ()), *raw.get("command", ())),
         environment=raw.get("environment", {}),
         depends_on={other: Condition(need["condition"]) for other, need in needs.items()},
         health_command=tuple(health[1:]),

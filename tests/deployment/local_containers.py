@@ -30,6 +30,7 @@ CHECK_EVERY_S = 0.2
 ENDS_S_MAX = 30.0
 COMMAND_S_MAX = 60.0
 LOOPBACK = "127.0.0.1"
+ANY = "0.0.0.0"
 LINK_HOST = "GODWIT_LINK_HOST"
 PORTS = ("4222", "8222", "8080")
 
@@ -171,7 +172,8 @@ class LocalContainers:
         """``text`` with the container's addresses, ports and paths made those of this machine."""
         for name, address in self._addresses.items():
             text = text.replace(f"//{name}:", f"//{address}:")
-        text = text.replace(LOOPBACK, self._addresses[service.name])
+        for own in (LOOPBACK, ANY):
+            text = text.replace(own, self._addresses[service.name])
         for port, free in self._ports.items():
             text = text.replace(f":{port}", f":{free}") if text != port else free
         for inside, outside in self._places[service.name].items():

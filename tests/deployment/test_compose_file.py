@@ -8,6 +8,7 @@ import re
 import compose_file
 import dockerfile
 import pytest
+import yaml
 from compose_file import ROOT, ComposeService, Condition, is_runnable
 
 from godwit.runtime import config
@@ -39,6 +40,7 @@ def _role(service: ComposeService) -> Service:
 def test_every_service_of_the_design_is_there() -> None:
     assert set(SERVICES) == {
         *("nats", "provision", "coordinator", "tracker", "monitor", "godwit"),
+        *("prometheus", "grafana", "jaeger"),
         *(f"{host}{part}" for host in HOSTS for part in ("", "-source", "-destination")),
     }
 
@@ -127,7 +129,8 @@ def test_a_host_announces_the_name_that_finds_its_destination(host: str) -> None
 def test_images_are_pinned() -> None:
     for service in SERVICES.values():
         image, _, tag = service.raw["image"].partition(":")
-        assert (image, tag) == ("godwit", "local") or re.fullmatch(r"\d+\.\d+\.\d+-alpine", tag)
+        pinned = re.fullmatch(r"v?\d+\.\d+\.\d+(-alpine)?", tag)
+        assert (image, tag) == ("godwit", "local") or pinned
 
 
 def test_the_event_log_is_the_server_that_is_tested() -> None:
@@ -139,9 +142,45 @@ def test_the_event_log_is_the_server_that_is_tested() -> None:
 
 def test_no_port_is_published_beyond_loopback() -> None:
     published = {name: service.raw.get("ports", []) for name, service in SERVICES.items()}
-    assert published.pop("nats") == ["127.0.0.1:4222:4222"]
-    assert published.pop("monitor") == ["127.0.0.1:8090:8090"]
-    assert not any(published.values())
+    assert {name for name, ports in published.items() if ports} == {
+        *("nats", "monitor", "prometheus", "grafana", "jaeger")
+    }
+    assert published["nats"] == ["127.0.0.1:4222:4222"]
+    ports = [port for each in published.values() for port in each]
+    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
+
+
+def test_what_observes_is_confined_and_stays_away_unless_it_is_asked_for() -> None:
+    observers = {service.name for service in SERVICES.values() if service.is_observing}
+    assert observers == {"prometheus", "grafana", "jaeger"}
+    for name in observers:
+        raw = SERVICES[name].raw
+        assert (raw["cap_drop"], raw["read_only"]) == (["ALL"], True)
+        mounts = {source for source in SERVICES[name].mounts().values() if source[0] == "."}
+        assert all((ROOT / source).exists() for source in mounts)
+
+
+def test_prometheus_scrapes_every_service_where_it_listens() -> None:
+    text = (ROOT / "deploy/observability/prometheus.yml").read_text()
+    (job,) = yaml.safe_load(text)["scrape_configs"]
+    targets = {each["targets"][0]: each["labels"] for each in job["static_configs"]}
+    expected = {}
+    for service in OURS:
+        if service.is_started and service.health_command and service.name not in HOSTS:
+            assert service.environment["GODWIT_HEALTH_HOST"] == "0.0.0.0"
+            named = {"service": _role(service).value}
+            if host := service.environment.get("GODWIT_HOST"):
+                named["host"] = host
+            expected[f"{service.name}:{service.environment['GODWIT_HEALTH_PORT']}"] = named
+    assert targets == expected
+
+
+def test_spans_go_to_the_collector_of_the_profile() -> None:
+    for service in OURS:
+        if service.name not in HOSTS:
+            endpoint = service.environment["OTEL_EXPORTER_OTLP_ENDPOINT"]
+            assert endpoint == "http://jaeger:4318"
+            assert service.environment["GODWIT_TRACING"] == "off"
 
 
 def test_the_event_log_acknowledges_what_is_on_the_disk() -> None:
@@ -155,7 +194,7 @@ def test_the_event_log_acknowledges_what_is_on_the_disk() -> None:
 def test_every_service_has_bounds_and_comes_back() -> None:
     for service in SERVICES.values():
         assert re.fullmatch(r"\d+[mg]", service.raw["mem_limit"]), service.name
-        job = service.is_one_shot or not service.is_started
+        job = service.is_one_shot or not (service.is_started or service.is_observing)
         assert service.raw["restart"] == ("no" if job else "unless-stopped"), service.name
 
 

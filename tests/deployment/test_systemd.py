@@ -13,6 +13,7 @@ from godwit.runtime.config import Service
 
 DIRECTORY = ROOT / "deploy/systemd"
 UNITS = sorted(DIRECTORY.glob("*.service"))
+LAUNCHER, PROVISION = "godwit.hypervisor.native", "godwit.runtime.provision"
 KNOWN = {row.name for row in config.rows()}
 
 
@@ -53,6 +54,21 @@ def test_every_unit_is_confined(unit: Path) -> None:
 def test_every_variable_of_a_unit_is_known(unit: Path) -> None:
     given = [value.partition("=")[0] for name, value in _settings(unit) if name == "Environment"]
     assert set(given) <= KNOWN
+
+
+def test_every_service_s_metrics_have_a_port_of_their_own() -> None:
+    """One host may run them all."""
+    named = [dict(_settings(unit)) for unit in UNITS]
+    ports = [
+        value.partition("=")[2]
+        for unit in UNITS
+        for name, value in _settings(unit)
+        if name == "Environment" and value.startswith("GODWIT_HEALTH_PORT=")
+    ]
+    modules = {each["ExecStart"].split()[-1] for each in named}
+    assert len(set(ports)) == len(ports) == len(modules - {LAUNCHER, PROVISION})
+    page = (ROOT / "docs/deployment.md").read_text()
+    assert [port for port in ports if f"| {port} |" not in page] == []
 
 
 def test_machines_outlive_the_launcher_s_unit_and_nothing_else() -> None:

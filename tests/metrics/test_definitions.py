@@ -12,7 +12,7 @@ from godwit.metrics.definitions import Kind, Metric
 from godwit.runtime.config import Service
 
 LABELS = {
-    *("service", "version", "stream", "outcome", "reason", "component", "decision", "phase"),
+    *("version", "stream", "outcome", "reason", "component", "decision", "phase"),
     *("by", "alarm", "answer", "within", "model", "simulated", "state"),
 }
 NOT_BASE = re.compile(r"_(ns|us|ms|milliseconds|minutes|bits|kib|mib|gib|percent)(_|$)")

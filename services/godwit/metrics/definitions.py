@@ -86,9 +86,9 @@ ANSWERS: Final = ("granted", "refused", "confirmed", "released", "expired")
 SERVICE_INFO = Metric(
     "godwit_service_info",
     Kind.GAUGE,
-    "1, with the service and the version that runs.",
+    "1, with the version that runs.",
     _EVERY,
-    ("service", "version"),
+    ("version",),
 )
 SERVICE_READY = Metric(
     "godwit_service_ready",

@@ -202,10 +202,10 @@ async def _observed(
 
 def _show(figures: Figures, health: Health, log: NatsLog) -> None:
     """Serve the figures, and among them what every service has."""
-    info = (health.service, version("godwit"))
+    running = (version("godwit"),)
 
     def read() -> Iterator[Reading]:
-        yield Reading(metrics.SERVICE_INFO, 1, info)
+        yield Reading(metrics.SERVICE_INFO, 1, running)
         yield Reading(metrics.SERVICE_READY, health.is_well)
         yield Reading(metrics.LOG_CONNECTED, log.is_connected)
 

@@ -1,0 +1,184 @@
+"""Each query of the dashboard and of the alerts, against what real services export."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import promql_parser as promql
+import pytest
+import pytest_asyncio
+import yaml
+from prometheus_client.samples import Sample
+
+from godwit.metrics import definitions
+from observed_cluster import Observed
+
+FOLDER = Path(__file__).parents[2] / "deploy/observability"
+BOARD = json.loads((FOLDER / "grafana/dashboards/godwit.json").read_text())
+GROUPS = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
+JOB = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"][0]
+RULES = [rule for group in GROUPS for rule in group["rules"]]
+GRAFANA_S = {"$__rate_interval": "1m", "$__range": "1h"}
+OF_PROMETHEUS = {"up"}
+PROCESSES = {
+    "coordinator": "coordinator",
+    "gpu_state_tracker": "gpu_state_tracker",
+    "host-1-source_host": "source_host",
+    "host-2-destination_host": "destination_host",
+}
+
+
+def board_queries() -> Iterator[tuple[str, str, str]]:
+    for panel in BOARD["panels"]:
+        for target in panel.get("targets", ()):
+            legend = target.get("legendFormat", "")
+            yield f"{panel['title']} {target['refId']}", target["expr"], legend
+
+
+def rule_queries() -> Iterator[tuple[str, str, str]]:
+    for rule in RULES:
+        told = " ".join(rule["annotations"].values())
+        yield rule["alert"], rule["expr"], re.sub(r"\$labels\.", "", told)
+
+
+QUERIES = [*board_queries(), *rule_queries()]
+WHERE = [where for where, _, _ in QUERIES]
+
+
+def parsed(expr: str) -> promql.Expr:
+    """Raises ``ValueError`` for what is no PromQL."""
+    for variable, value in GRAFANA_S.items():
+        expr = expr.replace(variable, value)
+    assert "$" not in expr
+    return promql.parse(expr)
+
+
+def parts(expr: promql.Expr) -> list[Any]:
+    found: list[Any] = []
+    promql.walk(expr, found.append)
+    return found
+
+
+def selectors(expr: promql.Expr) -> list[promql.VectorSelector]:
+    return [part for part in parts(expr) if isinstance(part, promql.VectorSelector)]
+
+
+def groupings(expr: promql.Expr) -> list[set[str]]:
+    """The labels that each aggregation keeps."""
+    aggregates = [part for part in parts(expr) if isinstance(part, promql.AggregateExpr)]
+    return [set(part.modifier.labels) if part.modifier else set() for part in aggregates]
+
+
+def fits(sample: Sample, selector: promql.VectorSelector) -> bool:
+    if sample.name != selector.name:
+        return False
+    for matcher in selector.matchers.matchers:
+        value = sample.labels.get(matcher.name, "")
+        if matcher.op == promql.MatchOp.Equal and value != matcher.value:
+            return False
+        if matcher.op == promql.MatchOp.NotEqual and value == matcher.value:
+            return False
+    return True
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def samples(observed: Observed) -> list[Sample]:
+    """What Prometheus has after a scrape: the samples with their targets' labels."""
+    found = [Sample("up", {"job": JOB["job_name"], "service": "", "host": ""}, 1.0)]
+    for process, service in PROCESSES.items():
+        target = {"job": JOB["job_name"], "service": service}
+        if process.startswith("host"):
+            target["host"] = process.partition("_")[0].rpartition("-")[0]
+        for sample in await observed.scrape(process):
+            assert not set(target) & set(sample.labels), "Prometheus would rename it"
+            found.append(Sample(sample.name, {**sample.labels, **target}, sample.value))
+    return found
+
+
+@pytest.mark.e2e
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(("where", "expr", "told"), QUERIES, ids=WHERE)
+async def test_a_query_finds_what_services_export(
+    samples: list[Sample], where: str, expr: str, told: str
+) -> None:
+    tree = parsed(expr)
+    labels: set[str] = set()
+    assert selectors(tree), where
+    for selector in selectors(tree):
+        found = [sample for sample in samples if fits(sample, selector)]
+        assert found, f"{where}: nothing exports {selector.prettify()}"
+        labels |= {label for sample in found for label in sample.labels}
+    kept = set[str]().union(*groupings(tree))
+    assert kept <= labels, f"{where}: no series has {kept - labels}"
+    shown = kept if groupings(tree) else labels
+    assert set(re.findall(r"{{ ?(\w+) ?}}", told)) <= shown, f"{where}: a label that is not there"
+
+
+def test_what_is_no_query_or_no_metric_would_be_found() -> None:
+    with pytest.raises(ValueError, match="expected"):
+        parsed("sum by (le (rate(godwit_migration_stun_seconds_bucket[5m])))")
+    (selector,) = selectors(parsed('rate(godwit_migrations_total{outcome="ended"}[5m])'))
+    sample = Sample("godwit_migrations_total", {"outcome": "completed"}, 1.0)
+    assert not fits(sample, selector)
+
+
+def test_every_metric_is_on_the_dashboard() -> None:
+    """What nobody looks at need not be exported."""
+    shown = {
+        re.sub(r"_(bucket|sum|count)$", "", selector.name)
+        for _, expr, _ in board_queries()
+        for selector in selectors(parsed(expr))
+    }
+    assert {metric.name for metric in definitions.ALL} - shown == set()
+
+
+def test_the_dashboard_s_panels_are_apart_and_have_a_source() -> None:
+    ids = [panel["id"] for panel in BOARD["panels"]]
+    assert len(set(ids)) == len(ids)
+    sources = yaml.safe_load((FOLDER / "grafana/provisioning/datasources/godwit.yml").read_text())
+    uids = {source["uid"] for source in sources["datasources"]}
+    taken: set[tuple[int, int]] = set()
+    for panel in BOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+        if panel["type"] != "row":
+            assert panel["datasource"]["uid"] in uids
+
+
+def test_every_alert_says_how_bad_it_is_and_what_it_means() -> None:
+    names = [rule["alert"] for rule in RULES]
+    assert len(set(names)) == len(names)
+    for rule in RULES:
+        assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+        assert rule["annotations"]["summary"]
+    assert "GodwitMigrationInDoubt" in names
+
+
+def test_every_alert_is_explained() -> None:
+    page = (FOLDER.parents[1] / "docs/monitoring.md").read_text()
+    assert [rule["alert"] for rule in RULES if f"`{rule['alert']}`" not in page] == []
+
+
+def test_grafana_finds_the_dashboard_where_compose_mounts_it() -> None:
+    compose = yaml.safe_load((FOLDER.parents[1] / "docker-compose.yml").read_text())
+    grafana = compose["services"]["grafana"]
+    mounts = dict(volume.split(":")[:2] for volume in grafana["volumes"])
+    boards = mounts["./deploy/observability/grafana/dashboards"]
+    providers = yaml.safe_load((FOLDER / "grafana/provisioning/dashboards/godwit.yml").read_text())[
+        "providers"
+    ]
+    assert [provider["options"]["path"] for provider in providers] == [boards]
+    home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home == f"{boards}/godwit.json"
+    assert mounts["./deploy/observability/grafana/provisioning"] == "/etc/grafana/provisioning"

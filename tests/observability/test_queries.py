@@ -119,7 +119,7 @@ async def test_a_query_finds_what_services_export(
 
 
 def test_what_is_no_query_or_no_metric_would_be_found() -> None:
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(ValueError, match="invalid promql"):
         parsed("sum by (le (rate(godwit_migration_stun_seconds_bucket[5m])))")
     (selector,) = selectors(parsed('rate(godwit_migrations_total{outcome="ended"}[5m])'))
     sample = Sample("godwit_migrations_total", {"outcome": "completed"}, 1.0)

@@ -1,7 +1,7 @@
 """What a service's appends to the log say: how long they took, and the facts that it has written.
 
-An append may be the one inside a stun, so a fact is only put aside when it is stored, and learned
-half a second later, a few at a time.
+An append may be the one inside a stun: what is stored is only put aside, and looked at half a
+second later, a few appends at a time.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from . import definitions as metrics
 from .figures import Figures
 
 LEARN_AFTER_S: Final = 0.5
-FACTS_A_TURN: Final = 16
-"""How many are learned in one turn of the event loop: some tenths of a millisecond."""
-FACTS_WAITING_MAX: Final = 10_000
-"""As many as an outbox holds. If more wait, the oldest are never learned."""
+APPENDS_A_TURN: Final = 16
+"""How many are looked at in one turn of the event loop: some tenths of a millisecond."""
+APPENDS_WAITING_MAX: Final = 10_000
+"""As many as an outbox holds. If more wait, the oldest are never counted."""
 
 Learner = Callable[[Recorded], None]
+_Append = tuple[str, bytes, float]
+"""Subject, data, and how long it took in seconds."""
 
 
 class Appends:
@@ -36,17 +38,15 @@ class Appends:
         """``learners`` get each event that was stored, in the order of storing."""
         self._figures = figures
         self._learners = learners
-        self._waiting: deque[bytes] = deque(maxlen=FACTS_WAITING_MAX)
+        self._waiting: deque[_Append] = deque(maxlen=APPENDS_WAITING_MAX)
         self._learning: asyncio.TimerHandle | None = None
 
     def appended(self, subject: str, data: bytes, seconds: float) -> None:
-        """Count it, and put an event aside."""
-        stream = subjects.stream_of(subject)
-        self._figures.observe(metrics.APPEND_SECONDS, seconds, stream)
-        if stream == subjects.EVENTS:
-            self._waiting.append(data)
-            if self._learning is None:
-                self._learn_later()
+        """Put it aside."""
+        self._waiting.append((subject, data, seconds))
+        if self._learning is None:
+            loop = asyncio.get_running_loop()
+            self._learning = loop.call_later(LEARN_AFTER_S, self._learn_some)
 
     def failed(self, subject: str, error: GodwitError) -> None:
         """Count it."""
@@ -56,22 +56,22 @@ class Appends:
             self._figures.add(metric, subjects.stream_of(subject))
 
     def learn_rest(self) -> None:
-        """Learn at once what waits: the service ends."""
+        """Look at once at what waits: the service ends."""
         while self._waiting:
             self._learn_next()
 
-    def _learn_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._learning = loop.call_later(LEARN_AFTER_S, self._learn_some)
-
     def _learn_some(self) -> None:
         self._learning = None
-        for _ in range(min(FACTS_A_TURN, len(self._waiting))):
+        for _ in range(min(APPENDS_A_TURN, len(self._waiting))):
             self._learn_next()
         if self._waiting:
             self._learning = asyncio.get_running_loop().call_later(0, self._learn_some)
 
     def _learn_next(self) -> None:
-        recorded = codec.decode(self._waiting.popleft())
-        for learn in self._learners:
-            learn(recorded)
+        subject, data, seconds = self._waiting.popleft()
+        stream = subjects.stream_of(subject)
+        self._figures.observe(metrics.APPEND_SECONDS, seconds, stream)
+        if stream == subjects.EVENTS:
+            recorded = codec.decode(data)
+            for learn in self._learners:
+                learn(recorded)

@@ -1,7 +1,7 @@
-"""The figures of one process, kept as plain numbers: half a microsecond each, wherever it happens.
+"""The figures of one process, kept as plain numbers: a microsecond each.
 
-Prometheus's own client takes a lock and several calls for each; one of these figures is taken in
-the stun. Belongs to one event loop. Must not know how figures are shown.
+Prometheus's own client takes a lock and several calls for each. Belongs to one event loop. Must not
+know how figures are shown.
 """
 
 from __future__ import annotations

@@ -44,7 +44,11 @@ class LocalContainers:
         network = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}"
         self._addresses = {name: f"{network}.{n}" for n, name in enumerate(services, start=1)}
         self._ports = {port: str(_free_port()) for port in PORTS}
-        self._places = {name: self._make_places(service) for name, service in services.items()}
+        self._places = {
+            name: self._make_places(service)
+            for name, service in services.items()
+            if not service.is_observing
+        }
         self._processes: dict[str, Process] = {}
         self._reached = {
             (name, condition): asyncio.Event() for name in services for condition in Condition

@@ -134,7 +134,7 @@ def test_a_stun_over_its_limit_is_counted() -> None:
     migrations.begin()
     for recorded, time_ns in told("v1-completed.ndjson"):
         event = recorded.event
-        if isinstance(event, ev.MigrationRequested):
+        if isinstance(event, ev.MigrationRequested | ev.PreparationOrdered | ev.MigrationStarted):
             event = msgspec.structs.replace(event, limits=ev.Limits(stun_limit_ns=1_000_000))
         migrations.learn(Recorded(recorded.envelope, event), time_ns)
     assert value(figures, metrics.STUN_LIMIT_EXCEEDED) == 1

@@ -30,7 +30,7 @@ from godwit_protocol.convergence import (
     decide,
 )
 from godwit_protocol.estimation.history import DirtyWindow, RegionWrites
-from godwit_protocol.estimation.rounds import Curve, Round
+from godwit_protocol.estimation.rounds import Curve, Round, Writing
 
 TRACES = Path(__file__).parent / "traces" / "dirty.json"
 RECORD_S = 25.0
@@ -61,6 +61,8 @@ class Algorithm(Protocol):
     """Decides at a round's end. May keep what it likes; there is one for each play."""
 
     percent: int
+    wait_bytes_max: int
+    """Of what is hot: it may wait for the stun."""
 
     def at_round_end(self, play: Play) -> Decision: ...
 
@@ -68,9 +70,11 @@ class Algorithm(Protocol):
 class Godwit:
     """Ours: the production core."""
 
-    def __init__(self, percent_max: int = SLOW_PERCENT_MAX) -> None:
+    def __init__(self, percent_max: int = SLOW_PERCENT_MAX, *, may_wait: bool = True) -> None:
         self.percent = 0
+        self.wait_bytes_max = 0
         self._percent_max = percent_max
+        self._may_wait = may_wait
 
     def at_round_end(self, play: Play) -> Decision:
         verdict = decide(
@@ -80,6 +84,7 @@ class Godwit:
             slowing=Slowing(self.percent, self._percent_max),
         )
         self.percent = verdict.slow_percent
+        self.wait_bytes_max = verdict.wait_bytes_max if self._may_wait else 0
         return verdict.decision
 
 
@@ -87,6 +92,8 @@ class Qemu:
     """Stuns when what is pending fits bandwidth times downtime limit. Auto-converge: 20 %, then 10
     more, up to 99, each time that more than half of what was sent was written again, twice.
     """
+
+    wait_bytes_max = 0
 
     def __init__(self, percent_max: int = SLOW_PERCENT_MAX) -> None:
         self.percent = 0
@@ -111,6 +118,7 @@ class KubeVirt:
     """
 
     percent = 0
+    wait_bytes_max = 0
 
     def __init__(self) -> None:
         self._seen: list[tuple[int, int]] = []
@@ -131,6 +139,7 @@ class Nova:
     """QEMU's rule with a downtime that is raised in ten steps, from a tenth of it to all of it."""
 
     percent = 0
+    wait_bytes_max = 0
 
     def at_round_end(self, play: Play) -> Decision:
         last = play.rounds[-1]
@@ -145,6 +154,7 @@ class Nova:
 ALGORITHMS = {
     "godwit": Godwit,
     "godwit, never slows": lambda: Godwit(0),
+    "godwit, nothing waits": lambda: Godwit(may_wait=False),
     "qemu": lambda: Qemu(0),
     "qemu, auto-converge": Qemu,
     "kubevirt": KubeVirt,
@@ -173,18 +183,22 @@ def play_out(name: str, windows: Sequence[DirtyWindow], link_gbit: float, algori
     rule, curves = ALGORITHMS[algorithm](), _curves(windows)
     rate = link_gbit / 8
     curve = next(curves)
-    play = Play([])
+    play, writing = Play([]), Writing()
     to_send, decision = curve.resident_bytes, Decision.ANOTHER_ROUND
     while decision is Decision.ANOTHER_ROUND:
         if len(play.rounds) >= ROUNDS_MAX or play.elapsed_ns >= TIME_MAX_NS:
             decision = Decision.GIVE_UP
             break
         play.percent, curve = rule.percent, next(curves)
+        waits = rule.wait_bytes_max
+        to_send -= waits
         duration_ns = ROUND_OVERHEAD_NS + int(to_send / rate)
         own_ns = duration_ns * (100 - play.percent) // 100
         play.guest_lost_ns += duration_ns - own_ns
-        left = curve.written_bytes(own_ns)
-        play.rounds.append(Round(to_send, duration_ns, left))
+        left, hot = writing.left(curve, own_ns, waits)
+        writing.passed(own_ns)
+        done = Round(to_send, duration_ns, left, hot_bytes=hot, waiting_bytes=waits)
+        play.rounds.append(done)
         play.elapsed_ns += duration_ns
         decision, to_send = rule.at_round_end(play), left
     return _result(name, link_gbit, algorithm, decision, play, rate)

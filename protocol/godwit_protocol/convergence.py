@@ -8,6 +8,10 @@ its bytes only while the one before it still shrank what remained.
 A cap on the bandwidth holds back rounds, and never the stun. So a round that went at its cap says
 only what the link carries at least: it can raise what is expected of the stun, and lowers nothing.
 
+Pages that are written in every round need not be sent in each: they may wait for the stun, which
+would have to send them again all the same, as long as they fill no more than a share of what it may
+send. So each round is shorter, and less is written in it.
+
 A machine that writes faster than the link is slowed, step by step, up to what its policy allows;
 then its stun may take up to the raised limit, if the policy has one; then the migration is given
 up. Nothing loops for ever: the number of rounds is bounded, and each step of slowing is a larger
@@ -17,8 +21,9 @@ one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from itertools import pairwise
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -39,6 +44,9 @@ TELLING_BYTES: Final = 16 * 1024**2
 """A round of fewer bytes is mostly latency: its rate says little of the link."""
 CAPPED_SHARE: Final = 0.8
 """A round at this share of its cap was held back by that, not by the link."""
+WAITING_SHARE: Final = 0.5
+"""Of what the stun may send: so much may be pages that wait for it. The rest is for what else is
+written until then."""
 SLOW_PERCENT_MAX: Final = 99
 SLOW_AFTER_ROUNDS: Final = 2
 """Rounds in a row without a new minimum of what remains, before the guest is slowed at all."""
@@ -98,6 +106,30 @@ class RoundLike(Protocol):
     def cap_bytes_per_second(self) -> int:
         """The least bandwidth that it was allowed; 0: any."""
 
+    @property
+    def look_ns(self) -> int:
+        """What finding the last dirty pages will take of the stun, beyond the fixed cost."""
+
+    @property
+    def hot_bytes(self) -> int:
+        """Dirty when it had ended, and when it began."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Dirty when it began, and not sent: they wait for the stun."""
+
+
+class RegionsLike(Protocol):
+    """What is read of a round to know the regions' rates."""
+
+    @property
+    def duration_ns(self) -> int:
+        """As ``RoundLike``'s."""
+
+    @property
+    def bytes_by_region(self) -> Mapping[str, int]:
+        """What it had to send: dirty since the round before."""
+
 
 class Slowing(NamedTuple):
     """How far the guest is slowed now, and how far it may be: percent of its time taken from it."""
@@ -113,6 +145,7 @@ class Verdict(msgspec.Struct, frozen=True):
     """A decision with the numbers it was made from. Rates are bytes a second.
 
     ``slow_percent``: how much of the guest's time to take from it during the next round.
+    ``wait_bytes_max``: so many of the hot bytes may wait for the stun in it.
     """
 
     decision: Decision
@@ -122,6 +155,7 @@ class Verdict(msgspec.Struct, frozen=True):
     dirty_bytes_per_second: float
     stun_bound_ns: int = 0
     slow_percent: int = 0
+    wait_bytes_max: int = 0
 
 
 def bandwidth(history: Sequence[RoundLike]) -> float:
@@ -163,6 +197,20 @@ def slowest_bandwidth(history: Sequence[RoundLike]) -> float:
     return min([bandwidth(history), *filter(None, telling)])
 
 
+def dirty_rates(history: Sequence[RegionsLike]) -> dict[str, float]:
+    """By region: smoothed bytes a second that became dirty from round to round; empty until a
+    second round tells. What waited for the stun is not counted.
+    """
+    rates: dict[str, float] = {}
+    for before, now in pairwise(history):
+        for region, found in now.bytes_by_region.items():
+            if before.duration_ns > 0:
+                rate = found / before.duration_ns * 1e9
+                mean = rates.get(region, rate)
+                rates[region] = BANDWIDTH_ALPHA * rate + (1 - BANDWIDTH_ALPHA) * mean
+    return rates
+
+
 def predicted_stun_ns(remaining_bytes: int, bytes_per_second: float) -> int:
     """What a stun that begins now would take, in ns, at most ``PREDICTED_STUN_NS_MAX``: that also
     where something remains and the bandwidth is unknown.
@@ -192,34 +240,39 @@ def decide(
     """
     last = history[-1]
     rate = bandwidth(history)
-    predicted = predicted_stun_ns(last.remaining_bytes, rate)
-    bound = predicted_stun_ns(last.remaining_bytes, slowest_bandwidth(history))
+    predicted = last.look_ns + predicted_stun_ns(last.remaining_bytes, rate)
+    slowest = slowest_bandwidth(history)
+    bound = last.look_ns + predicted_stun_ns(last.remaining_bytes, slowest)
     dirty = last.remaining_bytes / last.duration_ns * 1e9 if last.duration_ns > 0 else 0.0
     percent = slowing.percent
     if bound <= stun_limit_ns:
         decision, reason = _stun_or_improve(history, bound, rounds_max)
     else:
-        slower = _slower(slowing, precopy_bandwidth(history), dirty)
+        dirty_again = dirty * _sendable(last) / max(last.remaining_bytes, 1)
+        slower = _slower(slowing, precopy_bandwidth(history), dirty_again)
         may_slow = slower > percent and _has_waited(history, slowing)
         decision, reason = _wait_or_give_up(history, rounds_max, stalled_rounds_max, may_slow)
         if reason is DecisionReason.SLOWING_THE_GUEST:
             percent = slower
         if decision is Decision.GIVE_UP and bound <= stun_limit_max_ns:
             decision, reason = Decision.STUN, DecisionReason.FITS_RAISED_LIMIT
-    return Verdict(decision, reason, predicted, rate, dirty, bound, percent)
+    wait_bytes_max = 0
+    if decision is Decision.ANOTHER_ROUND:
+        wait_bytes_max = _wait_bytes_max(last, slowest, stun_limit_ns)
+    return Verdict(decision, reason, predicted, rate, dirty, bound, percent, wait_bytes_max)
 
 
 def _stun_or_improve(
     history: Sequence[RoundLike], bound_ns: int, rounds_max: int
 ) -> tuple[Decision, DecisionReason]:
     """A stun would fit the limit now. Would another round make it shorter?"""
-    if bound_ns - STUN_FIXED_NS <= SMALL_STUN_NS:
+    if bound_ns - STUN_FIXED_NS - history[-1].look_ns <= SMALL_STUN_NS:
         return Decision.STUN, DecisionReason.SMALL_ENOUGH
     if len(history) >= rounds_max:
         return Decision.STUN, DecisionReason.FITS_AT_LAST_ROUND
     if len(history) < 2:
         return Decision.ANOTHER_ROUND, DecisionReason.FIRST_ROUNDS
-    if _shrinks(history):
+    if _has_shrunk(history[-2].remaining_bytes, history[-1].remaining_bytes):
         return Decision.ANOTHER_ROUND, DecisionReason.STILL_SHRINKING
     return Decision.STUN, DecisionReason.FITS_AND_NO_LONGER_SHRINKS
 
@@ -232,7 +285,7 @@ def _wait_or_give_up(
         return Decision.GIVE_UP, DecisionReason.ROUNDS_EXHAUSTED
     if len(history) < 2:
         return Decision.ANOTHER_ROUND, DecisionReason.FIRST_ROUNDS
-    if _shrinks(history):
+    if _has_shrunk(_sendable(history[-2]), _sendable(history[-1])):
         return Decision.ANOTHER_ROUND, DecisionReason.STILL_SHRINKING
     if may_slow:
         return Decision.ANOTHER_ROUND, DecisionReason.SLOWING_THE_GUEST
@@ -257,8 +310,17 @@ def _slower(slowing: Slowing, rate: float, dirty: float) -> int:
     return min(wanted, slowing.percent_max, SLOW_PERCENT_MAX)
 
 
-def _shrinks(history: Sequence[RoundLike]) -> bool:
-    before, now = history[-2].remaining_bytes, history[-1].remaining_bytes
+def _wait_bytes_max(last: RoundLike, slowest: float, stun_limit_ns: int) -> int:
+    spare_ns = max(stun_limit_ns - STUN_FIXED_NS - last.look_ns, 0)
+    return min(last.hot_bytes, int(WAITING_SHARE * slowest * spare_ns / 1e9))
+
+
+def _sendable(figures: RoundLike) -> int:
+    """What remained, but for what waits and is not to become less."""
+    return figures.remaining_bytes - figures.waiting_bytes
+
+
+def _has_shrunk(before: int, now: int) -> bool:
     return now < before and now <= before * (1 - SHRINK_MIN)
 
 
@@ -268,9 +330,11 @@ def _rounds_since_minimum(history: Sequence[RoundLike]) -> int:
 
 
 def _rate(figures: RoundLike) -> float:
-    """Bytes a second of one round; 0.0 if it sent nothing, mostly looked at what it left out, or
-    took no time: it tells nothing of the link.
+    """Bytes a second of one round; 0.0 if it sent nothing or took no time. One that left something
+    out, and sent little or mostly looked at that, tells nothing of the link either.
     """
-    if figures.sent_bytes <= figures.rewritten_bytes or figures.duration_ns <= 0:
+    left_out = figures.rewritten_bytes + figures.waiting_bytes
+    least_bytes = max(figures.rewritten_bytes, TELLING_BYTES) if left_out else 0
+    if figures.sent_bytes <= least_bytes or figures.duration_ns <= 0:
         return 0.0
     return figures.sent_bytes / max(figures.duration_ns - figures.content_ns, 1) * 1e9

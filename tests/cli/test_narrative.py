@@ -113,12 +113,16 @@ def test_a_round_says_what_it_left_out() -> None:
     event = filled(ev.RoundCompleted)
     assert isinstance(event, ev.RoundCompleted)
     figures = msgspec.structs.replace(
-        event.figures, zero_bytes=4096, rewritten_bytes=2**20, content_bytes=2**21
+        event.figures,
+        zero_bytes=4096,
+        rewritten_bytes=2**20,
+        content_bytes=2**21,
+        waiting_bytes=2**22,
     )
     told = sentence(msgspec.structs.replace(event, figures=figures))
     assert (
         ", 4.0 KiB of zeros only named, 1.0 MiB left out that held what was sent before,"
-        " 2.0 MiB only named that the destination held already;" in told
+        " 2.0 MiB only named that the destination held already, 4.0 MiB left for the stun;" in told
     )
     assert "left out" not in sentence(event)
     assert "only named" not in sentence(event)

@@ -29,6 +29,8 @@ from godwit_protocol.projections import MigrationSummary
 MIGRATION_KEYS = {
     *("id", "machine", "source", "destination", "outcome", "reason", "message", "rounds"),
     *("resolve", "stun_ms", "stun_components_ms", "bytes_sent", "duration_s", "round_details"),
+    *("dirty_bytes_per_second_by_region", "bandwidth_limit_bytes_per_second"),
+    "bandwidth_changed_by",
 }
 
 
@@ -46,6 +48,7 @@ async def test_a_running_machine(teller: Teller, unique_name: str) -> None:
         ],
         "guest": "some.module:Guest",
         "vgpus": ["H100XM-4C"],
+        "tenant": "default",
         "migration": "",
         "failure": "",
     }

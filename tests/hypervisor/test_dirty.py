@@ -1,60 +1,21 @@
 """No written page is ever missed, whoever writes it and however: seen from outside the writer."""
 
-import json
 import os
 import select
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from writer_process import Compared, Kernel, WriterProcess, empty_like, pages_of
 
 from godwit.hypervisor.native.dirty import BLOCK_PAGES, WriteProtectTracker
 from godwit.hypervisor.native.kernel import PagemapScanner
-from godwit.hypervisor.native.memory import MachineMemory
 from godwit_protocol.errors import UnreachableError
-from godwit_protocol.machine import PAGE_BYTES, RegionSpec
+from godwit_protocol.machine import PAGE_BYTES
 
 SIZES = (3 * BLOCK_PAGES + 7, 40)
 GIB_PAGES = 2**30 // PAGE_BYTES
-
-
-class WriterProcess:
-    """The writer, and its memory mapped here too, as a host service has a VMM's."""
-
-    def __init__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("writer.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def send(self, *command):
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-
-    def receive(self):
-        return json.loads(self.process.stdout.readline())
-
-    def do(self, *command):
-        self.send(*command)
-        return self.receive()
-
-    def allocate(self, *sizes):
-        parts = self.do("allocate", *sizes)
-        specs = [RegionSpec(f"r{index}", pages * PAGE_BYTES) for index, pages in enumerate(sizes)]
-        folder = f"/proc/{self.process.pid}/fd"
-        fds = [os.open(f"{folder}/{fd}", os.O_RDWR) for fd, _ in parts]
-        return MachineMemory.adopt(specs, fds, [address for _, address in parts])
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(10)
 
 
 @pytest.fixture(scope="module")
@@ -69,20 +30,6 @@ def tracked(writer, *sizes):
     return memory, WriteProtectTracker(writer.process.pid, memory)
 
 
-def pages_of(runs):
-    return {page for start, count in runs.tolist() for page in range(start, start + count)}
-
-
-def copy(memory, replica, rounds):
-    for region, target, runs in zip(memory.regions, replica.regions, rounds, strict=True):
-        for start, count in runs.tolist():
-            target.pages[start : start + count] = region.pages[start : start + count]
-
-
-def empty_like(memory):
-    return MachineMemory.allocate([RegionSpec(r.name, r.size_bytes) for r in memory.regions])
-
-
 @st.composite
 def writes(draw):
     region = draw(st.integers(0, len(SIZES) - 1))
@@ -91,24 +38,25 @@ def writes(draw):
     return (draw(st.sampled_from(["store", "readinto", "read", "populate"])), region, page, count)
 
 
+@pytest.mark.parametrize("way", [Kernel, Compared])
 @settings(max_examples=60, deadline=None)
 @given(
     before=st.lists(writes(), max_size=8),
     after=st.lists(writes() | st.just(("scan",)) | st.just(("peek",)), max_size=30),
 )
-def test_rounds_give_an_equal_copy_for_any_sequence_of_writes_and_scans(writer, before, after):
+def test_rounds_give_an_equal_copy_for_any_sequence_of_writes_and_scans(writer, way, before, after):
     memory = writer.allocate(*SIZES)
     for write in before:
         writer.do(*write)
-    tracker = WriteProtectTracker(writer.process.pid, memory)
-    replica = empty_like(memory)
-    copy(memory, replica, tracker.arm())
+    source = way(writer.process.pid, memory)
+    tracker, replica = source.tracker, empty_like(memory)
+    source.send(replica, tracker.arm())
     written = [set() for _ in SIZES]
     for verb, *arguments in after:
         if verb == "scan":
             rounds = tracker.scan()
             assert all(w <= pages_of(r) for w, r in zip(written, rounds, strict=True))
-            copy(memory, replica, rounds)
+            source.send(replica, rounds)
             written = [set() for _ in SIZES]
         elif verb == "peek":
             assert all(n >= len(w) for n, w in zip(tracker.peek(), written, strict=True))
@@ -117,7 +65,7 @@ def test_rounds_give_an_equal_copy_for_any_sequence_of_writes_and_scans(writer, 
             if verb in ("store", "readinto"):
                 region, page, count = arguments
                 written[region] |= set(range(page, page + count))
-    copy(memory, replica, tracker.scan())
+    source.send(replica, tracker.scan())
     assert replica.digests() == memory.digests()
     assert tracker.peek() == [0, 0]
     tracker.close()
@@ -125,18 +73,19 @@ def test_rounds_give_an_equal_copy_for_any_sequence_of_writes_and_scans(writer, 
     replica.close()
 
 
-def test_a_free_running_writer_loses_nothing_between_read_and_reset(writer):
-    memory, tracker = tracked(writer, *SIZES)
-    replica = empty_like(memory)
-    copy(memory, replica, tracker.arm())
+@pytest.mark.parametrize("way", [Kernel, Compared])
+def test_a_free_running_writer_loses_nothing_between_finding_and_sending(writer, way):
+    memory = writer.allocate(*SIZES)
+    source, replica = way(writer.process.pid, memory), empty_like(memory)
+    source.send(replica, source.tracker.arm())
     scans = 0
     for seed in range(3):
         writer.send("storm", seed, 20_000)
         while not _answered(writer):
-            copy(memory, replica, tracker.scan())
+            source.send(replica, source.tracker.scan())
             scans += 1
         writer.receive()
-    copy(memory, replica, tracker.scan())
+    source.send(replica, source.tracker.scan())
     assert scans > 3
     assert replica.digests() == memory.digests()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from godwit_protocol.convergence import (
     Verdict,
     bandwidth,
     decide,
+    dirty_rates,
     is_capped,
     precopy_bandwidth,
     predicted_stun_ns,
@@ -271,11 +273,88 @@ def test_only_a_round_that_tells_of_the_link_bounds_it(rounds: list[RoundFigures
     )
 
 
-def test_a_round_that_mostly_looked_at_what_it_left_out_tells_nothing_of_the_link() -> None:
+@pytest.mark.parametrize(
+    ("sent_bytes", "left_out"),
+    [
+        (30 * MIB, {"rewritten_bytes": 40 * MIB}),
+        (MIB, {"rewritten_bytes": 4096}),
+        (MIB, {"waiting_bytes": 100 * MIB}),
+    ],
+)
+def test_a_round_that_left_out_more_than_it_tells_says_nothing_of_the_link(
+    sent_bytes: int, left_out: dict[str, int]
+) -> None:
     sent = figures(64 * MIB, 60_000_000, 64 * MIB)
-    looked = msgspec.structs.replace(figures(MIB, 20_000_000, 64 * MIB), rewritten_bytes=63 * MIB)
+    looked = msgspec.structs.replace(figures(sent_bytes, 60_000_000, 64 * MIB), **left_out)
     assert bandwidth([sent, looked]) == bandwidth([sent])
     assert slowest_bandwidth([sent, looked]) == bandwidth([sent])
+    told = msgspec.structs.replace(looked, sent_bytes=50 * MIB)
+    assert bandwidth([sent, told]) < bandwidth([sent])
+
+
+def warm(remaining: int, hot: int, **more: int) -> RoundFigures:
+    """A round over a link of 1 GiB a second."""
+    return msgspec.structs.replace(figures(GIB, SECOND_NS, remaining), hot_bytes=hot, **more)
+
+
+def test_hot_bytes_may_wait_in_another_round_up_to_a_share_of_what_the_stun_may_send() -> None:
+    limit_ns = 205_000_000  # 200 ms for bytes: 205 MiB
+    few, many = (
+        decide([warm(3 * GIB, GIB), warm(GIB, hot)], stun_limit_ns=limit_ns, rounds_max=9)
+        for hot in (40 * MIB, GIB)
+    )
+    assert (few.decision, few.wait_bytes_max) == (Decision.ANOTHER_ROUND, 40 * MIB)
+    assert 100 * MIB < many.wait_bytes_max < 105 * MIB
+    stun = decide([warm(GIB, GIB), warm(MIB, MIB)], stun_limit_ns=limit_ns, rounds_max=9)
+    assert (stun.decision, stun.wait_bytes_max) == (Decision.STUN, 0)
+
+
+def test_what_waits_does_not_hide_that_the_rest_shrinks() -> None:
+    limit_ns, still = 205_000_000, Decision.ANOTHER_ROUND
+    waits = [
+        warm(600 * MIB, 0, waiting_bytes=100 * MIB),
+        warm(460 * MIB, 0, waiting_bytes=100 * MIB),
+    ]
+    verdict = decide(waits, stun_limit_ns=limit_ns, rounds_max=9)
+    assert (verdict.decision, verdict.reason) == (still, DecisionReason.STILL_SHRINKING)
+    verdict = decide([warm(600 * MIB, 0), warm(460 * MIB, 0)], stun_limit_ns=limit_ns, rounds_max=9)
+    assert verdict.reason is DecisionReason.WAITING_FOR_A_BETTER_MOMENT
+
+
+def test_a_look_that_the_stun_must_repeat_is_part_of_it() -> None:
+    limit_ns = 100_000_000
+    quick, slow = (
+        decide([warm(GIB, 0), warm(MIB, 0, look_ns=ns)], stun_limit_ns=limit_ns, rounds_max=2)
+        for ns in (0, 200_000_000)
+    )
+    assert slow.stun_bound_ns == quick.stun_bound_ns + 200_000_000
+    assert (quick.decision, slow.decision) == (Decision.STUN, Decision.GIVE_UP)
+    patient = decide(
+        [warm(GIB, 0), warm(MIB, 0, look_ns=200_000_000)], stun_limit_ns=SECOND_NS, rounds_max=9
+    )
+    assert patient.reason is DecisionReason.SMALL_ENOUGH
+
+
+@given(st.lists(ROUNDS, min_size=1, max_size=8), st.integers(0, SECOND_NS), st.data())
+def test_what_may_wait_fits_the_stun(
+    rounds: list[RoundFigures], limit_ns: int, data: st.DataObject
+) -> None:
+    hot = data.draw(st.integers(0, rounds[-1].remaining_bytes))
+    rounds = [*rounds[:-1], msgspec.structs.replace(rounds[-1], hot_bytes=hot)]
+    verdict = decide(rounds, stun_limit_ns=limit_ns, rounds_max=9)
+    assert 0 <= verdict.wait_bytes_max <= hot
+    if verdict.wait_bytes_max:
+        assert predicted_stun_ns(verdict.wait_bytes_max, slowest_bandwidth(rounds)) <= limit_ns
+
+
+def test_dirty_rates_are_smoothed_region_by_region() -> None:
+    found = ({"ram": GIB, "vgpu0": GIB}, {"ram": 100 * MIB, "vgpu0": 0}, {"ram": 200 * MIB})
+    rounds = [
+        msgspec.structs.replace(figures(GIB, SECOND_NS, 0), bytes_by_region=each) for each in found
+    ]
+    assert dirty_rates(rounds[:1]) == {}
+    assert dirty_rates(rounds[:2]) == {"ram": 100 * MIB, "vgpu0": 0.0}
+    assert dirty_rates(rounds)["ram"] == pytest.approx(140 * MIB)
 
 
 def test_the_time_in_which_chunks_were_offered_says_nothing_of_the_link() -> None:

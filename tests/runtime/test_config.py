@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from godwit.runtime.config import ConfigError, LogFormat, Service, load, rows
+from godwit.runtime.choices import LogFormat
+from godwit.runtime.config import ConfigError, Service, load, rows
 
 HOST = {"GODWIT_HOST": "host-1"}
 
@@ -56,10 +57,12 @@ def test_everything_given_is_taken() -> None:
     assert config.log_format is LogFormat.JSON
 
 
-def test_a_source_can_be_told_to_send_again_what_has_not_changed() -> None:
-    assert load(Service.SOURCE_HOST, HOST).omit_rewritten is True
-    environ = {**HOST, "GODWIT_OMIT_REWRITTEN": "off"}
-    assert load(Service.SOURCE_HOST, environ).omit_rewritten is False
+def test_what_saves_bytes_is_on_and_can_be_switched_off() -> None:
+    config = load(Service.SOURCE_HOST, HOST)
+    assert (config.omit_rewritten, config.let_hot_wait) == (True, True)
+    off = {"GODWIT_OMIT_REWRITTEN": "off", "GODWIT_LET_HOT_WAIT": "off"}
+    config = load(Service.SOURCE_HOST, HOST | off)
+    assert (config.omit_rewritten, config.let_hot_wait) == (False, False)
 
 
 def test_the_directory_follows_the_runtime_directory() -> None:

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from godwit.runtime import telemetry
-from godwit.runtime.config import LogFormat
+from godwit.runtime.choices import LogFormat
 
 
 @pytest.fixture

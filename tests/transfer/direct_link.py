@@ -17,6 +17,7 @@ from godwit.transfer.partition import NO_RUNS, PageView, Runs
 from godwit.transfer.port import Content
 from godwit.transfer.receiver import IncomingSession
 from godwit.transfer.sender import BulkSender
+from godwit.transfer.sent_leaves import SentLeaves
 from godwit_protocol.bulk import BulkLink, RoundTotals
 from godwit_protocol.machine import PAGE_BYTES
 
@@ -96,6 +97,7 @@ async def direct(
     omit_rewritten: bool = True,
     content: Content | None = None,
     offer_content: bool = True,
+    leaves: SentLeaves | None = None,
     via: Callable[[int], int] = lambda port: port,
 ) -> AsyncIterator[Direct]:
     """``via``: given the destination's port, the one that the source is to connect to."""
@@ -116,6 +118,7 @@ async def direct(
         omit_zeros=omit_zeros,
         omit_rewritten=omit_rewritten,
         offer_content=offer_content and content is not None,
+        leaves=leaves,
         stall_s=stall_s,
     )
     try:

@@ -4,6 +4,10 @@ Rounds follow each other as the live source sends them, and ``convergence.decide
 same that decides there. A round that takes t leaves what the machine writes in t; the stun begins
 a little after the last round's end and sends what was written until then.
 
+Pages that wait for the stun do so here too. How many of them are written again in a time is read
+from the same curve, as if each page were written by chance, independently and at a rate of its own:
+then as much is written within two spans as within one of their length together.
+
 A guest is stopped between two of its steps, and may write most at the end of each, as a trainer
 does. A window, which begins anywhere in a step, cannot tell that; the stuns of its own moves can.
 """
@@ -11,6 +15,7 @@ does. A window, which begins anywhere in a step, cannot tell that; the stuns of 
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from typing import Final, NamedTuple, Protocol
 
 from ..convergence import PREDICTED_STUN_NS_MAX, Decision, DecisionReason, Slowing, decide
@@ -57,6 +62,9 @@ class Round(NamedTuple):
     rewritten_bytes: int = 0
     content_ns: int = 0
     cap_bytes_per_second: int = 0
+    look_ns: int = 0
+    hot_bytes: int = 0
+    waiting_bytes: int = 0
 
 
 class Curve:
@@ -78,6 +86,47 @@ class Curve:
         span_ns = self._elapsed_ns[after] - time_ns
         grown = (self._written_bytes[after] - written) * (elapsed_ns - time_ns) // span_ns
         return min(written + grown, self.resident_bytes)
+
+    def common_bytes(self, *spans_ns: int) -> int:
+        """How much is written in each of some spans of time."""
+        common = 0
+        for count in range(1, len(spans_ns) + 1):
+            sign = 1 if count % 2 else -1
+            common += sign * sum(map(self.written_bytes, map(sum, combinations(spans_ns, count))))
+        return max(0, min([common, *map(self.written_bytes, spans_ns)]))
+
+
+class Left(NamedTuple):
+    """Dirty at a round's end, and what of that was dirty at its beginning."""
+
+    remaining_bytes: int
+    hot_bytes: int
+
+
+class Writing:
+    """What a machine on paper writes from round to round, while some of it waits."""
+
+    def __init__(self) -> None:
+        self._spans_ns: tuple[int, ...] = ()
+
+    def left(self, curve: Curve, own_ns: int, waiting_bytes: int) -> Left:
+        """After a round of ``own_ns`` of the guest's time, by the curve of that time.
+
+        ``waiting_bytes`` were hot before the round and were not sent in it.
+        """
+        written = curve.written_bytes(own_ns)
+        last = self._spans_ns[-2:]
+        if len(last) < 2 or not waiting_bytes:
+            again = waiting_bytes
+        else:
+            were_hot = max(curve.common_bytes(*last), waiting_bytes, 1)
+            again = curve.common_bytes(own_ns, *last) * waiting_bytes // were_hot
+        hot = curve.common_bytes(own_ns, last[-1]) if last else 0
+        return Left(min(written + waiting_bytes - again, curve.resident_bytes), hot)
+
+    def passed(self, own_ns: int) -> None:
+        """That round is over."""
+        self._spans_ns = (*self._spans_ns[-1:], own_ns)
 
 
 class Played(NamedTuple):
@@ -102,8 +151,8 @@ def play(curve: Curve, link: LinkSample, limits: MoveLimits) -> Played:
         return _stop_and_copy(curve, link)
     rounds_max = min(limits.rounds_max, ROUNDS_PLAYED_MAX)
     slowing = Slowing(0, limits.slow_percent_max)
-    cap = limits.bandwidth_bytes_per_second
-    rounds = [_round(curve, link, curve.resident_bytes, slowing, cap)]
+    cap, writing = limits.bandwidth_bytes_per_second, Writing()
+    rounds = [_round(curve, link, writing, slowing, cap, curve.resident_bytes, 0)]
     while (
         verdict := decide(
             rounds,
@@ -115,9 +164,11 @@ def play(curve: Curve, link: LinkSample, limits: MoveLimits) -> Played:
         )
     ).decision is Decision.ANOTHER_ROUND:
         slowing = slowing._replace(percent=verdict.slow_percent)
-        rounds.append(_round(curve, link, rounds[-1].remaining_bytes, slowing, cap))
-    written_bytes = curve.written_bytes(_own_ns(rounds[-1].duration_ns + link.intent_ns, slowing))
-    final_bytes = max(written_bytes, min(link.final_bytes, curve.most_bytes))
+        left, waits = rounds[-1].remaining_bytes, verdict.wait_bytes_max
+        rounds.append(_round(curve, link, writing, slowing, cap, left - waits, waits))
+    own_ns = _own_ns(rounds[-1].duration_ns + link.intent_ns, slowing)
+    left = writing.left(curve, own_ns, rounds[-1].waiting_bytes).remaining_bytes
+    final_bytes = max(left, min(link.final_bytes, curve.most_bytes))
     stun_ns = link.switchover_ns + _sending_ns(final_bytes, link.bytes_per_second)
     taken_ns = sum(done.duration_ns for done in rounds) + link.intent_ns + stun_ns
     return Played(
@@ -143,11 +194,28 @@ def _stop_and_copy(curve: Curve, link: LinkSample) -> Played:
     )
 
 
-def _round(curve: Curve, link: LinkSample, sent_bytes: int, slowing: Slowing, cap: int) -> Round:
+def _round(
+    curve: Curve,
+    link: LinkSample,
+    writing: Writing,
+    slowing: Slowing,
+    cap: int,
+    sent_bytes: int,
+    waiting_bytes: int,
+) -> Round:
     rate = min(link.bytes_per_second, cap or math.inf)
     duration_ns = link.round_overhead_ns + _sending_ns(sent_bytes, rate)
-    written_bytes = curve.written_bytes(_own_ns(duration_ns, slowing))
-    return Round(sent_bytes, duration_ns, written_bytes, cap_bytes_per_second=cap)
+    own_ns = _own_ns(duration_ns, slowing)
+    left = writing.left(curve, own_ns, waiting_bytes)
+    writing.passed(own_ns)
+    return Round(
+        sent_bytes,
+        duration_ns,
+        left.remaining_bytes,
+        cap_bytes_per_second=cap,
+        hot_bytes=left.hot_bytes,
+        waiting_bytes=waiting_bytes,
+    )
 
 
 def _own_ns(elapsed_ns: int, slowing: Slowing) -> int:

@@ -111,6 +111,10 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     them took ``content_ns`` of the round, on the connection that it took longest on.
     ``cap_bytes_per_second``: the least bandwidth that was allowed while it was sent; 0: any.
     Waiting for it took ``paced_ns`` of the sending threads' time, counted so.
+    ``look_ns``: what finding ``remaining_bytes`` took, where the stun must take as long for its
+    own, because all memory is read. ``hot_bytes``: those of ``remaining_bytes`` whose leaves were
+    dirty when the round began, too. ``waiting_bytes``: pages that were dirty then and were not
+    sent, but wait for the stun.
     """
 
     round: int
@@ -130,6 +134,9 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     content_ns: int = 0
     cap_bytes_per_second: int = 0
     paced_ns: int = 0
+    look_ns: int = 0
+    hot_bytes: int = 0
+    waiting_bytes: int = 0
 
 
 class MigrationRequested(Event, frozen=True, kw_only=True):
@@ -293,7 +300,8 @@ class RoundCompleted(Event, frozen=True, kw_only=True):
     """One round went out and was applied; and what was decided at its end, from which numbers.
 
     ``stun_bound_ns``: what the stun would take at the slowest rate of the last rounds.
-    ``slow_percent``: of the guest's time, taken from it during the next round.
+    ``slow_percent``: of the guest's time, taken from it during the next round. ``wait_bytes_max``:
+    so many of the hot bytes may wait for the stun in it.
     """
 
     TYPE: ClassVar[str] = "round_completed"
@@ -306,6 +314,7 @@ class RoundCompleted(Event, frozen=True, kw_only=True):
     reason: DecisionReason
     stun_bound_ns: int = 0
     slow_percent: int = 0
+    wait_bytes_max: int = 0
 
 
 class StunIntended(Event, frozen=True, kw_only=True):

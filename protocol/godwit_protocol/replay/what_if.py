@@ -4,7 +4,8 @@ The source's own core decides at each round's end, as it did then. As long as no
 rounds are the recorded ones, figure for figure, so that the recorded settings give the recorded
 decisions. From the first difference on, a round is played: it sends what the one before left, at
 the link's rate, and leaves what the machine wrote at that time of the migration, scaled to the
-round's length by a curve through all recorded rounds. Pure.
+round's length by a curve through all recorded rounds. In a played round nothing waits for the stun:
+no log tells which of the pages would have been written again. Pure.
 """
 
 from __future__ import annotations
@@ -160,7 +161,10 @@ class _Play:
         """Whether the next round is the recorded one: same link, and slowed as then."""
         if self._link or self._cap is not None:
             return False
-        return not rounds or rounds[-1].slow_percent == self._rounds[len(rounds) - 1].slow_percent
+        if not rounds:
+            return True
+        then, now = self._rounds[len(rounds) - 1], rounds[-1]
+        return (then.slow_percent, then.wait_bytes_max) == (now.slow_percent, now.wait_bytes_max)
 
     def is_too_late(self, rounds: Sequence[ev.RoundCompleted]) -> bool:
         """Whether another deadline than the recorded one has passed. What came before the rounds is
@@ -190,6 +194,7 @@ class _Play:
             scan_ns=then.scan_ns,
             remaining_bytes=self._left(then.remaining_bytes, own_ns, own_then_ns),
             cap_bytes_per_second=cap,
+            look_ns=then.look_ns,
         )
 
     def course(self, rounds: tuple[ev.RoundCompleted, ...], same: int) -> Course:

@@ -100,11 +100,13 @@ class OpenLink(Effect, frozen=True, kw_only=True):
 class SendRound(Effect, frozen=True, kw_only=True):
     """Read and reset the dirty set, send it, wait until it is applied, and look what is dirty.
 
-    Until the next one, ``slow_percent`` of the guest's time is taken from it.
+    Until the next one, ``slow_percent`` of the guest's time is taken from it. So many bytes of hot
+    leaves as ``wait_bytes_max`` may be left for a later round or the stun.
     """
 
     round: int
     slow_percent: int = 0
+    wait_bytes_max: int = 0
 
 
 class SetBandwidth(Effect, frozen=True, kw_only=True):

@@ -49,7 +49,11 @@ def round_done(state: SourceState, given: Input, now_ns: int) -> Result:
     match verdict.decision:
         case convergence.Decision.ANOTHER_ROUND:
             upcoming = state.rounds_sent + 1
-            send = fx.SendRound(round=upcoming, slow_percent=verdict.slow_percent)
+            send = fx.SendRound(
+                round=upcoming,
+                slow_percent=verdict.slow_percent,
+                wait_bytes_max=verdict.wait_bytes_max,
+            )
             return _replace(after, rounds_sent=upcoming), (told, send)
         case convergence.Decision.STUN:
             remaining = given.figures.remaining_bytes
@@ -85,6 +89,7 @@ def _round_event(
         reason=verdict.reason,
         stun_bound_ns=verdict.stun_bound_ns,
         slow_percent=verdict.slow_percent,
+        wait_bytes_max=verdict.wait_bytes_max,
     )
 
 

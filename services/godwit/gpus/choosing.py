@@ -7,7 +7,8 @@ from typing import Final
 
 import structlog
 
-from godwit.runtime.config import Config, GpuOrigin
+from godwit.runtime.choices import GpuOrigin
+from godwit.runtime.config import Config
 from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.errors import UnsupportedError
 

@@ -64,7 +64,7 @@ async def open_host(context: ServiceContext) -> AsyncIterator[HostContext]:
         log=context.log,
         outbox=outbox,
         registers=Registers(context.log, disk.marks()),
-        hypervisor=NativeHypervisor(config.host_directory, config.nats_url),
+        hypervisor=NativeHypervisor(config.host_directory, config.nats_url, config.dirty_tracking),
         disk=disk,
         dial=open_control,
         fencing=fencing_of(config.fence_command),

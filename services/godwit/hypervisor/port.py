@@ -201,6 +201,19 @@ class SentPages:
     """Chunks that the destination held already, and that were only named."""
     content_ns: int = 0
     """What offering chunks took of the round."""
+    waiting_bytes: int = 0
+    """Dirty pages that were not sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyPages:
+    """What is dirty at a round's end."""
+
+    total_bytes: int
+    hot_bytes: int = 0
+    """Of leaves that were dirty when the round began, too."""
+    look_ns: int = 0
+    """What finding this took, where it takes a share of the stun that counts; else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,13 +255,17 @@ class Outgoing(Protocol):
         of this process.
         """
 
-    async def send_round(self, round_number: int, *, in_stun: bool = False) -> SentPages:
+    async def send_round(
+        self, round_number: int, *, wait_bytes_max: int = 0, in_stun: bool = False
+    ) -> SentPages:
         """Read and reset the dirty set and send it; the first round sends all that is held.
-        ``in_stun``: the guest is paused, and this is the last round.
+
+        ``wait_bytes_max``: so much of what is hot may stay dirty for a later round. ``in_stun``:
+        the guest is paused, and this is the last round.
         """
 
-    async def dirty_bytes(self) -> int:
-        """How much is dirty now."""
+    async def dirty(self) -> DirtyPages:
+        """How much is dirty now, with what waits."""
 
     async def digests(self) -> dict[str, bytes]:
         """By region: SHA-256, to compare with the destination's. Only of a paused machine."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from godwit_protocol import subjects
+from godwit_protocol.convergence import dirty_rates
 from godwit_protocol.errors import (
     AbortedError,
     GodwitError,
@@ -106,6 +107,10 @@ def as_json(summary: MigrationSummary) -> dict[str, Any]:
         "bandwidth_changed_by": summary.bandwidth_changed_by,
         "bytes_sent": summary.sent_bytes,
         "duration_s": round(summary.duration_ns / 1e9, 3) if summary.ended_wall_ns else None,
+        "dirty_bytes_per_second_by_region": {
+            region: round(rate)
+            for region, rate in dirty_rates([done.figures for done in summary.rounds]).items()
+        },
         "round_details": [_round_json(done) for done in summary.rounds],
     }
 
@@ -158,6 +163,9 @@ def _round_json(done: ev.RoundCompleted) -> dict[str, Any]:
         "content_ms": milliseconds(figures.content_ns),
         "cap_bytes_per_second": figures.cap_bytes_per_second or None,
         "paced_ms": milliseconds(figures.paced_ns),
+        "waiting_bytes": figures.waiting_bytes,
+        "hot_bytes": figures.hot_bytes,
+        "look_ms": milliseconds(figures.look_ns),
         "duration_ms": milliseconds(figures.duration_ns),
         "scan_ms": milliseconds(figures.scan_ns),
         "remaining_bytes": figures.remaining_bytes,

@@ -19,6 +19,7 @@ from godwit_protocol.pacing import parse_bandwidth
 from godwit_protocol.quantities import parse_duration_ns
 
 from . import places, values
+from .choices import DirtyTracking, GpuOrigin, LogFormat, Retention
 from .values import GPUS_MAX
 from .variable import Variable, VariableRow
 
@@ -37,31 +38,6 @@ class Service(StrEnum):
     MONITOR = "monitor"
     PROVISION = "provision"
     COMMAND = "godwit"
-
-
-class GpuOrigin(StrEnum):
-    """Where a host's GPUs come from. ``AUTO``: from NVML where a driver is, else simulated."""
-
-    AUTO = "auto"
-    NVML = "nvml"
-    SIMULATED = "simulated"
-
-
-class Retention(StrEnum):
-    """What becomes of events."""
-
-    KEEP = "keep"
-    """The server refuses to remove any, for ever."""
-    ARCHIVE = "archive"
-    """A migration may leave the server, once ``godwit archive`` has it whole."""
-
-
-class LogFormat(StrEnum):
-    """How log lines look. ``AUTO``: for people on a terminal, JSON elsewhere."""
-
-    AUTO = "auto"
-    JSON = "json"
-    CONSOLE = "console"
 
 
 _ALL: Final = frozenset(Service)
@@ -306,6 +282,28 @@ class Config:
             "How much of the host's link all migrations that leave it may take together before"
             " their stuns, in fair shares.",
             read_by=frozenset({Service.SOURCE_HOST}),
+        )
+    )
+    let_hot_wait: bool = field(
+        metadata=_variable(
+            "GODWIT_LET_HOT_WAIT",
+            values.switch,
+            "on or off",
+            "on",
+            "Whether pages that are written in every round wait for the stun, if they fit.",
+            read_by=frozenset({Service.SOURCE_HOST}),
+        )
+    )
+    dirty_tracking: DirtyTracking = field(
+        metadata=_variable(
+            "GODWIT_DIRTY_TRACKER",
+            DirtyTracking,
+            "auto, pagemap or digest",
+            "auto",
+            "What finds the pages that a machine has written: pagemap asks the kernel, digest"
+            " compares all memory with what was sent; auto is pagemap where the kernel has"
+            " PAGEMAP_SCAN.",
+            read_by=_HOST_SERVICES,
         )
     )
     fence_command: tuple[str, ...] = field(

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import structlog
 
-from godwit.runtime.config import Retention, Service
+from godwit.runtime.choices import Retention
+from godwit.runtime.config import Service
 from godwit.runtime.jetstream_api import (
     FORBIDDEN_OPTIONS,
     Discard,

@@ -29,7 +29,8 @@ from godwit.metrics.facts import Facts
 from godwit.metrics.figures import Figures, Reading
 from godwit.runtime import config as configuration
 from godwit.runtime import telemetry
-from godwit.runtime.config import Config, LogFormat, Service
+from godwit.runtime.choices import LogFormat
+from godwit.runtime.config import Config, Service
 from godwit.runtime.health import Health, Page
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.observed_log import ObservedLog

@@ -14,7 +14,7 @@ from typing import Final, TextIO
 import structlog
 from structlog.typing import Processor
 
-from godwit.runtime.config import LogFormat
+from godwit.runtime.choices import LogFormat
 
 QUIET_LIBRARIES: Final = ("asyncio", "nats")
 

@@ -322,19 +322,25 @@ class Departure:
         started_ns = self._host.clock.monotonic_ns()
         reporting = asyncio.create_task(self._report(number, outgoing))
         try:
-            sent = await self._sent(outgoing, number)
+            waits = effect.wait_bytes_max if self._host.config.let_hot_wait else 0
+            sent = await self._sent(outgoing, number, wait_bytes_max=waits)
             await self._applied_future(number)
         finally:
             reporting.cancel()
+        duration_ns = self._host.clock.monotonic_ns() - started_ns
+        left = await outgoing.dirty()
         held = self._pace.held()
         figures = ev.RoundFigures(
             round=number,
             pages=sent.pages,
             sent_bytes=sent.sent_bytes,
             wire_bytes=sent.wire_bytes,
-            duration_ns=self._host.clock.monotonic_ns() - started_ns,
+            duration_ns=duration_ns,
             scan_ns=sent.scan_ns,
-            remaining_bytes=await outgoing.dirty_bytes(),
+            remaining_bytes=left.total_bytes,
+            hot_bytes=left.hot_bytes,
+            look_ns=left.look_ns,
+            waiting_bytes=sent.waiting_bytes,
             bytes_by_region=sent.bytes_by_region,
             digest_ns=sent.digest_ns,
             zero_bytes=sent.zero_bytes,
@@ -365,9 +371,11 @@ class Departure:
             digest_ns=digest_ns,
         )
 
-    async def _sent(self, outgoing: Outgoing, number: int, *, in_stun: bool = False) -> SentPages:
+    async def _sent(
+        self, outgoing: Outgoing, number: int, *, wait_bytes_max: int = 0, in_stun: bool = False
+    ) -> SentPages:
         try:
-            return await outgoing.send_round(number, in_stun=in_stun)
+            return await outgoing.send_round(number, wait_bytes_max=wait_bytes_max, in_stun=in_stun)
         except UnreachableError:
             # A destination that found a fault breaks the connections off, and says why on this one.
             with suppress(TimeoutError):

@@ -34,6 +34,7 @@ from .partition import (
     split_zeros,
 )
 from .rewritten import RewrittenPages
+from .sent_leaves import SentLeaves
 
 ANSWER_S_MAX: Final = 30.0
 """To an offer: the destination may read a file that is on a slow disk."""
@@ -76,8 +77,10 @@ class OutgoingConnection:
         pacer: Pacer,
         *,
         omit_zeros: bool,
+        leaves: SentLeaves | None,
     ) -> None:
         self.connection = connection
+        self._leaves = leaves
         self.begin_round(None, may_offer=False)
         self._omit_zeros = omit_zeros
         self._link = link
@@ -173,22 +176,38 @@ class OutgoingConnection:
             started_ns = time.monotonic_ns()
             pieces, zeros = split_zeros(region.pages, pieces)
             self.zero_ns += time.monotonic_ns() - started_ns
-        if self._rewritten is None:
+        if self._rewritten is None and self._leaves is None:
             self._send_runs(region, pieces)
         else:
-            self._send_changed(region, pieces, self._rewritten)
+            self._send_remembered(region, pieces)
         self._send_zeros(region, zeros)
 
-    def _send_changed(self, region: RegionWork, pieces: Runs, rewritten: RewrittenPages) -> None:
+    def _send_remembered(self, region: RegionWork, pieces: Runs) -> None:
+        """Send copies, and remember by their digests what they were: the very bytes that go out."""
         for numbers in scattered(pieces):
             copies = region.pages[numbers]
-            started_ns = time.monotonic_ns()
-            changed = rewritten.changed(region.region, numbers, copies)
-            self.rewritten_ns += time.monotonic_ns() - started_ns
-            if not changed.all():
-                self.rewritten_pages += len(numbers) - int(changed.sum())
-                numbers, copies = numbers[changed], copies[changed]  # noqa: PLW2901
-            self._send_copies(region, numbers, copies)
+            if self._leaves is not None:
+                self._leaves.add(region.region, numbers, copies)
+            if self._rewritten is None:
+                self._send_copies(region, numbers, copies)
+            else:
+                changed = self._changed(self._rewritten, region.region, numbers, copies)
+                self._send_copies(region, numbers[changed], copies[changed])
+
+    def _changed(
+        self,
+        rewritten: RewrittenPages,
+        region: int,
+        numbers: NDArray[np.int64],
+        copies: PageView,
+    ) -> NDArray[np.bool_] | slice:
+        """Which of the pages must go out; all, if all must."""
+        started_ns = time.monotonic_ns()
+        changed = rewritten.changed(region, numbers, copies)
+        self.rewritten_ns += time.monotonic_ns() - started_ns
+        unchanged = len(numbers) - int(changed.sum())
+        self.rewritten_pages += unchanged
+        return changed if unchanged else slice(None)  # a slice copies nothing
 
     def _send_copies(
         self, region: RegionWork, numbers: NDArray[np.int64], copies: PageView

@@ -21,6 +21,7 @@ from .connection import CONNECT_TIMEOUT_S, STALL_S, BulkConnection
 from .outgoing import OutgoingConnection, Pacer, RegionWork
 from .partition import check_runs
 from .rewritten import RewrittenPages
+from .sent_leaves import SentLeaves
 
 T = TypeVar("T")
 
@@ -80,13 +81,16 @@ class BulkSender:
         omit_zeros: bool,
         omit_rewritten: bool,
         offer_content: bool,
+        leaves: SentLeaves | None,
     ) -> None:
         """Use ``connect`` instead."""
         self._link = link
-        self._offer_content = offer_content
+        # What the destination fills does not pass by, and could not be entered.
+        self._offer_content = offer_content and leaves is None
+        self._leaves = leaves
         self._rewritten = RewrittenPages(link.region_pages) if omit_rewritten else None
         self._outgoing = [
-            OutgoingConnection(link, index, connection, pacer, omit_zeros=omit_zeros)
+            OutgoingConnection(link, index, connection, pacer, omit_zeros=omit_zeros, leaves=leaves)
             for index, connection in enumerate(connections)
         ]
         self._pacer = pacer
@@ -106,14 +110,15 @@ class BulkSender:
         omit_zeros: bool = True,
         omit_rewritten: bool = True,
         offer_content: bool = False,
+        leaves: SentLeaves | None = None,
         timeout_s: float = CONNECT_TIMEOUT_S,
         stall_s: float = STALL_S,
     ) -> BulkSender:
         """Open all connections and say hello on each; blocks. ``omit_zeros``: pages that are found
         to be zero are named only. ``omit_rewritten``: those that hold what was sent of them before
-        are left out, as long as finding them is measured to pay.
-        to be zero are named only. ``offer_content``: chunks are offered to the destination before
-        they are sent, which it must have asked for.
+        are left out, as long as finding them is measured to pay. ``offer_content``: chunks are
+        offered to the destination before they are sent, which it must have asked for. ``leaves``:
+        where to enter what goes out; nothing is offered then.
 
         Whether the destination admitted them is for it to say, on the control connection. Raises
         ``UnreachableError``.
@@ -131,6 +136,7 @@ class BulkSender:
                 omit_zeros=omit_zeros,
                 omit_rewritten=omit_rewritten,
                 offer_content=offer_content,
+                leaves=leaves,
             )
             for outgoing in sender._outgoing:
                 outgoing.hello(token)
@@ -153,6 +159,7 @@ class BulkSender:
         """
         self._check(round_number, work)
         started_ns, digested_ns = time.monotonic_ns(), self._digest_ns()
+        self._begin_leaves(work)
         rewritten = self._rewritten_sought(round_number, in_stun=in_stun)
         may_offer = self._offer_content and not in_stun
         for outgoing in self._outgoing:
@@ -207,6 +214,12 @@ class BulkSender:
         """Free sockets and threads, breaking off what is being sent. Idempotent."""
         self.abort()
         self._free()
+
+    def _begin_leaves(self, work: Sequence[RegionWork]) -> None:
+        if self._leaves is not None:
+            for region in work:
+                self._leaves.begin(region.region, region.runs)
+                self._leaves.begin(region.region, region.zero_runs)
 
     def _rewritten_sought(self, round_number: int, *, in_stun: bool) -> RewrittenPages | None:
         rewritten = self._rewritten

@@ -42,8 +42,11 @@ class DirtyTracker(Protocol):
         A page that is written while the call runs is reported now or by the next call, never lost.
         """
 
+    def look(self) -> list[Runs]:
+        """Pages that a ``scan`` would report now. Resets nothing."""
+
     def peek(self) -> list[int]:
-        """How many pages of each region a ``scan`` would report now. Resets nothing."""
+        """How many pages of each region that is."""
 
     def close(self) -> None:
         """Stop tracking. Idempotent; touches neither the memory nor the VMM."""
@@ -78,9 +81,13 @@ class WriteProtectTracker:
         """Read and reset; see ``DirtyTracker``."""
         return self._ask(_RegionTracker.read_and_reset)
 
+    def look(self) -> list[Runs]:
+        """Read only; see ``DirtyTracker``."""
+        return self._ask(_RegionTracker.read)
+
     def peek(self) -> list[int]:
         """Count only; see ``DirtyTracker``."""
-        return self._ask(_RegionTracker.count)
+        return [int(runs[:, 1].sum()) for runs in self.look()]
 
     def close(self) -> None:
         """Stop; see ``DirtyTracker``."""
@@ -115,9 +122,8 @@ class _RegionTracker:
         self._armed |= blocks
         return really
 
-    def count(self) -> int:
-        really = self._without_holes(*self._sweep(reset=False))
-        return int(really[:, 1].sum())
+    def read(self) -> Runs:
+        return self._without_holes(*self._sweep(reset=False))
 
     def _sweep(self, *, reset: bool) -> tuple[Runs, NDArray[np.bool_]]:
         """Scan the blocks that hold data now. Returns written pages and a mask of blocks."""
@@ -142,7 +148,7 @@ class _RegionTracker:
         ]
         trusted = runs_of(self._runs_of_blocks(blocks & self._armed))
         allowed = np.concatenate([trusted, *extents])
-        return _intersection(written, allowed[np.argsort(allowed[:, 0])])
+        return intersection(written, allowed[np.argsort(allowed[:, 0])])
 
     def _runs_of_blocks(self, mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
         edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)) * BLOCK_PAGES
@@ -150,7 +156,7 @@ class _RegionTracker:
         return [(start, end - start) for start, end in bounds.tolist()]
 
 
-def _intersection(left: Runs, right: Runs) -> Runs:
+def intersection(left: Runs, right: Runs) -> Runs:
     """The pages that are in both; each of the two is ascending and without overlaps."""
     left_ends, right_ends = left.sum(axis=1), right.sum(axis=1)
     first = np.searchsorted(right_ends, left[:, 0], side="right")

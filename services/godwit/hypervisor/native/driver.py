@@ -10,12 +10,15 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from godwit.runtime.choices import DirtyTracking
+from godwit.transfer.sent_leaves import SentLeaves
 from godwit_protocol.errors import (
     DeadlineError,
     GuestError,
@@ -27,6 +30,7 @@ from godwit_protocol.machine import MachineSpec
 from ..port import Checkpoint, VmmState, VmmStatus
 from . import kernel, wire
 from .channel import Channel, readable
+from .digest_tracker import DigestTracker
 from .dirty import WriteProtectTracker
 from .incoming import IncomingMemory
 from .memory import MachineMemory, Runs, available_bytes
@@ -48,8 +52,12 @@ END_S_MAX: Final = 5.0
 class NativeVmm:
     """A handle on one native VMM; ``port.Vmm``, with access to its memory."""
 
-    def __init__(self, folder: MachineFolder) -> None:
+    def __init__(
+        self, folder: MachineFolder, tracking: DirtyTracking = DirtyTracking.PAGEMAP
+    ) -> None:
+        """``tracking``: how an outgoing machine's dirty pages are found; not ``AUTO``."""
         self._folder = folder
+        self._tracking = tracking
         self._channel = Channel(folder.socket)
 
     @property
@@ -120,11 +128,13 @@ class NativeVmm:
         """RUNNING; see ``port.Vmm``."""
         lease = await TrackingLease.take(self._folder)
         try:
-            memory, tracker = await self._tracked()
+            if self._tracking is DirtyTracking.DIGEST:
+                memory, tracker, leaves = await self._compared()
+                return OutgoingMemory(memory, tracker, lease, self.slow, leaves)
+            return OutgoingMemory(*await self._tracked(), lease, self.slow)
         except BaseException:
             lease.release()
             raise
-        return OutgoingMemory(memory, tracker, lease, self.slow)
 
     async def watch(self) -> NativeWriteWatch:
         """RUNNING; see ``port.Watchable``."""
@@ -174,6 +184,16 @@ class NativeVmm:
         if status.state is VmmState.FAILED:
             raise GuestError(status.failure, hint=f"see {self._folder.log}")
 
+    async def _compared(self) -> tuple[MachineMemory, DigestTracker, SentLeaves]:
+        """The machine's memory, and what compares it with what was sent. The caller closes both."""
+        memory = await self.memory()
+        try:
+            leaves = SentLeaves([region.page_count for region in memory.regions])
+            return memory, DigestTracker((await self.status()).pid, memory, leaves), leaves
+        except BaseException:
+            memory.close()
+            raise
+
     async def _tracked(self) -> tuple[MachineMemory, WriteProtectTracker]:
         """The machine's memory, and what finds its dirty pages. The caller closes both."""
         memory = await self.memory()
@@ -199,10 +219,13 @@ class NativeVmm:
 class NativeHypervisor:
     """``port.Hypervisor`` for native machines on the host with this directory."""
 
-    def __init__(self, host_dir: Path, nats_url: str) -> None:
+    def __init__(
+        self, host_dir: Path, nats_url: str, tracking: DirtyTracking = DirtyTracking.AUTO
+    ) -> None:
         """``nats_url`` is where new VMMs reach the event log for guest I/O."""
         self._host_dir = host_dir
         self._nats_url = nats_url
+        self._tracking = tracking
 
     @property
     def version(self) -> str:
@@ -211,11 +234,12 @@ class NativeHypervisor:
 
     def missing(self) -> Sequence[str]:
         """What the kernel lacks, found by trying."""
-        return kernel.missing()
+        return kernel.missing(self._done_without())
 
     def features(self) -> Sequence[str]:
-        """What the kernel has, found by trying."""
-        return [feature for feature, lacks in kernel.probe().items() if not lacks]
+        """What the kernel has, found by trying, and what is done without it."""
+        without, probed = self._done_without(), kernel.probe().items()
+        return [feature for feature, lacks in probed if not lacks or feature in without]
 
     def free_memory_bytes(self) -> int:
         """See ``port.Hypervisor``."""
@@ -229,7 +253,7 @@ class NativeHypervisor:
             await launcher.ask(wire.Spawn(spec, self._nats_url), wire.Done, ANSWER_S_MAX)
         finally:
             launcher.close()
-        vmm = NativeVmm(MachineFolder.of(self._host_dir, spec.name))
+        vmm = NativeVmm(MachineFolder.of(self._host_dir, spec.name), self._way_of_tracking())
         try:
             await vmm.constructed()
         except BaseException:
@@ -239,11 +263,11 @@ class NativeHypervisor:
 
     async def find(self, name: str) -> NativeVmm | None:
         """See ``port.Hypervisor``."""
-        return _if_alive(MachineFolder.of(self._host_dir, name))
+        return self._if_alive(MachineFolder.of(self._host_dir, name))
 
     async def find_all(self) -> Sequence[NativeVmm]:
         """See ``port.Hypervisor``; by name."""
-        found = map(_if_alive, MachineFolder.all(self._host_dir))
+        found = map(self._if_alive, MachineFolder.all(self._host_dir))
         return [vmm for vmm in found if vmm is not None]
 
     async def find_dead(self) -> Sequence[str]:
@@ -256,20 +280,35 @@ class NativeHypervisor:
         """See ``port.Hypervisor``."""
         MachineFolder.of(self._host_dir, name).remove()
 
+    def _if_alive(self, folder: MachineFolder) -> NativeVmm | None:
+        try:
+            wire.connect(folder.socket).close()
+        except UnreachableError:
+            return None
+        return NativeVmm(folder, self._way_of_tracking())
+
+    def _done_without(self) -> frozenset[str]:
+        """Features of the kernel that are used where they are, and not needed."""
+        needed = self._tracking is DirtyTracking.PAGEMAP
+        return frozenset() if needed else frozenset({kernel.DIRTY_TRACKING})
+
+    def _way_of_tracking(self) -> DirtyTracking:
+        """What ``AUTO`` comes to on this kernel, which is tried once."""
+        if self._tracking is not DirtyTracking.AUTO:
+            return self._tracking
+        return DirtyTracking.DIGEST if _kernel_cannot_track() else DirtyTracking.PAGEMAP
+
+
+@lru_cache
+def _kernel_cannot_track() -> bool:
+    return bool(kernel.probe()[kernel.DIRTY_TRACKING])
+
 
 def _is_dead(folder: MachineFolder) -> bool:
     try:
         return not folder.is_locked()
     except FileNotFoundError:  # it has not got so far, or never will
         return False
-
-
-def _if_alive(folder: MachineFolder) -> NativeVmm | None:
-    try:
-        wire.connect(folder.socket).close()
-    except UnreachableError:
-        return None
-    return NativeVmm(folder)
 
 
 def _process_of(folder: MachineFolder) -> int | None:

@@ -13,7 +13,7 @@ import mmap
 import os
 import platform
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -183,9 +183,12 @@ POPULATE: Final = "populate"
 DIRTY_TRACKING: Final = "dirty_tracking"
 
 
-def missing() -> list[str]:
-    """What the native hypervisor needs and this kernel lacks, each a sentence."""
-    return [lack for lacks in probe().values() for lack in lacks]
+def missing(done_without: Collection[str] = ()) -> list[str]:
+    """What the native hypervisor needs and this kernel lacks, each a sentence; but for features
+    that it does without.
+    """
+    probed = probe().items()
+    return [lack for feature, lacks in probed if feature not in done_without for lack in lacks]
 
 
 def probe() -> dict[str, list[str]]:

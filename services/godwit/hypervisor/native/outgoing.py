@@ -13,14 +13,16 @@ from typing import Final
 
 from godwit.transfer.outgoing import RegionWork
 from godwit.transfer.sender import BulkSender
+from godwit.transfer.sent_leaves import SentLeaves
 from godwit_protocol.bulk import BulkLink
 from godwit_protocol.errors import AbortedError, GodwitError, LocalProtocolError
 from godwit_protocol.machine import PAGE_BYTES
 
-from ..port import LinkTarget, SentPages
+from ..port import DirtyPages, LinkTarget, SentPages
 from .dirty import DirtyTracker
 from .memory import MachineMemory, Runs
 from .tracking_lease import TrackingLease
+from .waiting import WaitingPages
 
 SLOW_LEASE_S: Final = 3.0
 """A guest is slowed for so long at a time: if this process dies, it is soon its old self."""
@@ -37,17 +39,25 @@ class OutgoingMemory:
     """See ``port.Outgoing``. Owns all that it is given; the lease is held until ``close``."""
 
     def __init__(
-        self, memory: MachineMemory, tracker: DirtyTracker, lease: TrackingLease, slow: Slow
+        self,
+        memory: MachineMemory,
+        tracker: DirtyTracker,
+        lease: TrackingLease,
+        slow: Slow,
+        leaves: SentLeaves | None = None,
     ) -> None:
+        """``leaves``: what ``tracker`` compares the memory with, if it is one that does."""
         self._memory = memory
         self._tracker = tracker
         self._lease = lease
         self._slow = slow
+        self._leaves = leaves
         self._slowing: asyncio.Task[None] | None = None
         self._sender: BulkSender | None = None
         self._aborted = False
         self._armed = False
         self._round_bytes = 0
+        self._waiting = WaitingPages([region.page_count for region in memory.regions])
         self._in_use = asyncio.Lock()
         """Held while a thread works with the memory or the connections; ``close`` waits for it."""
 
@@ -71,6 +81,7 @@ class OutgoingMemory:
                 omit_zeros=target.omit_zeros,
                 omit_rewritten=target.omit_rewritten,
                 offer_content=target.offer_content,
+                leaves=self._leaves,
             )
             self._sender = sender
         if self._aborted:
@@ -85,17 +96,19 @@ class OutgoingMemory:
         if percent:
             self._slowing = asyncio.create_task(self._keep_slow(percent))
 
-    async def send_round(self, round_number: int, *, in_stun: bool = False) -> SentPages:
+    async def send_round(
+        self, round_number: int, *, wait_bytes_max: int = 0, in_stun: bool = False
+    ) -> SentPages:
         """See ``port.Outgoing``."""
         async with self._in_use:
             self._check_not_aborted()
-            return await asyncio.to_thread(self._send_round, round_number, in_stun)
+            return await asyncio.to_thread(self._send_round, round_number, wait_bytes_max, in_stun)
 
-    async def dirty_bytes(self) -> int:
+    async def dirty(self) -> DirtyPages:
         """See ``port.Outgoing``."""
         async with self._in_use:
             self._check_not_aborted()
-            return PAGE_BYTES * sum(await asyncio.to_thread(self._tracker.peek))
+            return await asyncio.to_thread(self._dirty)
 
     async def digests(self) -> dict[str, bytes]:
         """See ``port.Outgoing``."""
@@ -148,12 +161,25 @@ class OutgoingMemory:
         if self._aborted:
             raise AbortedError("sending was aborted")
 
-    def _send_round(self, round_number: int, in_stun: bool) -> SentPages:
+    def _dirty(self) -> DirtyPages:
+        started_ns = time.monotonic_ns()
+        dirty = self._waiting.dirty(self._tracker.look())
+        look_ns = time.monotonic_ns() - started_ns
+        # A page table is looked through in next to no time, all memory is not.
+        return DirtyPages(*dirty, look_ns if self._leaves is not None else 0)
+
+    def _find(self, wait_bytes_max: int) -> tuple[list[Runs], int]:
+        """What the next round is to send, and the bytes that wait for a later one."""
+        if self._armed:
+            return self._waiting.part(self._tracker.scan(), wait_bytes_max)
+        self._armed = True
+        return self._tracker.arm(), 0
+
+    def _send_round(self, round_number: int, wait_bytes_max: int, in_stun: bool) -> SentPages:
         if self._sender is None:
             raise LocalProtocolError("a round was to be sent before the link was open")
         started_ns = time.monotonic_ns()
-        found = self._tracker.scan() if self._armed else self._tracker.arm()
-        self._armed = True
+        found, waiting_bytes = self._find(wait_bytes_max)
         scan_ns = time.monotonic_ns() - started_ns
         by_region = {
             region.name: PAGE_BYTES * int(runs[:, 1].sum())
@@ -174,6 +200,7 @@ class OutgoingMemory:
             rewritten_ns=sent.rewritten_ns,
             content_bytes=sent.content_bytes,
             content_ns=sent.content_ns,
+            waiting_bytes=waiting_bytes,
         )
 
     def _work(self, found: list[Runs]) -> list[RegionWork]:

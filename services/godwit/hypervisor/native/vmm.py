@@ -31,6 +31,7 @@ from godwit_protocol.errors import (
     GuestError,
     InvalidInputError,
     RemoteProtocolError,
+    UnsupportedError,
 )
 from godwit_protocol.machine import PAGE_BYTES
 
@@ -104,9 +105,7 @@ class VmmProcess:
         self._worked_ns = time.monotonic_ns()
         self._execution: Execution | None = None
         self._memory = MachineMemory.allocate(self._spec.regions())
-        self._tracking_fd = kernel.track_writes(
-            [(region.address, region.size_bytes) for region in self._memory.regions]
-        )
+        self._tracking_fd = _tracked(self._memory)
         self._io = GuestIo(self._spec.name, lambda: _connect(order.nats_url, self._spec.name))
         self._server = ControlServer(listener, self._answer)
         self._server.watch(self._io.wake_fd, self._io.drain_wake)
@@ -282,6 +281,15 @@ class VmmProcess:
                 f"no such pages of machine {self._spec.name}: {error}"
             ) from error
         return wire.Done()
+
+
+def _tracked(memory: MachineMemory) -> int | None:
+    """Let the kernel track writes; None if it cannot. Whether that matters, the host knows."""
+    try:
+        return kernel.track_writes([(each.address, each.size_bytes) for each in memory.regions])
+    except UnsupportedError as error:
+        _log.warning("writes are not tracked: %s (%s)", error.message, error.hint)
+        return None
 
 
 async def _connect(url: str, machine: str) -> EventLog:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from godwit.hypervisor.port import LinkTarget, SentPages
+from godwit.hypervisor.port import DirtyPages, LinkTarget, SentPages
 from godwit.transfer.pacing import Pace
 from godwit.transfer.port import Content
 from godwit_protocol.bulk import FIRST_ROUND, BulkLink, RoundTotals
@@ -69,7 +69,9 @@ class ProcessOutgoing:
         self._check_vmm()
         self._vmm.slow(percent, self._process)
 
-    async def send_round(self, round_number: int, *, in_stun: bool = False) -> SentPages:
+    async def send_round(
+        self, round_number: int, *, wait_bytes_max: int = 0, in_stun: bool = False
+    ) -> SentPages:
         """As ``Outgoing.send_round``."""
         vmm, target = self._vmm, self._target
         self._process.step(f"send round {round_number} of {vmm.spec.name}")
@@ -98,12 +100,12 @@ class ProcessOutgoing:
         allowed = self._pace.bytes_per_second if self._pace else 0
         return min(self._host.bandwidth, allowed or math.inf)
 
-    async def dirty_bytes(self) -> int:
-        """As ``Outgoing.dirty_bytes``."""
+    async def dirty(self) -> DirtyPages:
+        """As ``Outgoing.dirty``. Nothing is hot here."""
         self._process.check()
         self._check_vmm()
         self._vmm.advance()
-        return PAGE_BYTES * len(self._vmm.dirty)
+        return DirtyPages(PAGE_BYTES * len(self._vmm.dirty))
 
     async def digests(self) -> dict[str, bytes]:
         """As ``Outgoing.digests``."""

@@ -311,6 +311,8 @@ def _slower(slowing: Slowing, rate: float, dirty: float) -> int:
 
 
 def _wait_bytes_max(last: RoundLike, slowest: float, stun_limit_ns: int) -> int:
+    if last.hot_bytes < TELLING_BYTES:  # sent in next to no time: there is nothing to be saved
+        return 0
     spare_ns = max(stun_limit_ns - STUN_FIXED_NS - last.look_ns, 0)
     return min(last.hot_bytes, int(WAITING_SHARE * slowest * spare_ns / 1e9))
 

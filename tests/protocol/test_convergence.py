@@ -299,10 +299,11 @@ def warm(remaining: int, hot: int, **more: int) -> RoundFigures:
 
 def test_hot_bytes_may_wait_in_another_round_up_to_a_share_of_what_the_stun_may_send() -> None:
     limit_ns = 205_000_000  # 200 ms for bytes: 205 MiB
-    few, many = (
+    too_few, few, many = (
         decide([warm(3 * GIB, GIB), warm(GIB, hot)], stun_limit_ns=limit_ns, rounds_max=9)
-        for hot in (40 * MIB, GIB)
+        for hot in (TELLING_BYTES - 1, 40 * MIB, GIB)
     )
+    assert too_few.wait_bytes_max == 0
     assert (few.decision, few.wait_bytes_max) == (Decision.ANOTHER_ROUND, 40 * MIB)
     assert 100 * MIB < many.wait_bytes_max < 105 * MIB
     stun = decide([warm(GIB, GIB), warm(MIB, MIB)], stun_limit_ns=limit_ns, rounds_max=9)

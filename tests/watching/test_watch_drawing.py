@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console, Group
 
-from godwit.cli.watch_drawing import drawn, line, sparkline
+from godwit.cli.watch_drawing import detail, drawn, line, sparkline
 from godwit.cli.watch_keys import Mode, Screen
 from godwit.pictures.board import Board, Row
 from godwit_protocol.events import migration as ev
@@ -75,6 +75,17 @@ def test_one_in_detail(width: int) -> None:
     assert len(text.splitlines()) <= HEIGHT
     assert max(map(len, text.splitlines())) <= width
     check(f"detail-{width}", text)
+
+
+def test_where_there_is_little_room_the_last_rounds_are_shown() -> None:
+    told_board = Board()
+    for recorded in move(1, rounds=9):
+        told_board.learn(recorded)
+    (row,) = told_board.rows()
+    lines = [each.plain.split() for each in detail(row, 80, HEIGHT, START_NS)]
+    rounds = [words[0] for words in lines if words[3:4] == ["sent"]]
+    assert rounds == ["3", "4", "5", "6", "7", "8", "9"]
+    assert len(lines) == HEIGHT
 
 
 def test_a_filter_is_shown_and_what_it_leaves() -> None:

@@ -216,13 +216,14 @@ def detail(row: Row, width: int, height: int, now_ns: int) -> list[Text]:
     ]
     if because := ": ".join(filter(None, (reason(summary.reason), summary.message))):
         head.append(Text(printable(because)))
-    parts = [*head, *_regions(row, width), *_rounds(row, width)]
+    head += _regions(row, width)
     events = [
         Text(f"{clock(each.envelope.wall_ns)}  {printable(sentence(each.event))}", style="dim")
         for each in row.recent
     ]
-    room = max(height - len(events) - 1, len(head))
-    return [*parts[:room], *events, Text("↑↓ next · q back", style="dim")]
+    room = height - len(head) - len(events) - 1
+    rounds = _rounds(row, width)[-room:] if room > 0 else []
+    return [*head, *rounds, *events, Text("↑↓ next · q back", style="dim")][:height]
 
 
 def _figures(row: Row, now_ns: int) -> str:

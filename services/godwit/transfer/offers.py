@@ -27,10 +27,10 @@ Ask: TypeAlias = Callable[[Chunks, bytes], Answer]
 
 NO_CHUNKS: Final[Chunks] = np.empty(0, dtype=np.int64)
 
-SAMPLED_ONE_IN: Final = 8
+SAMPLED_ONE_IN: Final = 16
 SAMPLED_CHUNKS_MIN: Final = 4
-SAMPLED_CHUNKS_MAX: Final = 32
-"""Of one region on one connection: digesting them takes less than sending 64 MiB."""
+SAMPLED_CHUNKS_MAX: Final = 16
+"""Of one region on one connection: digesting them takes less than sending 32 MiB."""
 
 
 def whole_chunks(runs: Runs, connection: int, connections: int) -> Chunks:

@@ -171,6 +171,21 @@ def restored(
     return msgspec.structs.replace(record, nonce=f"{record.nonce}/over {found.sequence}")
 
 
+def given(found: RegisterRecord, host: str, epoch: int, migration: str) -> RegisterRecord | None:
+    """The record by which ``host`` runs the machine in ``epoch``, of which ``found`` is older.
+
+    ``migration`` brought the machine there, if it was not there before. None if it was stopped:
+    of its next life nothing is known.
+    """
+    if found.value is RegisterValue.STOPPED:
+        return None
+    if found.owner == host:
+        record = taken_back(found, found.migration)
+    else:
+        record = claimed(found, host, migration)
+    return msgspec.structs.replace(record, epoch=epoch)
+
+
 def may_run(record: RegisterRecord | None, host: str) -> bool:
     """Whether the register names ``host`` as the one that may run the machine."""
     return record is not None and record.owner == host and record.value in OWNED

@@ -172,6 +172,32 @@ async def test_a_register_that_went_back_raises_the_alarm_once_and_nothing_is_to
     assert bench.told == [alarm]
 
 
+async def test_what_the_register_lost_is_written_again_though_nobody_noted_it(bench, own_host):
+    vmm = await own_host.hypervisor.create(machine_spec())
+    await vmm.start(2)
+    await bench.register(OWNED)
+    await bench.bring()
+    await bench.orphans.look()
+    assert [type(event) for event in bench.told] == [mev.RegisterWentBack, mev.RegisterRestored]
+    record = (await Registers(bench.log).read("m")).record
+    assert msgspec.structs.replace(record, nonce="") == msgspec.structs.replace(
+        reg.moved(OWNED, HERE, NOW), nonce=""
+    )
+
+
+async def test_what_the_register_lost_is_written_again_by_the_host_that_took_the_machine_back(
+    bench, own_host
+):
+    vmm = await own_host.hypervisor.create(machine_spec())
+    await vmm.start(2)
+    intended = reg.abort_intended(reg.started("m", HERE, None), NOW)
+    await bench.register(intended)
+    await bench.orphans.look()
+    record = (await Registers(bench.log).read("m")).record
+    assert record.value is reg.RegisterValue.TAKEN_BACK
+    assert (record.owner, record.epoch, record.migration) == (HERE, 2, NOW)
+
+
 async def test_what_the_register_lost_is_written_again_by_the_host_that_runs_the_machine(
     bench, own_host
 ):

@@ -167,3 +167,16 @@ def test_only_the_host_that_runs_the_machine_in_that_epoch_may_write_again_what_
     stopped = _view(reg.stopped(moved), 9)
     assert reg.restored(stopped, seen, "host-2", 2) is None, "it may not run at all"
     assert reg.restored(reg.NO_REGISTER, found, "host-2", 2) is None
+
+
+def test_what_gave_a_machine_is_told_from_an_older_record() -> None:
+    there = reg.started("m", "host-1", None, "start")
+    came = reg.given(there, "host-2", 4, "migration")
+    assert came == msgspec.structs.replace(reg.moved(there, "host-2", "migration"), epoch=4)
+    intended = reg.abort_intended(there, "migration")
+    assert reg.given(intended, "host-2", 2, "migration") == reg.claimed(
+        intended, "host-2", "migration"
+    )
+    kept = reg.given(intended, "host-1", 2, "another")
+    assert kept == reg.taken_back(intended, "migration")
+    assert reg.given(reg.stopped(there), "host-1", 2, "migration") is None

@@ -22,7 +22,7 @@ from godwit_protocol.events import Event, Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.machine import LeftoverKind
-from godwit_protocol.register import RegisterRecord, restored
+from godwit_protocol.register import RegisterRecord, RegisterView, given, restored
 from godwit_protocol.roles.effects import Service
 from godwit_protocol.roles.inputs import CasSettled
 from godwit_protocol.roles.succession import Fate, Leftover, fate_of
@@ -90,7 +90,7 @@ class Orphans:
         if kind not in self._kinds or self._is_held(vmm.name):
             return
         try:
-            record = (await self._host.registers.read(vmm.name)).record
+            record = (await self._shown(status)).record
         except RegisterWentBackError as error:
             await self._report(error)
             if status.state is VmmState.RUNNING:
@@ -107,6 +107,23 @@ class Orphans:
             await self._carry_out(fate, vmm, left, record)
         else:
             self._suspected[vmm.name] = (fate, left)
+
+    async def _shown(self, status: VmmStatus) -> RegisterView:
+        """What the register shows. A machine runs in an epoch only by a register that gave it: one
+        that shows an older epoch has lost that, though whoever saw it died before it was noted.
+
+        Raises ``UnreachableError``, ``RegisterWentBackError``.
+        """
+        machine = status.spec.name
+        found = await self._host.registers.read(machine)
+        record = found.record
+        if status.state is not VmmState.RUNNING or record is None or record.epoch >= status.epoch:
+            return found
+        migration, _ = await self._bringer(machine)
+        seen = given(record, self._host.name, status.epoch, migration)
+        if seen is None:
+            return found
+        return await self._host.registers.read(machine, RegisterView(seen, found.sequence))
 
     async def _carry_out(
         self, fate: Fate, vmm: Vmm, left: Leftover, record: RegisterRecord

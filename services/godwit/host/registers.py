@@ -56,12 +56,13 @@ class Registers:
         self._won: dict[str, RegisterView] = {}
         """What is still to be written down."""
 
-    async def read(self, machine: str) -> RegisterView:
-        """What stands. Good for learning, never for taking.
+    async def read(self, machine: str, seen: RegisterView | None = None) -> RegisterView:
+        """What stands. Good for learning, never for taking. ``seen``: what it showed before; else
+        what this host has noted of it.
 
         Raises ``UnreachableError``, ``RegisterWentBackError``.
         """
-        seen = self._won.get(machine) or self._marks.read(machine)
+        seen = seen or self._won.get(machine) or self._marks.read(machine)
         found = await self._stored(machine)
         for _ in range(LOOKS_MAX):
             if not reg.has_gone_back(found, seen):

@@ -1,5 +1,6 @@
 """What a host holds for an arriving machine: real machines' memory, and files below a directory."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -127,7 +128,12 @@ async def test_what_is_known_for_long_is_learnt_again(monkeypatch: pytest.Monkey
     assert not await has(store, again)
     assert await has(store, vmm.write(1, seed=3)), "what is new is learnt at once"
     monkeypatch.setattr("godwit.content.shelf.FRESH_S", -FRESH_S)
-    assert await has(store, again)
+    shelf = store.shelf_for(spec("arriving"))
+    assert shelf is not None
+    await asyncio.wait({shelf._stocking})  # an arrival that comes at once would break it off
+    assert await shelf.stocked(0)
+    assert shelf.fill(chunk_digest(again), memoryview(bytearray(CHUNK_BYTES)))
+    await shelf.close()
 
 
 async def test_an_arrival_waits_no_longer_than_it_may_save(monkeypatch: pytest.MonkeyPatch) -> None:

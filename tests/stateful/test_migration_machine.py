@@ -169,7 +169,11 @@ class Wrong(MigrationMachine):
 
 def test_a_failure_is_told_as_a_golden_story() -> None:
     few = settings(
-        max_examples=20, stateful_step_count=5, database=None, phases=[hypothesis.Phase.generate]
+        max_examples=200,
+        stateful_step_count=5,
+        database=None,
+        derandomize=True,
+        phases=[hypothesis.Phase.generate],
     )
     with pytest.raises(AssertionError, match="has an image") as caught:
         run_state_machine_as_test(Wrong, settings=few)

@@ -17,6 +17,7 @@ from span_collector import SpanCollector
 
 HOG = "godwit.guests.memhog:Memhog"
 BUSY = ("GODWIT_MEMHOG_RATE=50000000",)
+QUIET = ("GODWIT_MEMHOG_RATE=0",)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -37,5 +38,8 @@ async def observed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ob
             aborted = await operations.request("hog", "host-1", NO_CONVERGENCE)
             await operations.event(aborted, RoundCompleted)
             assert (await cancel_migration(log, aborted)).outcome is Outcome.ABORTED
+            # The cluster outlives these tests: nobody is to pay for a busy guest.
+            await operations.stop("hog")
+            await operations.start("quiet", HOG, "host-2", vgpus=("1g.10gb",), env=QUIET)
             yield Observed(cluster, log, collector, completed, aborted)
             await log.close()

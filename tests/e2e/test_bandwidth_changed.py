@@ -21,8 +21,8 @@ CAP = 250_000
 async def test_a_bandwidth_is_raised_while_a_migration_runs(
     operations: Operations, name: str
 ) -> None:
-    rate = ("GODWIT_MEMHOG_RATE=1000000",)
-    await operations.start(name, "godwit.guests.memhog:Memhog", env=rate)
+    env = ("GODWIT_MEMHOG_RATE=1000000", "GODWIT_MEMHOG_FILL=1")  # no page is zero
+    await operations.start(name, "godwit.guests.memhog:Memhog", env=env)
     migration = await operations.request(name, "host-2", Limits(bandwidth_bytes_per_second=CAP))
     await operations.event(migration, PrecopyStarted)
     changed = await order_bandwidth(operations.log, migration, 2 * CAP)

@@ -78,6 +78,7 @@ async def test_as_json_it_tells_the_same(godwit: Godwit, teller: Teller, unique_
     assert (told["id"], told["phase"], told["reason"]) == (migration, "aborted", "cancelled")
 
 
+@pytest.mark.usefixtures("log")  # whose streams are there
 async def test_one_that_is_not_there_is_said_so(godwit: Godwit) -> None:
     ended = await godwit("watch", "ffffffff")
     assert ended.status == 3

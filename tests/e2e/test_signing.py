@@ -31,7 +31,7 @@ async def trusted(operations: Operations) -> Trust:
 
 
 async def signed(operations: Operations, migration: str, *lanes: str) -> Verification:
-    """The verification, once all that is to be signed is, and these lanes are."""
+    """The verification, once what these lanes tell is signed."""
     stored: list[Stored] = []
     found = None
     try:
@@ -41,7 +41,7 @@ async def signed(operations: Operations, migration: str, *lanes: str) -> Verific
                 if each.subject.endswith(LaneSigned.TYPE):
                     found = verify(migration, stored, trust=await trusted(operations))
                     told = "\n".join(found.proven)
-                    if not found.faults and found.is_whole and all(lane in told for lane in lanes):
+                    if not found.faults and all(lane in told for lane in lanes):
                         return found
     except TimeoutError:
         raise AssertionError(found) from None
@@ -61,5 +61,5 @@ async def test_a_migration_is_signed_by_all_who_wrote_of_it(
     await operations.event(aborted, RoundCompleted)
     await cancel_migration(operations.log, aborted)
     assert (await operations.ended(aborted)).outcome is Outcome.ABORTED
-    assert not (await signed(operations, aborted)).faults
+    assert (await signed(operations, aborted, "source/host-2", "tracker/", "coordinator/")).proven
     await operations.stop(name)

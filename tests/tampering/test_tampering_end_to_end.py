@@ -53,8 +53,8 @@ async def test_what_is_altered_on_the_wire_is_found_and_the_guest_goes_on(
     operations: Operations,
 ) -> None:
     name, case_file = "whole", case_path(operations.cluster.directory)
-    rate = ("GODWIT_MEMHOG_RATE=10000000",)
-    await operations.start(name, "godwit.guests.memhog:Memhog", env=rate)
+    env = ("GODWIT_MEMHOG_RATE=10000000", "GODWIT_MEMHOG_FILL=1")  # so that runs of pages travel
+    await operations.start(name, "godwit.guests.memhog:Memhog", env=env)
     for case, says in FOUND.items():
         case_file.write_text(case)
         summary = await operations.migrate(name, "host-2", verify=Verify.WIRE)

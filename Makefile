@@ -39,10 +39,10 @@ setup: $(VENV)/.installed
 demo: $(VENV)/.installed
 	@$(BIN)/godwit demo
 
-# A module's tests share a server, so that a module stays with one of the two workers. Clusters of real
-# processes, which take both cores, come one after the other. RESULTS: a folder for JUnit's XML.
+# A module's tests share a server, or a cluster of real processes, so that a module stays with one of the
+# two workers. RESULTS: a folder for JUnit's XML.
 test: test-fast
-	@$(BIN)/python -m pytest -m e2e $(if $(RESULTS),--junitxml=$(RESULTS)/e2e.xml)
+	@$(BIN)/python -m pytest -m e2e -n 2 --dist loadfile $(if $(RESULTS),--junitxml=$(RESULTS)/e2e.xml)
 
 test-fast: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -m "not e2e" -n 2 --dist loadfile $(if $(RESULTS),--junitxml=$(RESULTS)/fast.xml)

@@ -156,3 +156,5 @@ async def test_the_demo_loses_nothing(tmp_path: Path) -> None:
     assert findings["answers_equal"] is True
     assert findings["bytes_sent"] > 80 * 2**20
     assert 0 < findings["stun_ms"] < findings["client_gap_ms"]
+    parts = findings["stun_components_ms"].values()
+    assert sum(parts) == pytest.approx(findings["stun_ms"], abs=0.01)

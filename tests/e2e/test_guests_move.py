@@ -15,6 +15,8 @@ from operations import Operations
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 JOURNEYS = 10
+AHEAD_STEPS = 10_000
+"""Where both are told to stop, beyond where they are: some seconds of training."""
 ONE_THREAD = ("OPENBLAS_NUM_THREADS=1",)
 
 
@@ -72,8 +74,8 @@ async def test_the_trainer_equals_its_undisturbed_twin(operations: Operations, n
         await operations.start(machine, "godwit.guests.trainer:Trainer", host, env=env)
     for _ in range(JOURNEYS):
         await journey(operations, name)
-    steps = (await operations.ask(name, {"op": "status"}))["step"]
-    limit = 2 * max(steps, (await operations.ask(twin, {"op": "status"}))["step"]) + 1000
+    steps = [(await operations.ask(each, {"op": "status"}))["step"] for each in (name, twin)]
+    limit = max(steps) + AHEAD_STEPS
     for machine in (name, twin):
         await operations.ask(machine, {"op": "limit", "steps": limit})
     moved, undisturbed = [await _at_step(operations, each, limit) for each in (name, twin)]

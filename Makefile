@@ -47,7 +47,8 @@ test: test-fast
 test-fast: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -m "not e2e" -n 2 --dist loadfile $(if $(RESULTS),--junitxml=$(RESULTS)/fast.xml)
 
-# Goes on where it was interrupted, as long as the revision is the same. ARENAS: clusters at once.
+# Goes on where it was interrupted, as long as what it tests is the same: docs may change. It says how
+# long it will still take. ARENAS: clusters at once.
 chaos: $(VENV)/.installed-dev
 	@PYTHONPATH=tests/chaos:tests/support $(BIN)/python tests/chaos/matrix.py $(or $(ARENAS),4)
 

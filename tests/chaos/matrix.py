@@ -1,7 +1,8 @@
 """Runs the whole matrix and writes it as a page of the docs: ``make chaos``.
 
 ``matrix.py ARENAS [PATTERN …]`` runs the cells whose names match a pattern, in so many arenas at
-once. What came of each is kept by revision (see ``results``): a run that was interrupted goes on.
+once. What came of each is kept by the code's digest (see ``results``): a run that was interrupted
+goes on.
 The page is written when every cell of the matrix was run. Ends with status 1 if anything that must
 hold did not, or nothing can be said of some cell.
 """
@@ -15,6 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Coroutine, Iterable
 from datetime import date
 from pathlib import Path
@@ -44,6 +46,10 @@ OPENINGS_MAX: Final = 5
 """Arenas that one worker may fail to open before it gives up."""
 
 
+class CodeChangedError(Exception):
+    """The code is no longer the one whose cells are being run."""
+
+
 def all_cells() -> list[Cell]:
     """The most valuable first: the hardest fault, then in the order of the parties."""
     cells = [
@@ -62,9 +68,11 @@ class Queue:
             self._cells.setdefault(setting_of(cell.party), []).append(cell)
 
     def next_setting(self, worker: int) -> Setting | None:
-        """Which arena a worker should open: early on, there is one of each kind."""
+        """Which arena a worker should open: one of each kind, and more where most is to do."""
         left = [setting for setting in Setting if self._cells.get(setting)]
-        return left[min(worker, len(left) - 1)] if left else None
+        if worker < len(left):
+            return left[worker]
+        return max(left, key=lambda setting: len(self._cells[setting]), default=None)
 
     def take(self, setting: Setting) -> Cell | None:
         """The next cell that such an arena can run."""
@@ -79,7 +87,8 @@ class Run:
         self._results = results
         self._queue = Queue(cell for cell in cells if cell not in results.outcomes)
         self._count = len(cells)
-        self._done = sum(cell in results.outcomes for cell in cells)
+        self._done = self._known = sum(cell in results.outcomes for cell in cells)
+        self._began_s = time.monotonic()
 
     async def work(self, worker: int) -> None:
         """Open arenas and run cells in them until there is none."""
@@ -89,6 +98,8 @@ class Run:
             try:
                 async with Arena.open(place / "c", setting) as arena:
                     is_good = await self._run_in(arena, setting)
+            except CodeChangedError:
+                raise
             except Exception as error:  # whatever it was: the cells that are left want an arena
                 failures += 1
                 print(f"an arena broke: {error!r}; its files are kept in {place}", flush=True)
@@ -104,6 +115,7 @@ class Run:
         """Run cells until there is none, or one after which the arena cannot be relied on."""
         while (cell := self._queue.take(setting)) is not None:
             outcome = await run_cell(arena, cell)
+            await asyncio.to_thread(self._check_code)
             self._results.add(outcome)
             self._done += 1
             self._say(outcome)
@@ -111,9 +123,22 @@ class Run:
                 return False
         return True
 
+    def _check_code(self) -> None:
+        """Raises ``CodeChangedError``: of what ran just now nobody can say what it was."""
+        if revision().code != self._results.code:
+            raise CodeChangedError(
+                "the code was changed while its cells ran: run a copy of its own"
+            )
+
     def _say(self, outcome: CellOutcome) -> None:
         head = f"{self._done}/{self._count} {outcome.result} {outcome.took_s:5.1f} s"
-        print(f"{head} {outcome.cell}: {outcome.detail}", flush=True)
+        left = f"{self._left_s() / 60:.0f} min left"
+        print(f"{head} {outcome.cell}: {outcome.detail} ({left})", flush=True)
+
+    def _left_s(self) -> float:
+        """How long it will still take, if the other cells take as long as those of this run."""
+        of_one_s = (time.monotonic() - self._began_s) / (self._done - self._known)
+        return of_one_s * (self._count - self._done)
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
@@ -136,8 +161,9 @@ def main() -> None:
     if not wires.is_possible():
         print("cuts and full disks need root, and are left out")
         cells = [each for each in cells if not is_wired(each.party)]
-    results = Results(revision())
-    print(f"revision {results.revision}: {len(results.outcomes)} cells were run before")
+    found = revision()
+    results = Results(found.code)
+    print(f"revision {found}: {len(results.outcomes)} cells were run before")
     try:
         asyncio.run(_until_stopped(_work_all(Run(cells, results), arenas)))
     except asyncio.CancelledError:
@@ -149,8 +175,8 @@ def main() -> None:
         print(f"✗ {each.cell}: {each.detail}")
     print(f"{len(outcomes)} of {len(cells)} cells, {len(bad)} bad")
     if len(outcomes) == len(all_cells()):
-        PAGE.write_text(table.page(outcomes, date.today(), results.revision))
-        summary = table.summary(outcomes, date.today(), results.revision)
+        PAGE.write_text(table.page(outcomes, date.today(), str(found)))
+        summary = table.summary(outcomes, date.today(), str(found))
         SUMMARY.write_text(table.with_summary(SUMMARY.read_text(), summary))
     sys.exit(bool(bad) or len(outcomes) < len(cells))
 

@@ -1,14 +1,16 @@
-"""What came of each cell, on disk: a line of JSON a cell, in a file named after the revision.
+"""What came of each cell, on disk: a line of JSON a cell, in a file named after the code it tests.
 
-So a run that is interrupted goes on where it was, and nothing that was found with other code is
-taken for this one's. A cell that has failed stays failed: whoever wants to see it again deletes the
-file.
+So a run that is interrupted goes on where it was, nothing that was found with other code is taken
+for this one's, and a commit to the docs forgets nothing. A cell that has failed stays failed:
+whoever wants to see it again deletes its line.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,26 +19,52 @@ from steps import step
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "build" / "chaos"
-CHANGED: Final = "-changed"
-"""Ends the revision of a work tree with changes that are not committed."""
+TESTED: Final = (
+    "services",
+    "protocol",
+    "requirements",
+    "pyproject.toml",
+    "tests/chaos",
+    "tests/support",
+)
+"""All that can change what comes of a cell."""
+DIGEST_CHARACTERS: Final = 12
 
 
-def revision() -> str:
-    """Name the code's revision. Raises ``OSError``, ``CalledProcessError`` if git cannot."""
-    command = ["git", "describe", "--always", "--abbrev=12", f"--dirty={CHANGED}"]
-    return subprocess.run(
-        command, cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.strip()
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """``code``: a digest of what is tested, committed or not. ``commit``: git's name for it all."""
+
+    code: str
+    commit: str
+
+    def __str__(self) -> str:
+        return f"{self.commit}, code {self.code}"
+
+
+def revision(root: Path = ROOT) -> Revision:
+    """Name the work tree as it is. Raises ``OSError``, ``CalledProcessError`` if git cannot."""
+    commit = _git(root, "describe", "--always", "--abbrev=12", "--dirty=-changed").strip()
+    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", *TESTED)
+    digest = hashlib.sha256()
+    for name in sorted(set(filter(None, listed.split("\0")))):
+        if (root / name).is_file():
+            content = hashlib.sha256((root / name).read_bytes()).hexdigest()
+            digest.update(f"{name}\0{content}\n".encode())
+    return Revision(digest.hexdigest()[:DIGEST_CHARACTERS], commit)
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
 
 
 class Results:
-    """The outcomes of one revision. Those of a changed work tree are forgotten at the start."""
+    """The outcomes of one code, by ``Revision.code``."""
 
-    def __init__(self, revision: str, folder: Path = FOLDER) -> None:
-        self.revision = revision
-        self.path = folder / f"{revision}.jsonl"
-        if revision.endswith(CHANGED):
-            self.path.unlink(missing_ok=True)
+    def __init__(self, code: str, folder: Path = FOLDER) -> None:
+        self.code = code
+        self.path = folder / f"{code}.jsonl"
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         self.outcomes = {outcome.cell: outcome for outcome in map(_decode, lines)}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from arena import Setting
 from cells import Cell, CellOutcome, Fault, Party, Result, faults_of, setting_of
 from matrix import SUMMARY, Queue, all_cells
-from results import CHANGED, Results
+from results import Results, Revision, revision
 from steps import STEPS, step
 from table import page, summary, with_summary
 
@@ -25,16 +27,37 @@ def test_every_party_is_hit_by_each_of_its_faults_at_each_step_once() -> None:
     )
 
 
-def test_what_was_found_is_known_to_the_next_run_of_the_same_revision(tmp_path: Path) -> None:
+def test_what_was_found_is_known_to_the_next_run_of_the_same_code(tmp_path: Path) -> None:
     for outcome in (GOOD, BAD):
         Results("v1", tmp_path).add(outcome)
     assert Results("v1", tmp_path).outcomes == {GOOD.cell: GOOD, BAD.cell: BAD}
     assert Results("v2", tmp_path).outcomes == {}
 
 
-def test_what_a_changed_work_tree_found_is_forgotten(tmp_path: Path) -> None:
-    Results(f"v1{CHANGED}", tmp_path).add(GOOD)
-    assert Results(f"v1{CHANGED}", tmp_path).outcomes == {}
+def test_a_revision_is_the_tested_codes_committed_or_not(tmp_path: Path) -> None:
+    _git(tmp_path, "init", "-q")
+    for name in ("docs/page.md", "services/core.py", "tests/chaos/cells.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("first")
+    at_first = _committed(tmp_path)
+    (tmp_path / "docs/page.md").write_text("second")
+    assert revision(tmp_path) == replace(at_first, commit=f"{at_first.commit}-changed")
+    with_docs = _committed(tmp_path)
+    assert with_docs.code == at_first.code and with_docs.commit != at_first.commit
+    (tmp_path / "services/core.py").write_text("second")
+    (tmp_path / "services/new.py").write_text("")
+    changed = revision(tmp_path)
+    assert changed.code != at_first.code and _committed(tmp_path).code == changed.code
+
+
+def _committed(root: Path) -> Revision:
+    _git(root, "add", "--all")
+    _git(root, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "-m", "all")
+    return revision(root)
+
+
+def _git(root: Path, *arguments: str) -> None:
+    subprocess.run(["git", *arguments], cwd=root, check=True)
 
 
 def test_a_queue_gives_each_cell_once_to_an_arena_that_can_run_it() -> None:
@@ -48,7 +71,8 @@ def test_a_queue_gives_each_cell_once_to_an_arena_that_can_run_it() -> None:
 
 def test_early_on_there_is_an_arena_of_each_setting() -> None:
     queue = Queue(all_cells())
-    assert [queue.next_setting(worker) for worker in range(3)] == list(Setting)
+    wanted = [queue.next_setting(worker) for worker in range(4)]
+    assert wanted == [*Setting, Setting.PLAIN]
 
 
 def test_the_page_shows_each_cell_and_the_revision() -> None:

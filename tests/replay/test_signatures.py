@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,18 +23,10 @@ from godwit_protocol.replay.chains import note
 from godwit_protocol.replay.lines import Message
 from godwit_protocol.replay.signatures import UNTRUSTED, Trust, parse_trusted
 from godwit_protocol.replay.verification import UNENDED, UNHELD, verify
+from signers import SIGNERS, TRUST, signer
 
 LOGS = Path(__file__).parents[1] / "golden" / "logs"
-SIGNERS = {
-    name: Signer(Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32))
-    for number, name in enumerate(("host-1", "host-2", "tracker-1", "coordinator-1"), start=1)
-}
-"""The coordinator comes last: it says how far it has seen the others come."""
-STRANGER = Signer(Ed25519PrivateKey.from_private_bytes(bytes([9]) * 32))
-TRUST = Trust(
-    is_signed=is_signed,
-    keys={name: frozenset({signer.public_key}) for name, signer in SIGNERS.items()},
-)
+STRANGER = signer(9)
 
 
 def lanes_of(messages: Iterable[Message]) -> dict[tuple[Lane, str], list[int]]:
@@ -67,9 +58,9 @@ def signed(name: str = "v1-completed") -> tuple[str, tuple[Message, ...]]:
     file = LogFile(LOGS / f"{name}.ndjson")
     migration, messages = file.head().of, list(file.messages())
     lanes = lanes_of(messages)
-    for writer, signer in SIGNERS.items():
-        for lane, name_ in [key for key in lanes if key[1] == writer]:
-            messages = with_signature_of(messages, migration, lane, name_, signer)
+    for writer, key in SIGNERS.items():  # the coordinator comes last
+        for lane, name_ in [each for each in lanes if each[1] == writer]:
+            messages = with_signature_of(messages, migration, lane, name_, key)
     return migration, tuple(messages)
 
 
@@ -97,6 +88,20 @@ def test_one_that_nobody_signed_is_wrong_only_for_whoever_wants_signatures() -> 
     for name in ("source/host-1", "destination/host-2", "coordinator/coordinator-1"):
         assert f"{name}: not signed" in told
     assert "no coordinator has signed the end" in told
+
+
+def test_what_came_after_the_last_signature_is_named_until_it_is_signed_too() -> None:
+    migration, whole = signed()
+    tracker = Lane.TRACKER, "tracker-1"
+    late = with_signature_of([*whole], migration, *tracker, SIGNERS["tracker-1"])
+    assert not (found := verify(migration, late, trust=TRUST)).faults
+    assert found.unproven == (
+        f"in which order these came, after the {len(whole) - 1} that are signed:"
+        " coordinator/coordinator-1 lane_signed; tracker/tracker-1 lane_signed",
+    )
+    coordinator = Lane.COORDINATOR, "coordinator-1"
+    again = with_signature_of(late, migration, *coordinator, SIGNERS["coordinator-1"])
+    assert verify(migration, again, trust=TRUST).is_whole
 
 
 def test_what_was_not_signed_yet_is_told() -> None:

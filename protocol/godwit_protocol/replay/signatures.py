@@ -90,9 +90,24 @@ class Signatures:
         """What they leave open, beside the ends of lanes."""
         if self._signers and not self.is_needed:
             yield UNTRUSTED
-        last = self._entries[self._in_order :]
-        if self._signers and len({_name(entry.recorded.envelope) for entry in last}) > 1:
-            yield f"in which order the last {len(last)} events came: no coordinator has signed that"
+        late = self._unordered()
+        if not self._signers or len(late) <= 1:
+            return
+        if not self._in_order:
+            yield f"in which order its {len(self._entries)} events came: nobody has signed that"
+            return
+        told = "; ".join(f"{name} {', '.join(types)}" for name, types in late.items())
+        yield f"in which order these came, after the {self._in_order} that are signed: {told}"
+
+    def _unordered(self) -> dict[_Name, list[str]]:
+        """What no signature holds to its place among the others, by lane: a lane's own order is its
+        chain's.
+        """
+        late: dict[_Name, list[str]] = {}
+        for entry in self._entries[self._in_order :]:
+            envelope = entry.recorded.envelope
+            late.setdefault(_name(envelope), []).append(envelope.type)
+        return late
 
     def open_ends(self) -> Iterator[str]:
         """Ends of lanes that no signature holds. Operators have no keys: theirs are witnessed."""
@@ -108,7 +123,10 @@ class Signatures:
     def _unheld(self, name: _Name) -> Iterator[str]:
         held, end = self._held.get(name, 0), self._ends[name]
         if held < end:
-            yield f"{name}: not signed after its event {held}, of {end}"
+            envelopes = (entry.recorded.envelope for entry in self._entries)
+            own = (each for each in envelopes if _name(each) == name)
+            types = ", ".join(each.type for each in own if each.lane_sequence > held)
+            yield f"{name}: not signed after its event {held}, of {end}: {types}"
 
     def _unwitnessed(self) -> Iterator[str]:
         if self._is_over and Lane.COORDINATOR not in {name.lane for name in self._signers}:

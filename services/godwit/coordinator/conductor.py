@@ -8,7 +8,6 @@ wants written and is there already, is not written again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -25,17 +24,14 @@ from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
 from godwit.runtime.lane import ChainPosition, LaneWriter, Scope, Sealed
 from godwit.runtime.patience import patiently
-from godwit.runtime.signing import Signer
 from godwit_protocol import codec
 from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.errors import ConflictError
-from godwit_protocol.events import CHAIN_START, Event, Lane, Recorded, stored_hash
+from godwit_protocol.events import Event, Lane, Recorded, stored_hash
 from godwit_protocol.events.bandwidth import BandwidthOrdered
 from godwit_protocol.events.estimate import EstimateMade
-from godwit_protocol.events.migration import MigrationEnded, MigrationRequested
-from godwit_protocol.events.signed import LaneSigned
+from godwit_protocol.events.migration import MigrationRequested
 from godwit_protocol.register import RegisterRecord
-from godwit_protocol.replay.chains import Noted, digest_after
 from godwit_protocol.roles import coordinator as core
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
@@ -44,8 +40,6 @@ from godwit_protocol.roles.inputs import Input
 
 ATTEMPTS_MAX: Final = 10
 """To write a decision, each after another coordinator was faster."""
-OTHERS_SIGN_S_MAX: Final = 2.0
-"""So long the hosts are waited for, that their signatures be seen as well."""
 _NANOSECONDS: Final = 1_000_000_000
 _log: Final = structlog.get_logger(__name__)
 
@@ -81,7 +75,6 @@ class Conductor:
         catalogue: Catalogue,
         estimates: Estimates | None,
         look_at_link: LookAtLink,
-        signer: Signer | None = None,
     ) -> None:
         self.migration = migration
         self._machine = requested.machine
@@ -91,7 +84,6 @@ class Conductor:
         self._catalogue = catalogue
         self._estimates = estimates
         self._look_at_link = look_at_link
-        self._signer = signer
         self._claims = Claims(log, clock)
         self._state = core.begin(migration)
         self._facts: deque[_Fact] = deque()
@@ -100,12 +92,6 @@ class Conductor:
         self._standing: dict[str, _Standing] = {}
         """The decisions that stand in the log, by subject."""
         self._position = ChainPosition()
-        self._seen = Noted(0, CHAIN_START)
-        """A digest over all of its events, in the log's order."""
-        self._unsigned: set[tuple[Lane, str]] = set()
-        """Lanes of hosts whose last event that was seen does not sign them."""
-        self._has_ended_it = False
-        """Whether it is this replica that has written the end."""
 
     def learn(self, stored: Stored, recorded: Recorded) -> None:
         """Take an event of the migration, in the log's order.
@@ -117,20 +103,10 @@ class Conductor:
             self._stands(stored.subject, stored.sequence, event)
             if envelope.host == self._name:
                 self._position = ChainPosition(envelope.lane_sequence, stored_hash(stored.data))
-        self._see(stored, recorded)
         known = isinstance(event, MigrationRequested) or input_of(event) is not None
         if known and self._known.is_new(event):
             self._facts.append(_Fact(recorded, stored.time_ns))
             self._fact_came.set()
-
-    def _see(self, stored: Stored, recorded: Recorded) -> None:
-        self._seen = Noted(self._seen.events + 1, digest_after(self._seen.digest, stored))
-        lane = recorded.envelope.lane, recorded.envelope.host
-        if isinstance(recorded.event, LaneSigned):
-            self._unsigned.discard(lane)
-            self._fact_came.set()
-        elif lane[0] in (Lane.SOURCE, Lane.DESTINATION):
-            self._unsigned.add(lane)
 
     async def run(self) -> None:
         """Carry the migration to its end. Raises any ``GodwitError``; all is in the log."""
@@ -146,8 +122,6 @@ class Conductor:
                 else:
                     cause = fact.recorded.envelope.id
                     await self._step(await self._input_of(fact), fact.time_ns, lane, cause)
-            if self._has_ended_it and self._signer is not None:
-                await self._sign(lane, self._signer)
 
     async def _next_fact(self) -> _Fact | None:
         """The next fact, or None when the state's deadline has come first."""
@@ -249,22 +223,8 @@ class Conductor:
             return False
         _log.info("decided", decision=event.TYPE)
         lane.advance(sealed)
-        self._has_ended_it = self._has_ended_it or isinstance(event, MigrationEnded)
         self._stands(sealed.subject, sequence, event)
         return True
-
-    async def _sign(self, lane: LaneWriter, signer: Signer) -> None:
-        """Sign what was decided, and what everybody has written: whoever wrote the end does so.
-
-        If it dies before, nobody does, and verification says so.
-        """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(OTHERS_SIGN_S_MAX):
-                while self._unsigned:
-                    self._fact_came.clear()
-                    await self._fact_came.wait()
-        sealed = lane.sign(signer, self._seen)
-        await patiently(lambda: sealed.append_to(self._event_log))
 
     async def _adopt(self, subject: str, lane: LaneWriter) -> None:
         """If what stands was written by an earlier life of ours, our chain goes on after it."""

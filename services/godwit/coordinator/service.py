@@ -16,6 +16,7 @@ import structlog
 from godwit.catalogue.loading import load as load_catalogue
 from godwit.coordinator.conductor import Conductor
 from godwit.coordinator.estimates import Estimates
+from godwit.coordinator.last_signature import LastSignatures
 from godwit.coordinator.links import LookAtLink, look_at_link
 from godwit.metrics.migrations import Migrations
 from godwit.runtime.clock import Clock, SystemClock
@@ -113,7 +114,9 @@ class Desk:
         self._catalogue = catalogue
         self._look_at_link = look_at_link
         self._estimates = estimates
-        self._signer = signer
+        self._signatures = (
+            None if signer is None else LastSignatures(log, clock, name, signer, tasks)
+        )
         self._migrations = migrations
         self._conductors: dict[str, Conductor] = {}
         self._begun = False
@@ -135,6 +138,10 @@ class Desk:
             _log.error("event of another migration", subject=stored.subject, migration=migration)
             return
         self._pass_on(migration, stored, recorded)
+        if self._signatures is not None:
+            is_due = self._signatures.learn(migration, recorded, stored.time_ns)
+            if is_due and self._begun and migration not in self._conductors:
+                self._signatures.look(migration)
         if self._migrations is not None:
             self._migrations.learn(recorded, stored.time_ns)
 
@@ -145,6 +152,10 @@ class Desk:
             self._migrations.begin()
         for conductor in self._conductors.values():
             self._tasks.create_task(self._conduct(conductor))
+        if self._signatures is not None:
+            for migration in self._signatures.due():
+                if migration not in self._conductors:
+                    self._signatures.look(migration)
 
     def _pass_on(self, migration: str, stored: Stored, recorded: Recorded) -> None:
         if isinstance(recorded.event, MigrationRequested):
@@ -170,7 +181,6 @@ class Desk:
             self._catalogue,
             self._estimates,
             self._look_at_link,
-            self._signer,
         )
         self._conductors[migration] = conductor
         if self._begun:
@@ -190,3 +200,5 @@ class Desk:
                 error=error.message,
             )
         self._conductors.pop(conductor.migration, None)
+        if self._signatures is not None:
+            self._signatures.look(conductor.migration)

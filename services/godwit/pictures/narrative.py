@@ -255,6 +255,12 @@ def _fenced(event: ev.HostFenced) -> str:
     return f"has proof that {event.target} is powered off: {said}"
 
 
+def _signed(event: sev.LaneSigned) -> str:
+    order = f", and the order of all {event.seen_events} events before" if event.seen_events else ""
+    key = event.public_key.hex()[:KEY_SHOWN]
+    return f"signed all that it has written of it{order}, with key {key}"
+
+
 def _abandoned(event: ev.MigrationAbandoned) -> str:
     stood = f" after {duration(event.stun_ns)} of stun" if event.stun_ns else " and never stopped"
     return (
@@ -357,9 +363,7 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
     ev.RunOrderRefused: lambda e: f"did not do what was ordered: {e.message}",
     ev.HostFenced: _fenced,
     ev.MigrationEnded: _ended,
-    sev.LaneSigned: lambda e: (
-        f"signed all that it has written of it, with key {e.public_key.hex()[:KEY_SHOWN]}"
-    ),
+    sev.LaneSigned: _signed,
     eev.EstimateMade: _estimated,
     eev.EstimateCompared: _compared,
     mev.MachineStartRequested: _start_requested,

@@ -4,8 +4,7 @@
 ``traces/dirty.json``. ``python bench/convergence.py`` plays each trace over links of several speeds
 with each algorithm, the same rounds for all, and prints a table; ``--json FILE`` writes it too.
 
-The others' rules are those of shared publications, as far as they decide when to stun, to slow the
-guest or to give up: QEMU's (with auto-converge), KubeVirt's newest, Nova's.
+The others' rules are those of ``godwit_protocol.estimation.policies``.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from godwit_protocol.convergence import (
     STUN_FIXED_NS,
     Decision,
     Slowing,
-    bandwidth,
     decide,
 )
 from godwit_protocol.estimation.history import DirtyWindow, RegionWrites
+from godwit_protocol.estimation.policies import Policy, choose
 from godwit_protocol.estimation.rounds import Curve, Round, Writing
 
 TRACES = Path(__file__).parent / "traces" / "dirty.json"
@@ -43,7 +42,6 @@ STUN_LIMIT_NS = 500_000_000
 SLOW_PERCENT_MAX = 99
 ROUNDS_MAX = 500
 TIME_MAX_NS = 3600 * 1_000_000_000
-SECOND_NS = 1_000_000_000
 
 
 @dataclass
@@ -88,77 +86,29 @@ class Godwit:
         return verdict.decision
 
 
-class Qemu:
-    """Stuns when what is pending fits bandwidth times downtime limit. Auto-converge: 20 %, then 10
-    more, up to 99, each time that more than half of what was sent was written again, twice.
-    """
+class Published:
+    """Another's rule."""
 
     wait_bytes_max = 0
 
-    def __init__(self, percent_max: int = SLOW_PERCENT_MAX) -> None:
+    def __init__(self, policy: Policy) -> None:
         self.percent = 0
-        self._percent_max = percent_max
-        self._dirtier = 0
+        self._policy = policy
 
     def at_round_end(self, play: Play) -> Decision:
-        last = play.rounds[-1]
-        rate = last.sent_bytes / max(last.duration_ns, 1)
-        if last.remaining_bytes <= rate * STUN_LIMIT_NS:
-            return Decision.STUN
-        self._dirtier += last.remaining_bytes > last.sent_bytes / 2
-        if self._dirtier >= 2:
-            self._dirtier = 0
-            self.percent = min(self.percent + 10 if self.percent else 20, self._percent_max)
-        return Decision.ANOTHER_ROUND
-
-
-class KubeVirt:
-    """Smooths the bandwidth. Stalled if what remains has not fallen 4 % below its minimum of 40 s
-    ago: then it waits for a local minimum. Acts only if the estimate fits.
-    """
-
-    percent = 0
-    wait_bytes_max = 0
-
-    def __init__(self) -> None:
-        self._seen: list[tuple[int, int]] = []
-
-    def at_round_end(self, play: Play) -> Decision:
-        last = play.rounds[-1]
-        self._seen.append((play.elapsed_ns, last.remaining_bytes))
-        before = [left for at, left in self._seen if at <= play.elapsed_ns - 40 * SECOND_NS]
-        stalled = bool(before) and last.remaining_bytes > 0.96 * min(before)
-        fits = last.remaining_bytes <= bandwidth(play.rounds) / 1e9 * STUN_LIMIT_NS
-        local_minimum = last.remaining_bytes <= min(left for _, left in self._seen[-3:])
-        if fits and (local_minimum or not stalled):
-            return Decision.STUN
-        return Decision.ANOTHER_ROUND
-
-
-class Nova:
-    """QEMU's rule with a downtime that is raised in ten steps, from a tenth of it to all of it."""
-
-    percent = 0
-    wait_bytes_max = 0
-
-    def at_round_end(self, play: Play) -> Decision:
-        last = play.rounds[-1]
-        gib = max(play.rounds[0].sent_bytes / 2**30, 2.0)
-        step_ns = 75 * SECOND_NS * gib / 10
-        share = min(1 + int(play.elapsed_ns / step_ns), 10) / 10
-        rate = last.sent_bytes / max(last.duration_ns, 1)
-        fits = last.remaining_bytes <= rate * STUN_LIMIT_NS * share
-        return Decision.STUN if fits else Decision.ANOTHER_ROUND
+        choice = choose(self._policy, play.rounds, STUN_LIMIT_NS, SLOW_PERCENT_MAX)
+        self.percent = choice.slow_percent
+        return choice.decision
 
 
 ALGORITHMS = {
     "godwit": Godwit,
     "godwit, never slows": lambda: Godwit(0),
     "godwit, nothing waits": lambda: Godwit(may_wait=False),
-    "qemu": lambda: Qemu(0),
-    "qemu, auto-converge": Qemu,
-    "kubevirt": KubeVirt,
-    "nova": Nova,
+    "qemu": lambda: Published(Policy.QEMU),
+    "qemu, auto-converge": lambda: Published(Policy.QEMU_AUTO_CONVERGE),
+    "kubevirt": lambda: Published(Policy.KUBEVIRT),
+    "nova": lambda: Published(Policy.NOVA),
 }
 assert BANDWIDTH_ALPHA == 0.4, "KubeVirt's"
 

@@ -1,11 +1,12 @@
-"""What would have happened otherwise: the recorded writes under other limits or another link.
+"""What would have happened otherwise: the recorded writes under other limits, links or rules.
 
-The source's own core decides at each round's end, as it did then. As long as nothing differs, the
-rounds are the recorded ones, figure for figure, so that the recorded settings give the recorded
-decisions. From the first difference on, a round is played: it sends what the one before left, at
-the link's rate, and leaves what the machine wrote at that time of the migration, scaled to the
-round's length by a curve through all recorded rounds. In a played round nothing waits for the stun:
-no log tells which of the pages would have been written again. Pure.
+The source's own core decides at each round's end, as it did then; or another's published rule does,
+within the same limits. As long as nothing differs, the rounds are the recorded ones, figure for
+figure, so that the recorded settings give the recorded decisions. From the first difference on, a
+round is played: it sends what the one before left, at the link's rate, and leaves what the machine
+wrote at that time of the migration, scaled to the round's length by a curve through all recorded
+rounds. In a played round nothing waits for the stun: no log tells which of the pages would have
+been written again. Pure.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ from typing import Final
 import msgspec
 
 from .. import convergence
-from .. import register as reg
 from ..convergence import Decision
 from ..estimation.history import DirtyWindow, RegionWrites
+from ..estimation.policies import Policy
 from ..estimation.rounds import Curve
 from ..events import Recorded
 from ..events import migration as ev
 from ..projections import MigrationSummary, fold
-from ..roles import effects as fx
-from ..roles import inputs as inp
-from ..roles import source
-from ..roles.source_state import Phase
+from .deciders import Decider, decider
 
 ROUNDS_PLAYED_MAX: Final = 200
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """Under what a move is played. ``link_bytes_per_second`` 0: the link as it was recorded."""
+    """Under what a move is played. ``link_bytes_per_second`` 0: the link as it was recorded.
+    ``policy``: who decides at a round's end, within the same limits.
+    """
 
     limits: ev.Limits
     link_bytes_per_second: float = 0.0
+    policy: Policy = Policy.GODWIT
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +71,14 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
     def precopy_ns(self) -> int:
         """All rounds together."""
         return sum(done.figures.duration_ns for done in self.rounds)
+
+    @property
+    def lost_ns(self) -> int:
+        """What was taken of the guest's time to slow it, all rounds together."""
+        return sum(
+            done.figures.duration_ns * _percent_during(self.rounds, place) // 100
+            for place, done in enumerate(self.rounds)
+        )
 
     @property
     def sent_bytes(self) -> int:
@@ -113,16 +122,9 @@ def what_if(move: Move, setting: Setting) -> Course:
     left out, unless nothing else differs.
     """
     recorded = [done.figures for done in move.summary.rounds]
-    state, _ = source.begin(
-        msgspec.structs.replace(move.started, limits=setting.limits),
-        move.summary.machine,
-        _register(move),
-        migration=move.summary.id,
-        now_ns=0,
-    )
-    state, _ = source.step(state, _link_up(move.begun), 0)
+    decides = _decider(move, setting)
     play, rounds, same = _Play(move, setting), list[ev.RoundCompleted](), 0
-    while state.phase is Phase.PRECOPYING and len(rounds) < ROUNDS_PLAYED_MAX:
+    while decides.goes_on and len(rounds) < ROUNDS_PLAYED_MAX:
         is_same = same == len(rounds) and play.is_as_recorded(rounds)
         if play.is_too_late(rounds):
             break
@@ -132,14 +134,18 @@ def what_if(move: Move, setting: Setting) -> Course:
             break
         else:
             figures = play.figures(rounds)
-        state, effects = source.step(state, inp.RoundDone(figures=figures), 0)
-        rounds += _rounds_told(effects)
+        rounds.append(decides.at_round_end(figures))
     return play.course(tuple(rounds), same)
 
 
-def _rounds_told(effects: Sequence[fx.Effect]) -> list[ev.RoundCompleted]:
-    appended = [each.event for each in effects if isinstance(each, fx.Append)]
-    return [event for event in appended if isinstance(event, ev.RoundCompleted)]
+def _decider(move: Move, setting: Setting) -> Decider:
+    return decider(
+        setting.policy,
+        msgspec.structs.replace(move.started, limits=setting.limits),
+        move.begun,
+        move.summary.machine,
+        move.summary.id,
+    )
 
 
 class _Play:
@@ -149,7 +155,8 @@ class _Play:
         self._move = move
         self._rounds = move.summary.rounds
         self._link = setting.link_bytes_per_second
-        self._deadline_ns = setting.limits.deadline_ns
+        self._deadline_ns = None if setting == move.setting else setting.limits.deadline_ns
+        """None: what has passed, passed then."""
         known = convergence.bandwidth([done.figures for done in self._rounds])
         self._bytes_per_second = self._link or known
         cap = setting.limits.bandwidth_bytes_per_second
@@ -167,10 +174,10 @@ class _Play:
         return (then.slow_percent, then.wait_bytes_max) == (now.slow_percent, now.wait_bytes_max)
 
     def is_too_late(self, rounds: Sequence[ev.RoundCompleted]) -> bool:
-        """Whether another deadline than the recorded one has passed. What came before the rounds is
-        not counted.
+        """Whether the deadline has passed, if anything differs. What came before the rounds is not
+        counted.
         """
-        if self._deadline_ns == self._move.started.limits.deadline_ns:
+        if self._deadline_ns is None:
             return False
         return sum(done.figures.duration_ns for done in rounds) > self._deadline_ns
 
@@ -278,21 +285,3 @@ def _percent_during(rounds: Sequence[ev.RoundCompleted], place: int) -> int:
 
 def _own_ns(duration_ns: int, percent: int) -> int:
     return duration_ns * (100 - percent) // 100
-
-
-def _link_up(begun: ev.PrecopyStarted) -> inp.LinkUp:
-    return inp.LinkUp(
-        connections=begun.connections,
-        resident_bytes=begun.resident_bytes,
-        populate_ns=begun.populate_ns,
-    )
-
-
-def _register(move: Move) -> reg.RegisterView:
-    record = reg.RegisterRecord(
-        value=reg.RegisterValue.STARTED,
-        machine=move.summary.machine,
-        owner=move.started.source,
-        epoch=move.started.register_epoch,
-    )
-    return reg.RegisterView(record, 1)

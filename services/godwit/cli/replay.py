@@ -18,6 +18,7 @@ from godwit.runtime.parquet_file import SUFFIX, ParquetWriter
 from godwit.runtime.signing import is_signed
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import InvalidInputError, RefusedError
+from godwit_protocol.estimation.policies import Policy
 from godwit_protocol.quantities import parse_duration_ns
 from godwit_protocol.replay import lines
 from godwit_protocol.replay.chains import note
@@ -251,11 +252,21 @@ def what_if(
     deadline: Annotated[
         str, typer.Option(metavar="TIME", help="How long the rounds may take in all.")
     ] = "",
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="POLICY",
+            help=f"Who decides at a round's end, within the same limits: {', '.join(Policy)}, or"
+            " all. May be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     file: FromOption = None,
     directory: DirectoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Play a recorded migration again, under other limits or over another link, by the same core.
+    """Play a recorded migration again, under other limits or over another link, by the same core,
+    or by another's published rule.
 
     Without an option it shows that the recorded settings give the recorded decisions.
     """
@@ -267,6 +278,7 @@ def what_if(
         "bandwidth": bandwidth,
         "rounds_max": rounds_max,
         "deadline": deadline,
+        otherwise.POLICY: ",".join(policy or ()),
     }
     given = {name: text for name, text in named.items() if text}
     _play(migration, given, file, directory, as_json=as_json)
@@ -280,7 +292,7 @@ def diff(
         typer.Option(
             "--with",
             metavar="CONFIG",
-            help="A TOML file of other settings: link, stun_limit, stun_limit_max, slow_max, …",
+            help="A TOML file of other settings: link, policy, stun_limit, stun_limit_max, …",
         ),
     ],
     file: FromOption = None,
@@ -312,11 +324,11 @@ def _play(
             return move
 
     move = run(work())
-    setting = otherwise.setting_of(move, given)
+    settings = otherwise.settings_of(move, given)
     if as_json:
-        output.print_json(otherwise.as_json(move, setting))
+        output.print_json(otherwise.as_json(move, settings))
     else:
-        otherwise.show(move, setting)
+        otherwise.show(move, settings)
 
 
 @app.command()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from godwit.pictures import courses
 from godwit.pictures.figures import count, duration, milliseconds, rate, size
 from godwit.pictures.narrative import reason
-from godwit_protocol.convergence import SLOW_PERCENT_MAX, Decision
+from godwit_protocol.convergence import SLOW_PERCENT_MAX
 from godwit_protocol.errors import InvalidInputError, NotFoundError
-from godwit_protocol.events import migration as ev
+from godwit_protocol.estimation.policies import Policy
 from godwit_protocol.pacing import parse_bandwidth
 from godwit_protocol.quantities import parse_duration_ns, parse_rate
 from godwit_protocol.replay.what_if import Course, Move, Setting, as_recorded, what_if
@@ -21,6 +22,8 @@ from godwit_protocol.replay.what_if import Course, Move, Setting, as_recorded, w
 from . import output
 
 BAR_CHARACTERS: Final = 20
+POLICY: Final = "policy"
+EVERY_POLICY: Final = "all"
 ROUNDS_MAX: Final = 10_000
 
 
@@ -45,13 +48,27 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[str], int]]]] = {
 """What can be given otherwise, by its name in a file: the limit that it is, and how it is read."""
 
 
+def settings_of(move: Move, given: Mapping[str, str]) -> list[Setting]:
+    """The move's setting with what is ``given`` otherwise: one for each policy that is named.
+
+    Raises ``InvalidInputError``.
+    """
+    rest = {name: text for name, text in given.items() if name != POLICY}
+    setting = setting_of(move, rest)
+    policies = _policies(given.get(POLICY, Policy.GODWIT))
+    return [msgspec.structs.replace(setting, policy=policy) for policy in policies]
+
+
 def setting_of(move: Move, given: Mapping[str, str]) -> Setting:
-    """The move's setting with what is ``given`` otherwise. Raises ``InvalidInputError``."""
+    """The move's setting with what is ``given`` otherwise, by our own rule.
+
+    Raises ``InvalidInputError``.
+    """
     unknown = set(given) - {*FIELDS, "link"}
     if unknown:
         raise InvalidInputError(
             f"nothing is called {', '.join(sorted(unknown))}",
-            hint=f"give any of: link, {', '.join(FIELDS)}",
+            hint=f"give any of: link, {POLICY}, {', '.join(FIELDS)}",
         )
     changes = {
         FIELDS[name][0]: FIELDS[name][1](text) for name, text in given.items() if name in FIELDS
@@ -61,38 +78,62 @@ def setting_of(move: Move, given: Mapping[str, str]) -> Setting:
     return Setting(limits=limits, link_bytes_per_second=link)
 
 
+def _policies(text: str) -> Sequence[Policy]:
+    """Names with commas between, each once."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    if names == [EVERY_POLICY]:
+        return tuple(Policy)
+    try:
+        return [Policy(name) for name in names]
+    except ValueError as error:
+        raise InvalidInputError(
+            f"no policy is called so: {text!r}",
+            hint=f"give {EVERY_POLICY}, or any of: {', '.join(Policy)}",
+        ) from error
+
+
 def read_config(path: Path) -> dict[str, str]:
-    """The settings of a TOML file. Raises ``NotFoundError``, ``InvalidInputError``."""
+    """The settings of a TOML file; a list is as good as its items with commas between.
+
+    Raises ``NotFoundError``, ``InvalidInputError``.
+    """
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no file {path}") from error
     except (OSError, ValueError) as error:
         raise InvalidInputError(f"{path} cannot be read: {error}") from error
-    return {name: str(value) for name, value in found.items()}
+    return {
+        name: ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in found.items()
+    }
 
 
-def compared(move: Move, setting: Setting) -> tuple[Course, Course]:
-    """As it was, and as it would have been."""
-    return as_recorded(move), what_if(move, setting)
-
-
-def show(move: Move, setting: Setting) -> None:
-    """Print both side by side, a line a round."""
-    before, after = compared(move, setting)
-    for line in _changes(move, setting):
+def show(move: Move, settings: Sequence[Setting]) -> None:
+    """Print how it was and how it would have been: one setting beside it, round by round; several
+    below it, a line each.
+    """
+    for line in _changes(move, settings):
         output.print_line(line)
+    before, after = as_recorded(move), [what_if(move, setting) for setting in settings]
+    if len(after) == 1:
+        _show_beside(before, after[0], move)
+        return
+    names = ["as recorded", *(courses.RULES[setting.policy] for setting in settings)]
+    figures = [courses.figures(before, move), *map(courses.figures, after)]
+    drawn = courses.bars([before, *after])
+    rows = [(name, *told, bars) for name, told, bars in zip(names, figures, drawn, strict=True)]
+    heads = ("", *courses.HEADS, "left after each round")
+    output.print_table([head.upper() or " " for head in heads], rows, "")
+
+
+def _show_beside(before: Course, after: Course, move: Move) -> None:
     most = max(done.figures.remaining_bytes for done in (*before.rounds, *after.rounds))
     rounds = range(max(len(before.rounds), len(after.rounds)))
     output.print_table(_COLUMNS, [_row(before, after, number, most) for number in rounds], "")
     output.print_line("")
-    totals = [
-        ("rounds", str(len(before.rounds)), str(len(after.rounds))),
-        ("sent", size(before.sent_bytes), size(after.sent_bytes)),
-        ("pre-copy", duration(before.precopy_ns), duration(after.precopy_ns)),
-        ("stun", _stun(before), _stun(after)),
-        ("in the end", _end(before, move), _end(after, None)),
-    ]
+    both = zip(courses.figures(before, move), courses.figures(after), strict=True)
+    totals = [(head, *told) for head, told in zip(courses.HEADS, both, strict=True)]
     output.print_table(("WHAT", "RECORDED", "OTHERWISE"), totals, "")
     played = len(after.rounds) - after.recorded_rounds
     output.print_line(
@@ -102,10 +143,10 @@ def show(move: Move, setting: Setting) -> None:
     )
 
 
-def as_json(move: Move, setting: Setting) -> dict[str, Any]:
-    """The object that ``--json`` prints."""
-    before, after = compared(move, setting)
-    return {"recorded": _course_json(before), "otherwise": _course_json(after)}
+def as_json(move: Move, settings: Sequence[Setting]) -> dict[str, Any]:
+    """The object that ``--json`` prints: how it was, and how it would have been by each policy."""
+    otherwise = {setting.policy.value: _course_json(what_if(move, setting)) for setting in settings}
+    return {"recorded": _course_json(as_recorded(move)), "otherwise": otherwise}
 
 
 def _course_json(course: Course) -> dict[str, Any]:
@@ -125,15 +166,21 @@ def _course_json(course: Course) -> dict[str, Any]:
         "recorded_rounds": course.recorded_rounds,
         "decision": course.decision.value,
         "too_late": course.too_late,
+        "precopy_ms": milliseconds(course.precopy_ns),
+        "guest_lost_ms": milliseconds(course.lost_ns),
         "stun_ms": None if course.stun_ns is None else milliseconds(course.stun_ns),
         "bytes_sent": course.sent_bytes,
     }
 
 
-def _changes(move: Move, setting: Setting) -> Sequence[str]:
+def _changes(move: Move, settings: Sequence[Setting]) -> Iterable[str]:
     lines = []
+    setting = settings[0]
     if setting.link_bytes_per_second:
         lines.append(f"link: as recorded → {rate(setting.link_bytes_per_second)}")
+    if [each.policy for each in settings] != [Policy.GODWIT]:
+        rules = "; ".join(courses.RULES[each.policy] for each in settings)
+        lines.append(f"decided by: {courses.RULES[Policy.GODWIT]} → {rules}")
     for name, (field, _) in FIELDS.items():
         before, after = getattr(move.started.limits, field), getattr(setting.limits, field)
         if before != after:
@@ -169,22 +216,3 @@ def _half(course: Course, number: int, most: int) -> Sequence[str]:
 
 def _bar(value: int, most: int) -> str:
     return "█" * -(-value * BAR_CHARACTERS // most) if most else ""
-
-
-def _stun(course: Course) -> str:
-    return "none" if course.stun_ns is None else duration(course.stun_ns)
-
-
-def _end(course: Course, move: Move | None) -> str:
-    if move is not None:
-        because = f" ({reason(move.summary.reason)})" if move.summary.reason else ""
-        return f"{reason(move.summary.outcome)}{because}"
-    match course.decision:
-        case _ if course.too_late:
-            return f"given up ({reason(ev.AbortReason.DEADLINE_PASSED)})"
-        case Decision.STUN:
-            return "it is stunned and switched over"
-        case Decision.GIVE_UP:
-            return f"given up ({reason(ev.AbortReason.STUN_LIMIT_UNREACHABLE)})"
-        case Decision.ANOTHER_ROUND:
-            return "it was still copying"

@@ -11,13 +11,12 @@ from typing import Final, NamedTuple
 from rich.text import Text
 
 from godwit.pictures.board import Phase, Row
-from godwit.pictures.figures import clock, count, duration, rate, short_id, size
+from godwit.pictures.figures import clock, count, duration, rate, short_id, size, sparkline
 from godwit.pictures.narrative import reason, sentence
 
 from . import watch_keys
 from .watch_keys import Mode, Screen
 
-BARS: Final = "▁▂▃▄▅▆▇█"
 NAME_MIN, NAME_MAX = 10, 24
 """Characters of a machine's name that a row has room for."""
 SPARKS_MAX: Final = 40
@@ -255,17 +254,6 @@ def _regions(row: Row, width: int) -> list[Text]:
         )
         for name in names
     ]
-
-
-def sparkline(values: Sequence[int], most: int) -> str:
-    """A bar a value: nothing sent is the lowest, ``most`` the highest, each step between them a
-    factor of four less, because rounds shrink by factors.
-    """
-    bars = []
-    for value in values:
-        steps_down = (max(most // max(value, 1), 1).bit_length() - 1) // 2
-        bars.append(BARS[max(len(BARS) - 1 - steps_down, 1)] if value else BARS[0])
-    return "".join(bars)
 
 
 def _rounds(row: Row, width: int) -> list[Text]:

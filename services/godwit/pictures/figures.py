@@ -6,6 +6,7 @@ rounded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -19,6 +20,7 @@ _TIMES: Final = (
     ("µs", 1000),
 )
 SHORT_ID_CHARACTERS: Final = 8
+BARS: Final = "▁▂▃▄▅▆▇█"
 
 
 def size(size_bytes: int) -> str:
@@ -59,6 +61,17 @@ def short_id(identifier: str) -> str:
 def milliseconds(duration_ns: int) -> float:
     """Nanoseconds as milliseconds, to the microsecond."""
     return round(duration_ns / 1e6, 3)
+
+
+def sparkline(values: Sequence[int], most: int) -> str:
+    """A bar a value: nothing sent is the lowest, ``most`` the highest, each step between them a
+    factor of four less, because rounds shrink by factors.
+    """
+    bars = []
+    for value in values:
+        steps_down = (max(most // max(value, 1), 1).bit_length() - 1) // 2
+        bars.append(BARS[max(len(BARS) - 1 - steps_down, 1)] if value else BARS[0])
+    return "".join(bars)
 
 
 def _scaled(value: float, units: tuple[tuple[str, int], ...]) -> str:

@@ -11,19 +11,22 @@ from typing import Final
 
 import msgspec
 
-from godwit_protocol.convergence import Decision
+from godwit_protocol.estimation.policies import Policy
 from godwit_protocol.events import migration as ev
 from godwit_protocol.projections import MigrationSummary
 from godwit_protocol.replay.client_gap import ClientGap
 from godwit_protocol.replay.findings import Verification
 from godwit_protocol.replay.timeline import Moment, Timeline
-from godwit_protocol.replay.what_if import Course, Move, Setting, as_recorded, what_if
+from godwit_protocol.replay.what_if import Move, Setting, as_recorded, what_if
 
+from . import courses
+from .courses import RULES
 from .figures import clock, count, day_and_clock, duration, rate, size
 from .narrative import Narrator, reason
 
 LINKS_BYTES_PER_SECOND: Final = (125e6, 1.25e9, 3.125e9, 12.5e9)
 """1, 10, 25 and 100 Gbit/s: what the page plays the move over."""
+OTHERS: Final = tuple(policy for policy in Policy if policy is not Policy.GODWIT)
 
 _STYLE: Final = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -148,27 +151,26 @@ def _stun(summary: MigrationSummary) -> str:
 def _otherwise(move: Move | None) -> str:
     if move is None:
         return ""
-    courses = [("as recorded", as_recorded(move))]
-    for link in LINKS_BYTES_PER_SECOND:
-        setting = Setting(limits=move.started.limits, link_bytes_per_second=link)
-        courses.append((f"at {rate(link)}", what_if(move, setting)))
-    half = msgspec.structs.replace(
-        move.started.limits, stun_limit_ns=move.started.limits.stun_limit_ns // 2
-    )
-    courses.append(("half the stun limit", what_if(move, Setting(limits=half))))
-    rows = [_course(name, course) for name, course in courses]
-    return "<h2>What if</h2>" + _table(("setting", "rounds", "pre-copy", "stun", "end"), rows, [])
-
-
-def _course(name: str, course: Course) -> Sequence[str]:
-    ends = {
-        Decision.STUN: "stunned and switched over",
-        Decision.GIVE_UP: "given up",
-        Decision.ANOTHER_ROUND: "still copying",
-    }
-    stun = "none" if course.stun_ns is None else duration(course.stun_ns)
-    rounds = str(len(course.rounds))
-    return (name, rounds, duration(course.precopy_ns), stun, ends[course.decision])
+    limits = move.started.limits
+    half = msgspec.structs.replace(limits, stun_limit_ns=limits.stun_limit_ns // 2)
+    settings = [
+        *(
+            (f"at {rate(link)}", Setting(limits=limits, link_bytes_per_second=link))
+            for link in LINKS_BYTES_PER_SECOND
+        ),
+        ("half the stun limit", Setting(limits=half)),
+        *((RULES[each], Setting(limits=limits, policy=each)) for each in OTHERS),
+    ]
+    recorded = as_recorded(move)
+    played = [(name, what_if(move, setting)) for name, setting in settings]
+    rows = [
+        ("as recorded", *courses.figures(recorded, move)),
+        *((name, *courses.figures(course)) for name, course in played),
+    ]
+    drawn = courses.bars([recorded, *(course for _, course in played)])
+    heads = ("setting", *courses.HEADS, "left after each round")
+    told = [(*row, bars) for row, bars in zip(rows, drawn, strict=True)]
+    return "<h2>What if</h2>" + _table(heads, told, [])
 
 
 def _proof(verified: Verification) -> str:

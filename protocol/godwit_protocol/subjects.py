@@ -13,6 +13,7 @@
 ``godwit.v1.guest.<machine>.request`` / ``.reply``    guest I/O
 ``godwit.v1.history.machine.<machine>``               what estimates are made from: the last windows
 ``godwit.v1.history.link.<source>.<destination>``     of a machine's writes, samples of a link
+``godwit.v1.archived.<id>``                           the archive that a migration has gone to
 ``godwit.v1.telemetry.<scope>.<id>.<kind>``           live progress; nobody relies on it
 ``godwit.live.v1.…``                                  each event once more when it is stored, for
                                                       those who may only watch
@@ -35,6 +36,7 @@ REGISTER: Final = "GODWIT_REGISTER"
 LEDGER: Final = "GODWIT_LEDGER"
 GUEST: Final = "GODWIT_GUEST"
 HISTORY: Final = "GODWIT_HISTORY"
+ARCHIVED: Final = "GODWIT_ARCHIVED"
 TELEMETRY: Final = "GODWIT_TELEMETRY"
 
 STREAM_SUBJECTS: Final[dict[str, tuple[str, ...]]] = {
@@ -48,6 +50,7 @@ STREAM_SUBJECTS: Final[dict[str, tuple[str, ...]]] = {
     LEDGER: (f"{ROOT}.ledger.*",),
     GUEST: (f"{ROOT}.guest.*.request", f"{ROOT}.guest.*.reply"),
     HISTORY: (f"{ROOT}.history.machine.*", f"{ROOT}.history.link.*.*"),
+    ARCHIVED: (f"{ROOT}.archived.*",),
     TELEMETRY: (f"{ROOT}.telemetry.>",),
 }
 
@@ -167,6 +170,11 @@ def machine_history(machine_name: str) -> str:
 def link_history(source: str, destination: str) -> str:
     """The last samples of a link between two hosts; the last message is all of it."""
     return f"{ROOT}.history.link.{source}.{destination}"
+
+
+def archived(migration_id: str) -> str:
+    """Where it is said that a migration has left the server; the last message is all of it."""
+    return f"{ROOT}.archived.{migration_id}"
 
 
 def telemetry(scope: str, scope_id: str, kind: str) -> str:

@@ -13,7 +13,8 @@ import pytest_asyncio
 from conftest import Godwit
 
 from godwit.archive.archiving import Archiving, Fate
-from godwit.archive.store import Step, Store
+from godwit.archive.restoring import Restored, Restoring
+from godwit.archive.store import Step, Store, said
 from godwit.runtime.event_log import MESSAGE_ID_HEADER
 from godwit.runtime.log_file import LogFile
 from godwit.runtime.nats_log import LogRequestError, NatsLog
@@ -26,6 +27,7 @@ from godwit_protocol.errors import CorruptError, RefusedError
 from godwit_protocol.replay.chains import note
 from godwit_protocol.replay.retention import Policy
 from godwit_protocol.replay.signatures import Trust
+from godwit_protocol.replay.verification import verify
 
 LOGS = Path(__file__).parents[1] / "golden" / "logs"
 TRUST = Trust(is_signed=is_signed)
@@ -158,14 +160,80 @@ async def test_an_archive_that_holds_another_story_is_not_relied_on(
 ) -> None:
     store = Store(tmp_path / "archive")
     await archive(told, store)
-    for message in LogFile(LOGS / "v1-completed.ndjson").messages():
+    asked, *rest = LogFile(LOGS / "v1-completed.ndjson").messages()
+    for message in rest:
         await told.append(message.subject, message.data, message_id=uuid4().hex)
+    await told.append(asked.subject, b"\x80", message_id=uuid4().hex)
     with pytest.raises(RefusedError, match="do not hold the same"):
         await archive(told, store)
     path = store.path(id_of("v1-aborted"))
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-200]))
     with pytest.raises(CorruptError):
         store.read(id_of("v1-aborted"))
+
+
+def archived_golden(store: Store) -> list[str]:
+    """The golden migrations that are over, kept in an archive."""
+    for name in OVER:
+        messages = list(LogFile(LOGS / f"{name}.ndjson").messages())
+        store.keep(id_of(name), messages, verify(id_of(name), messages, trust=TRUST))
+    return store.ids()
+
+
+async def restore(log: NatsLog, store: Store, *migrations: str) -> list[Restored]:
+    return [each async for each in Restoring(log, store, TRUST).run(migrations)]
+
+
+async def test_what_is_restored_is_whole_and_what_was_begun_is_gone_on_with(
+    own_log: NatsLog, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "archive")
+    first, begun, other = archived_golden(store)
+    (done,) = await restore(own_log, store, first)
+    assert done.appended == done.events == len(store.read(first))
+    filters = subjects.whole_migration(first)
+    assert said([each async for each in own_log.read(filters)]) == said(store.read(first))
+    assert [each.appended for each in await restore(own_log, store, first)] == [0]
+    for message in store.read(begun)[:5]:
+        message_id = message.headers[MESSAGE_ID_HEADER]
+        await own_log.append(message.subject, message.data, message_id=message_id)
+    assert [each.events - each.appended for each in await restore(own_log, store, begun)] == [5]
+    second = store.read(other)[1]
+    await own_log.append(second.subject, second.data, message_id=uuid4().hex)
+    with pytest.raises(RefusedError, match="another story"):
+        await restore(own_log, store, other)
+
+
+async def test_a_clusters_log_takes_nothing_back_and_a_broken_archive_gives_nothing(
+    own_log: NatsLog, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "archive")
+    first, *_ = archived_golden(store)
+    path = store.path(first)
+    whole = path.read_bytes()
+    path.write_bytes(gzip.compress(gzip.decompress(whole)[:-200]))
+    with pytest.raises(CorruptError):
+        await restore(own_log, store, first)
+    path.write_bytes(whole)
+    await own_log.append(OTHERS[0], b"\x80", message_id=uuid4().hex)
+    with pytest.raises(RefusedError, match="the log of a cluster"):
+        await restore(own_log, store, first)
+    assert [each async for each in own_log.read(subjects.whole_migration("*"))] == []
+
+
+async def test_the_command_restores_all_into_an_empty_log(
+    godwit: Godwit, own_server: NatsServer, own_log: NatsLog, tmp_path: Path
+) -> None:
+    place = tmp_path / "archive"
+    archived_golden(Store(place))
+    done = await godwit("archive", "restore", str(place), "--all", url=own_server.url)
+    assert done.out.endswith("3 migrations in the log, whole\n"), done.err
+    listed = await godwit("migration", "list", "--json", url=own_server.url)
+    from_there = await godwit("migration", "list", "--json", "--from", str(place), url="")
+    assert listed.out == from_there.out
+    assert len(json.loads(listed.out)) == len(OVER)
+    unknown = await godwit("archive", "restore", str(place), "ffff-none", url=own_server.url)
+    assert unknown.status == 3
 
 
 async def test_the_policy_says_what_stays(told: NatsLog, tmp_path: Path) -> None:
@@ -201,7 +269,16 @@ async def test_the_command_archives_lists_and_checks(
     assert (await godwit("archive", "check", place, url="")).out == "3 migrations: 0 wrong\n"
     listed = await godwit("archive", "list", place, url="")
     assert "3 migrations" in listed.out
-    file = Store(tmp_path / "archive").path(id_of("v1-completed"))
+    gone = id_of("v1-completed")
+    file = Store(tmp_path / "archive").path(gone)
+    shown = await godwit("migration", "show", gone[-8:], url=own_server.url)
+    assert (shown.status, f"{file} on " in shown.out, "completed" in shown.out) == (0, True, True)
+    as_json = await godwit("migration", "show", gone, "--json", url=own_server.url)
+    assert json.loads(as_json.out)["path"] == str(file)
+    elsewhere = await godwit("replay", "timeline", gone, url=own_server.url)
+    assert (elsewhere.status, "has gone to the archive" in elsewhere.err) == (3, True)
+    there = await godwit("replay", "timeline", gone[-8:], "--from", place, url="")
+    assert "host-1 → host-2: completed" in there.out, there.err
     told_again = await godwit("replay", "verify", "--all", "--from", str(file), url="")
     assert "1 migration, 19 events: 0 wrong" in told_again.out, told_again.err
     file.write_bytes(b"\x1f\x8bnothing")

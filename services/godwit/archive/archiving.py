@@ -1,27 +1,31 @@
 """Takes migrations that are over from the server into an archive.
 
 Copied, read back, verified there, and only then purged, subject by subject and up to the last event
-that was copied. Whatever it dies at, the next run goes on: what is in the archive is purged, what
-is not is copied. Which may leave is ``replay.retention``'s to say.
+that was copied; before that it is written down on the server where it has gone. Whatever it dies
+at, the next run goes on: what is in the archive is purged, what is not is copied. Which may leave
+is ``replay.retention``'s to say.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from godwit.runtime.event_log import LogReader, Stored
+from godwit.runtime.clock import SystemClock
+from godwit.runtime.event_log import EventLog, Stored
 from godwit_protocol import ledger, subjects
 from godwit_protocol.errors import RefusedError
 from godwit_protocol.events import Lane
 from godwit_protocol.events.migration import MigrationEnded
+from godwit_protocol.replay.archived import archived, encode
 from godwit_protocol.replay.retention import Ended, Policy, due, objection
 from godwit_protocol.replay.signatures import Trust
 from godwit_protocol.replay.stories import migration_of
 from godwit_protocol.replay.verification import verify
 
-from .store import Step, Store, as_line, ignore
+from .store import Step, Store, ignore, said
 
 
 class Purger(Protocol):
@@ -49,7 +53,7 @@ class Archiving:
 
     def __init__(
         self,
-        log: LogReader,
+        log: EventLog,
         purger: Purger,
         store: Store,
         policy: Policy,
@@ -95,6 +99,7 @@ class Archiving:
         messages = [stored async for stored in self._log.read(filters)]
         if await asyncio.to_thread(self._is_kept, migration, messages):
             if not rehearse:
+                await self._leave_word(migration)
                 await self._purge(filters, messages[-1].sequence)
             size = self._store.described(migration).file_bytes
             return Fate(migration, len(messages), size)
@@ -103,6 +108,7 @@ class Archiving:
         if why or rehearse:
             return Fate(migration, len(messages), stays=why)
         kept = await asyncio.to_thread(self._store.keep, migration, messages, verified)
+        await self._leave_word(migration)
         await self._purge(filters, messages[-1].sequence)
         return Fate(migration, len(messages), kept.file_bytes)
 
@@ -112,16 +118,24 @@ class Archiving:
         """
         if not self._store.holds(migration):
             return False
-        archived = self._store.read(migration)
-        here = [as_line(each) for each in messages]
-        if all(each in archived for each in here):
+        kept, here = said(self._store.read(migration)), said(messages)
+        if all(each in kept for each in here):
             return True
-        if all(each in here for each in archived):
+        if all(each in here for each in kept):
             return False
         raise RefusedError(
             f"the archive and the server do not hold the same of migration {migration}",
             hint="keep both, and look at them with 'godwit replay timeline'",
         )
+
+    async def _leave_word(self, migration: str) -> None:
+        """Say on the server where it has gone."""
+        clock, path = SystemClock(), str(self._store.path(migration))
+        described = self._store.described(migration)
+        gone = archived(described, clock.wall_ns(), socket.gethostname(), path)
+        subject = subjects.archived(migration)
+        await self._log.append(subject, encode(gone), message_id=clock.new_id())
+        self._reached(Step.WORD_LEFT)
 
     async def _purge(self, filters: Sequence[str], until_sequence: int) -> None:
         """The coordinator's end is among the first filter's: a migration without it is not found

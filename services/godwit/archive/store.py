@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -39,6 +39,7 @@ class Step(StrEnum):
     READ_BACK = "read_back"
     NAMED = "named"
     DESCRIBED = "described"
+    WORD_LEFT = "word_left"
     PURGED_IN_PART = "purged_in_part"
     PURGED = "purged"
 
@@ -51,7 +52,7 @@ class Store:
     """The files. Blocking; one process uses a directory at a time."""
 
     def __init__(self, directory: Path, reached: Callable[[Step], None] = ignore) -> None:
-        self._directory = directory
+        self._directory = directory.absolute()
         self._reached = reached
 
     def path(self, migration: str) -> Path:
@@ -108,10 +109,14 @@ class Store:
             raise CorruptError(f"{path} is not what its manifest describes")
         return messages
 
+    def ids(self) -> list[str]:
+        """Every migration in the archive, those that were asked for first coming first."""
+        found = self._directory.glob(f"*{MANIFEST_SUFFIX}")
+        return sorted(path.name.removesuffix(MANIFEST_SUFFIX) for path in found)
+
     def all(self) -> Iterator[Manifest]:
-        """Every manifest, the migrations that were asked for first coming first."""
-        for path in sorted(self._directory.glob(f"*{MANIFEST_SUFFIX}")):
-            yield self.described(path.name.removesuffix(MANIFEST_SUFFIX))
+        """Every manifest, in the order of ``ids``."""
+        return map(self.described, self.ids())
 
     def _manifest(self, migration: str) -> Path:
         return self._directory / f"{migration}{MANIFEST_SUFFIX}"
@@ -143,6 +148,11 @@ def as_line(stored: StoredMessage) -> lines.Message:
         data=stored.data,
         headers=dict(stored.headers),
     )
+
+
+def said(messages: Iterable[StoredMessage]) -> list[tuple[str, bytes]]:
+    """What of messages is their writers', and the same wherever they stand."""
+    return [(each.subject, each.data) for each in messages]
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -11,9 +11,15 @@ import msgspec
 import typer
 
 from godwit.archive.archiving import Archiving, Fate
+from godwit.archive.restoring import Restored, Restoring
 from godwit.archive.store import Store
 from godwit.pictures.figures import count, day_and_clock, size
-from godwit_protocol.errors import CorruptError, GodwitError
+from godwit_protocol.errors import (
+    CorruptError,
+    GodwitError,
+    InvalidInputError,
+    NotFoundError,
+)
 from godwit_protocol.quantities import parse_duration_ns
 from godwit_protocol.replay.retention import Manifest, Policy
 from godwit_protocol.replay.signatures import Trust
@@ -105,6 +111,58 @@ def _line(described: Manifest, store: Store) -> str:
     events = count(described.events, "event")
     what = f"{described.machine}  {described.outcome}  {ended}  {events}"
     return f"{what}  {store.path(described.migration)}"
+
+
+@app.command()
+def restore(
+    place: PlaceArgument,
+    migration: Annotated[
+        str, typer.Argument(metavar="[ID]", help="The migration; part of its id will do.")
+    ] = "",
+    all_: Annotated[bool, typer.Option("--all", help="Every migration of the archive.")] = False,
+    trust: TrustOption = None,
+    directory: DirectoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put migrations back into a log, whole: a log of its own, where no host listens. May be ended
+    at any instant, and run again.
+
+    Not needed to look at them: commands that read take --from DIRECTORY. A cluster's log is
+    refused: hosts would carry out old orders again.
+    """
+    store, trusted = Store(place), trusting(trust)
+    wanted = _wanted(store, migration, all_=all_)
+
+    async def work() -> list[Restored]:
+        async with open_log(directory) as log:
+            return [each async for each in Restoring(log, store, trusted).run(wanted)]
+
+    restored = run(work())
+    if as_json:
+        output.print_json([each._asdict() for each in restored])
+        return
+    for each in restored:
+        told = f"{each.appended} restored" if each.appended else "it is there already"
+        output.print_line(f"{each.migration}  {count(each.events, 'event')}  {told}")
+    output.print_line(f"{count(len(restored), 'migration')} in the log, whole")
+
+
+def _wanted(store: Store, part: str, *, all_: bool) -> list[str]:
+    """Raises ``InvalidInputError``, ``NotFoundError``."""
+    if bool(part) == all_:
+        raise InvalidInputError(
+            "it is not said which migration to restore", hint="give part of its id, or --all"
+        )
+    found = [each for each in store.ids() if each.startswith(part) or each.endswith(part)]
+    if not found:
+        raise NotFoundError(
+            f"the archive holds no migration {part!r}", hint="see 'godwit archive list'"
+        )
+    if len(found) > 1 and not all_:
+        raise InvalidInputError(
+            f"{part!r} does not say which migration", hint=f"it could be: {', '.join(found[:5])}"
+        )
+    return found
 
 
 @app.command()

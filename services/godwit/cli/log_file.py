@@ -1,4 +1,4 @@
-"""Where a command reads from: the event log, or an exported log if a file is named."""
+"""Where a command reads from: the event log, or an exported log or an archive if one is named."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from godwit.archive.reading import ArchivedLog
+from godwit.archive.store import Store
 from godwit.runtime.log_file import LogFile
 
 from .connection import open_log
@@ -20,8 +22,8 @@ FromOption = Annotated[
     Path | None,
     typer.Option(
         "--from",
-        metavar="FILE",
-        help="Read this exported log instead of a live one; no cluster is needed.",
+        metavar="PATH",
+        help="Read this exported log, or archive, instead of a live one; no cluster is needed.",
         show_default=False,
     ),
 ]
@@ -30,10 +32,12 @@ FromOption = Annotated[
 def open_source(
     directory: Path | None, file: Path | None
 ) -> AbstractAsyncContextManager[LogReader]:
-    """The exported log if a file is named, else the event log. Raises as ``open_log``, and
+    """The exported log or archive if one is named, else the event log. Raises as ``open_log``, and
     ``NotFoundError``, ``InvalidInputError``, ``CorruptError`` for a file that cannot be read.
     """
-    return open_log(directory) if file is None else _open_file(file)
+    if file is None:
+        return open_log(directory)
+    return _open_archive(file) if file.is_dir() else _open_file(file)
 
 
 @asynccontextmanager
@@ -41,3 +45,8 @@ async def _open_file(file: Path) -> AsyncIterator[LogReader]:
     log = LogFile(file)
     log.head()
     yield log
+
+
+@asynccontextmanager
+async def _open_archive(directory: Path) -> AsyncIterator[LogReader]:
+    yield ArchivedLog(Store(directory))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from godwit.pictures import doubt, reading
+from godwit.pictures import archived, doubt, reading
 from godwit.pictures.figures import count, day_and_clock, duration, rate, short_id, size
 from godwit.pictures.machines import find_live_machine
 from godwit.pictures.migrations import (
@@ -29,6 +29,7 @@ from godwit_protocol.events.migration import Outcome, Verify
 from godwit_protocol.pacing import format_bandwidth, parse_bandwidth
 from godwit_protocol.projections import MigrationSummary
 from godwit_protocol.quantities import parse_duration_ns
+from godwit_protocol.replay.archived import Archived
 
 from . import dry_run, output
 from .bandwidth import set_bandwidth
@@ -41,6 +42,7 @@ from .connection import (
     requested_by,
     run,
 )
+from .log_file import FromOption, open_source
 from .migration_options import (
     AdmissionOption,
     BandwidthOption,
@@ -148,11 +150,13 @@ def _try_out(
 
 
 @app.command("list")
-def list_migrations(directory: DirectoryOption = None, as_json_: JsonOption = False) -> None:
+def list_migrations(
+    file: FromOption = None, directory: DirectoryOption = None, as_json_: JsonOption = False
+) -> None:
     """List all migrations, the latest last."""
 
     async def work() -> list[MigrationSummary]:
-        async with open_log(directory) as log:
+        async with open_source(directory, file) as log:
             return await all_migrations(log)
 
     summaries = run(work())
@@ -169,16 +173,29 @@ def list_migrations(directory: DirectoryOption = None, as_json_: JsonOption = Fa
 
 @app.command()
 def show(
-    migration: MigrationArgument, directory: DirectoryOption = None, as_json_: JsonOption = False
+    migration: MigrationArgument,
+    file: FromOption = None,
+    directory: DirectoryOption = None,
+    as_json_: JsonOption = False,
 ) -> None:
-    """Show one migration: how it went, and where each millisecond of the stun went."""
+    """Show one migration: how it went, and where each millisecond of the stun went; or where the
+    archive is that it has gone to.
+    """
 
-    async def work() -> MigrationSummary:
-        async with open_log(directory) as log:
-            return await find_migration(log, migration)
+    async def work() -> MigrationSummary | Archived:
+        async with open_source(directory, file) as log:
+            try:
+                return await find_migration(log, migration)
+            except archived.ArchivedError as error:
+                return error.gone
 
     summary = run(work())
-    if as_json_:
+    if isinstance(summary, Archived):
+        if as_json_:
+            output.print_json(archived.as_json(summary))
+        else:
+            output.print_facts(archived.facts(summary))
+    elif as_json_:
         output.print_json(as_json(summary))
     else:
         print_result(summary)

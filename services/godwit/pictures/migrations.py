@@ -20,6 +20,7 @@ from godwit_protocol.ids import UUID7_PATTERN
 from godwit_protocol.projections import MigrationSummary, fold
 
 from . import doubt, reading
+from .archived import ArchivedError, find_archived
 from .figures import milliseconds
 from .narrative import reason
 
@@ -71,7 +72,9 @@ async def find_migration(log: LogReader, part: str) -> MigrationSummary:
 
 
 async def find_id(log: LogReader, part: str) -> str:
-    """The full id of the one migration whose id begins or ends with ``part``; raises as above."""
+    """The full id of the one migration whose id begins or ends with ``part``; raises as above, and
+    ``ArchivedError`` if it has left the server.
+    """
     part = part.lower()
     wanted = part if UUID7_PATTERN.fullmatch(part) else "*"
     filters = (subjects.migration(wanted, "operator", ev.MigrationRequested.TYPE),)
@@ -83,6 +86,9 @@ async def find_id(log: LogReader, part: str) -> str:
             hint=f"it could be: {', '.join(found[:5])}" if found else "give more of the id",
         )
     if not found:
+        gone = await find_archived(log, part)
+        if len(gone) == 1:
+            raise ArchivedError(gone[0])
         raise NotFoundError(f"there is no migration {part!r}", hint="see 'godwit migration list'")
     return found[0]
 

@@ -26,6 +26,7 @@ from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.service import ServiceContext, run_service
 from godwit_protocol.errors import ConflictError
 from godwit_protocol.subjects import (
+    ARCHIVED,
     EVENTS,
     GUEST,
     HISTORY,
@@ -109,7 +110,15 @@ def stream_rules(*, replicas: int = 1, archived: bool = False) -> tuple[StreamRu
         keep_for_ever=False,
         replicas=replicas,
     )
-    return (*kept, guest, history, telemetry)
+    gone = StreamRules(
+        name=ARCHIVED,
+        subjects=STREAM_SUBJECTS[ARCHIVED],
+        max_msgs_per_subject=1,
+        duplicate_window_s=_KEPT_DUPLICATE_WINDOW_S,
+        keep_for_ever=False,
+        replicas=replicas,
+    )
+    return (*kept, guest, history, gone, telemetry)
 
 
 async def provision(log: NatsLog, *, replicas: int = 1, archived: bool = False) -> Sequence[str]:

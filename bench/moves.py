@@ -82,8 +82,8 @@ class Move:
 class Lab:
     """A cluster of two hosts, and machines on them."""
 
-    def __init__(self, log: NatsLog) -> None:
-        self.log = log
+    def __init__(self, log: NatsLog, nats_url: str) -> None:
+        self.log, self.nats_url = log, nats_url
         self._at: dict[str, int] = {}
 
     @asynccontextmanager
@@ -141,12 +141,12 @@ class Lab:
 
 
 @asynccontextmanager
-async def lab() -> AsyncIterator[Lab]:
-    """A cluster for one script."""
+async def lab(nats_url: str | None = None) -> AsyncIterator[Lab]:
+    """A cluster for one script; on a server that runs already, if its URL is given."""
     with tempfile.TemporaryDirectory(prefix="godwit-bench-") as directory:
-        async with await Cluster.start(Path(directory)) as cluster:
+        async with await Cluster.start(Path(directory), nats_url=nats_url) as cluster:
             log = await NatsLog.connect(cluster.nats_url, name="bench")
             try:
-                yield Lab(log)
+                yield Lab(log, cluster.nats_url)
             finally:
                 await log.close()

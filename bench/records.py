@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = ("measure", "ours", "peer", "peer's", "ratio", "goal", "met")
+RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
 class Row:
     """One measure. ``theirs``: the peer's figure of each turn; empty if there is no peer, and the
     goal is of ours alone. ``at_least``: whether the ratio must reach the goal, or not exceed it.
+    ``interval``: ratios are shown with the 95 % interval of their median, not least and most.
     """
 
     measure: str
@@ -31,6 +34,7 @@ class Row:
     at_least: bool = False
     peer: str = ""
     theirs: Sequence[float] = field(default_factory=tuple)
+    interval: bool = False
 
     @property
     def ratios(self) -> list[float]:
@@ -63,7 +67,15 @@ class Record:
 
     def as_json(self) -> dict[str, Any]:
         """Every figure, and what follows from them."""
-        rows = [{**asdict(row), "ratios": row.ratios, "met": row.met} for row in self.rows]
+        rows = [
+            {
+                **asdict(row),
+                "ratios": row.ratios,
+                "ratio_interval": interval(row.ratios) if row.interval else None,
+                "met": row.met,
+            }
+            for row in self.rows
+        ]
         return {
             "script": self.script,
             "turns": self.turns,
@@ -74,12 +86,20 @@ class Record:
         }
 
 
-def spread(values: Sequence[float]) -> str:
-    """Median with the least and the most."""
-    middle = figure(statistics.median(values))
-    return (
-        f"{middle} ({figure(min(values))} - {figure(max(values))})" if len(values) > 1 else middle
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the median, by resampling."""
+    draw = random.Random(0)
+    medians = sorted(
+        statistics.median(draw.choices(values, k=len(values))) for _ in range(RESAMPLES)
     )
+    return medians[RESAMPLES * 25 // 1000], medians[RESAMPLES * 975 // 1000 - 1]
+
+
+def spread(values: Sequence[float], within: Sequence[float] | None = None) -> str:
+    """Median with the least and the most, or with the interval that is given."""
+    middle = figure(statistics.median(values))
+    low, high = within or (min(values), max(values))
+    return f"{middle} ({figure(low)} - {figure(high)})" if len(values) > 1 else middle
 
 
 def figure(value: float) -> str:
@@ -96,7 +116,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         spread(row["ours"]),
         row["peer"] or "-",
         spread(row["theirs"]) if row["theirs"] else "-",
-        spread(ratios) if ratios else "-",
+        spread(ratios, row.get("ratio_interval")) if ratios else "-",
         "-" if goal is None else f"{sign} {figure(goal)}",
         {True: "yes", False: "**no**", None: "-"}[met],
     )

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import statistics
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import records
 
 from godwit.cli.machine import ask_machine, make_spec, start_machine, stop_machine
 from godwit.hypervisor.native.driver import NativeHypervisor
@@ -35,7 +36,6 @@ from godwit_protocol.machine import PAGE_BYTES
 
 PAIRS = 20
 WINDOWS_A_SLICE = 2
-RESAMPLES = 2_000
 PERIOD_NS = 10 * 10**9
 HOST = "host-1"
 MEMHOG = "godwit.guests.memhog:Memhog"
@@ -122,7 +122,7 @@ def findings(case: str, pairs: list[tuple[Slice, Slice]]) -> dict:
         (seen.cpu_s_each - calm.cpu_s_each) * seen.work / max(len(seen.windows), 1)
         for calm, seen in pairs
     ]
-    low_s, high_s = interval(lost_s)
+    low_s, high_s = records.interval(lost_s)
     every_s = statistics.median(next_begin_ns(window, PERIOD_NS) for window in windows) / 1e9
     outside_s = statistics.median(window.cost_ns for window in windows) / 1e9
     return {
@@ -139,15 +139,6 @@ def findings(case: str, pairs: list[tuple[Slice, Slice]]) -> dict:
         "share_high": high_s / every_s,
         "share_at_worst": (max(high_s, 0.0) + outside_s) / every_s,
     }
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """The 95 % interval of the median."""
-    draw = random.Random(0)
-    medians = sorted(
-        statistics.median(draw.choices(values, k=len(values))) for _ in range(RESAMPLES)
-    )
-    return medians[RESAMPLES * 25 // 1000], medians[RESAMPLES * 975 // 1000 - 1]
 
 
 def table(found: list[dict]) -> str:

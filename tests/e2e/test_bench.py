@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest_asyncio
 import records
 import stuns
 import tables
+import watchers
 import writing_move
 from moves import Lab
 
@@ -23,18 +25,26 @@ from operations import Operations
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
 
 Measure = Callable[[Lab], Awaitable[Any]]
+
+
+async def watched(there: Lab) -> records.Record:
+    async with watchers.audience(there.nats_url, 5) as audience:
+        return await watchers.measure(there, audience, os.getpid(), 32, 1)
+
+
 SCRIPTS: dict[str, Measure] = {
     "idle_move": lambda there: idle_move.measure(there, 32, 1, 0),
     "writing_move": lambda there: writing_move.measure(there, 32, 1, qemu=False),
     "guest_share": lambda there: guest_share.measure(there, 64, 1, 0.2),
     "content": lambda there: content.measure(there, 32, 1),
+    "watchers": watched,
     "stuns": lambda there: stuns.measure(there, 32, 1, qemu=False),
 }
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def there(operations: Operations) -> AsyncIterator[Lab]:
-    yield Lab(operations.log)
+    yield Lab(operations.log, operations.cluster.nats_url)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

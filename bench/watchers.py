@@ -1,0 +1,271 @@
+"""Does a migration pay for being watched?
+
+An idle machine is moved to and fro, in pairs: once with 50 subscribers, once with none, in changing
+order. The subscribers are one process of its own with 50 connections, each as the user that may
+only watch (deploy/nats-users.conf), and each does what ``godwit watch`` does: it follows all events
+from the log, decodes them, and hears the telemetry. That process has the lowest priority, as
+subscribers would have other computers: what is measured is what the server and the services do for
+them. No move counts unless each subscriber has heard every event of it.
+
+    python bench/watchers.py [--size-mib 1024] [--turns 30] [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import records
+from moves import Lab, Move, lab
+from sampling import cpu_s
+
+from godwit.pictures import reading
+from godwit.pictures.board import progress_subject, told_progress
+from godwit.runtime.nats_log import NatsLog
+from godwit.runtime.nats_server import find_binary
+from godwit.runtime.watching_log import INBOX_PREFIX, WatchingLog
+from godwit_protocol.errors import UnreachableError
+
+SUBSCRIBERS = 50
+NAME = "watched"
+ANSWER_S_MAX = 60.0
+READY_S_MAX = 20.0
+LISTEN = "--listen-at"
+USERS = Path(__file__).parents[1] / "deploy" / "nats-users.conf"
+PASSWORDS = {"GODWIT_NATS_PASSWORD": "owner", "GODWIT_NATS_WATCH_PASSWORD": "looker"}
+
+
+class Subscriber:
+    """One connection, in the subscribers' process."""
+
+    def __init__(self, log: NatsLog, after: int) -> None:
+        self._watching = WatchingLog(log)
+        self._after = self._last = after
+        self._moved_on = asyncio.Event()
+        self.heard = 0
+
+    async def follow(self) -> None:
+        """Take every event, until cancelled."""
+        filters = reading.ALL_EVENTS
+        events = reading.events(self._watching, filters, after_sequence=self._after, follow=True)
+        async with aclosing(events):
+            async for recorded in events:
+                self.heard, self._last = self.heard + 1, recorded.sequence
+                self._moved_on.set()
+
+    async def listen(self) -> None:
+        """The same for telemetry."""
+        async for subject, data in self._watching.listen([progress_subject("*")]):
+            told_progress(subject, data)
+
+    async def until(self, sequence: int) -> None:
+        """Wait until it has heard of that place."""
+        while self._last < sequence:
+            self._moved_on.clear()
+            await self._moved_on.wait()
+
+
+async def subscribers(url: str, count: int) -> None:
+    """Their process: at a line that it reads they come, at the next they go and tell of it."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    while await _line():
+        async with AsyncExitStack() as opened:
+            logs = [await _connected(url, opened) for _ in range(count)]
+            end = await _end(logs[0])
+            # They begin one before the end: who has heard that one is there.
+            there = [Subscriber(log, end - 1) for log in logs]
+            async with asyncio.TaskGroup() as tasks:
+                working = [tasks.create_task(each.follow()) for each in there]
+                working += [tasks.create_task(each.listen()) for each in there]
+                await asyncio.gather(*(each.until(end) for each in there))
+                print("there", flush=True)
+                await _line()
+                up_to = await _end(logs[0])
+                await asyncio.gather(*(each.until(up_to) for each in there))
+                for task in working:
+                    task.cancel()
+        told = {"after": end - 1, "up_to": up_to, "heard": [each.heard for each in there]}
+        print(json.dumps(told), flush=True)
+
+
+async def _connected(url: str, opened: AsyncExitStack) -> NatsLog:
+    log = await NatsLog.connect(url, name="subscriber", inbox_prefix=INBOX_PREFIX)
+    opened.push_async_callback(log.close)
+    return log
+
+
+async def _end(log: NatsLog) -> int:
+    """The place of the last event."""
+    lasts = [await WatchingLog(log).last(subject) for subject in reading.ALL_EVENTS]
+    return max(last.sequence for last in lasts if last is not None)
+
+
+async def _line() -> str:
+    return await asyncio.to_thread(sys.stdin.readline)
+
+
+class Audience:
+    """The subscribers' process, from here."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @asynccontextmanager
+    async def there(self, log: NatsLog) -> AsyncIterator[None]:
+        """Meanwhile all of them listen. Fails if one of them has missed an event."""
+        assert await self._ask() == b"there\n"
+        yield
+        told = json.loads(await self._ask())
+        messages = reading.messages(log, reading.ALL_EVENTS, after_sequence=told["after"])
+        async with aclosing(messages):
+            written = sum([1 async for stored in messages if stored.sequence <= told["up_to"]])
+        assert set(told["heard"]) == {written}, (told, written)
+
+    async def _ask(self) -> bytes:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(b"\n")
+        async with asyncio.timeout(ANSWER_S_MAX):
+            return await self._process.stdout.readline()
+
+
+@asynccontextmanager
+async def audience(url: str, count: int = SUBSCRIBERS) -> AsyncIterator[Audience]:
+    """So many subscribers of the server at ``url``, in one process. None of them is there yet."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, __file__, LISTEN, url, str(count)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield Audience(process)
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+@dataclass(frozen=True)
+class Found:
+    """One move. ``server_share``: of one core, that the event log's server took meanwhile."""
+
+    move: Move
+    server_share: float
+
+
+async def turn(there: Lab, audience: Audience, server_pid: int, *, first: bool) -> list[Found]:
+    """Moves with and without subscribers; ``first``: the one with them is."""
+    found: dict[bool, Found] = {}
+    for watched in (first, not first):
+        async with AsyncExitStack() as stack:
+            if watched:
+                await stack.enter_async_context(audience.there(there.log))
+            before, began = cpu_s(server_pid), time.monotonic()
+            move = await there.move(NAME)
+            took = time.monotonic() - began
+            found[watched] = Found(move, (cpu_s(server_pid) - before) / took)
+    return [found[True], found[False]]
+
+
+def rows(turns: list[list[Found]]) -> list[records.Row]:
+    """The table."""
+
+    def row(
+        measure: str, unit: str, values: list[tuple[float, float]], goal: float | None, **how: Any
+    ) -> records.Row:
+        ours, theirs = zip(*values, strict=True)
+        peer = "nobody watches"
+        return records.Row(
+            measure, unit, ours, goal, peer=peer, theirs=theirs, interval=True, **how
+        )
+
+    rates = [tuple(it.move.precopy_bytes_per_second * 8 / 1e9 for it in both) for both in turns]
+    stuns = [tuple(it.move.stun_ms for it in both) for both in turns]
+    shares = [tuple(it.server_share * 100 for it in both) for both in turns]
+    return [
+        row("pre-copy", "Gbit/s", rates, 0.99, at_least=True),
+        row("stun", "ms", stuns, 1.01),
+        row("the event log's server", "% of a core", shares, None),
+    ]
+
+
+async def measure(
+    there: Lab, audience: Audience, server_pid: int, size_mib: int, turns: int
+) -> records.Record:
+    """``server_pid``: of the event log's server."""
+    async with there.memhog(NAME, f"{size_mib}MiB"):
+        await there.move(NAME)
+        found = [
+            await turn(there, audience, server_pid, first=number % 2 == 0)
+            for number in range(turns)
+        ]
+    notes = [
+        f"An idle machine of {size_mib} MiB; subscribers in one process, of the lowest priority.",
+        "Ratios with the 95 % interval of their median.",
+    ]
+    return records.Record("bench/watchers.py", rows(found), turns, notes)
+
+
+def _configured(directory: Path) -> Path:
+    shutil.copy(USERS, directory)
+    config = directory / "nats.conf"
+    store = f"store_dir: {json.dumps(str(directory / 'jetstream'))}, sync_interval: always"
+    config.write_text(f'max_payload: 8388608\njetstream {{ {store} }}\ninclude "{USERS.name}"\n')
+    return config
+
+
+@asynccontextmanager
+async def guarded_server(directory: Path) -> AsyncIterator[tuple[int, int]]:
+    """A server that knows the user who may only watch; its port and its process."""
+    config = _configured(directory)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        *(find_binary(), "-c", config, "-a", "127.0.0.1", "-p", str(port)),
+        *("-l", directory / "nats.log"),
+        env={**os.environ, **PASSWORDS},
+    )
+    try:
+        await _ready(f"nats://godwit:owner@127.0.0.1:{port}")
+        yield port, process.pid
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _ready(url: str) -> None:
+    async with asyncio.timeout(READY_S_MAX):
+        while True:
+            with suppress(UnreachableError):
+                await (await NatsLog.connect(url, name="bench")).close()
+                return
+            await asyncio.sleep(0.05)
+
+
+async def main() -> None:
+    given = records.given(__doc__, size_mib=1024, quick_mib=64, turns=30)
+    async with AsyncExitStack() as opened:
+        directory = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="watchers-")))
+        port, pid = await opened.enter_async_context(guarded_server(directory))
+        there = await opened.enter_async_context(lab(f"nats://godwit:owner@127.0.0.1:{port}"))
+        heard = await opened.enter_async_context(audience(f"nats://watch:looker@127.0.0.1:{port}"))
+        record = await measure(there, heard, pid, given.size_mib, given.turns)
+    records.tell(record, given.json)
+
+
+if __name__ == "__main__":
+    if LISTEN in sys.argv:
+        asyncio.run(subscribers(sys.argv[2], int(sys.argv[3])))
+    else:
+        asyncio.run(main())

@@ -14,7 +14,7 @@ from godwit.runtime.lane import LaneWriter, Scope
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import find_binary
 from godwit_protocol.errors import UnreachableError
-from godwit_protocol.events import Lane
+from godwit_protocol.events import Event, Lane
 from godwit_protocol.events.migration import CancelRequested
 from nats_cluster import free_port
 
@@ -65,7 +65,9 @@ async def connected(url: str) -> NatsLog:
             await asyncio.sleep(0.01)
 
 
-async def tell(log: NatsLog, number: int) -> None:
+async def tell(
+    log: NatsLog, number: int, event: Event | None = None, lane: Lane = Lane.OPERATOR
+) -> None:
     scope = Scope.of_migration(f"x{number}", "m")
-    event = CancelRequested(requested_by=f"somebody {number}")
-    await LaneWriter(SystemClock(), Lane.OPERATOR, "desk", scope).seal(event).append_to(log)
+    told = event or CancelRequested(requested_by=f"somebody {number}")
+    await LaneWriter(SystemClock(), lane, "desk", scope).seal(told).append_to(log)

@@ -25,6 +25,7 @@ from godwit.pictures.board import (
     told_progress,
 )
 from godwit.pictures.migrations import find_id
+from godwit.pictures.newest import tell_newest
 from godwit_protocol import subjects
 from godwit_protocol.events import Recorded
 from godwit_protocol.events.migration import Outcome
@@ -91,10 +92,19 @@ class Watching:
         self.arrivals: asyncio.Queue[Arrival] = asyncio.Queue(ARRIVALS_MAX)
         self._log = log
         self._filters = subjects.whole_migration(wanted or "*")
-        self._last = 0
+        self._last = self._not_read = 0
+
+    @property
+    def left_out(self) -> int:
+        """How many migrations of the log are not on the board."""
+        return self._not_read + self.board.forgotten
 
     async def read(self) -> None:
-        """Take what the log holds. Raises ``UnreachableError``."""
+        """Take what the log holds of the newest migrations. Raises ``UnreachableError``."""
+        if not self.wanted:
+            newest = tell_newest(self._log, self.take, MIGRATIONS_KEPT_MAX)
+            self._last, self._not_read = await newest
+            return
         async with aclosing(reading.events(self._log, self._filters)) as events:
             async for recorded in events:
                 self.take(recorded)
@@ -164,7 +174,8 @@ async def _until_left(watching: Watching, update: Callable[..., None]) -> None:
     shown: Any = None
     while screen.mode is not Mode.OVER and not (wanted and screen.mode is Mode.LIST):
         rows = matching(watching.board.rows(), screen.filter)
-        lines = drawn(screen, rows, console.width, console.height, time.time_ns())
+        left_out = watching.left_out
+        lines = drawn(screen, rows, console.width, console.height, time.time_ns(), left_out)
         if (lines, console.size) != shown:
             shown = (lines, console.size)
             update(Group(*lines), refresh=True)

@@ -123,13 +123,19 @@ def line(row: Row, now_ns: int) -> str:
     return f"{clock(at_ns)}  {name}  {', '.join(facts)}"
 
 
-def drawn(screen: Screen, rows: Sequence[Row], width: int, height: int, now_ns: int) -> list[Text]:
-    """The screen's lines, at most ``height``, none wider than ``width``. ``rows``: as filtered."""
+def drawn(
+    screen: Screen, rows: Sequence[Row], width: int, height: int, now_ns: int, left_out: int = 0
+) -> list[Text]:
+    """The screen's lines, at most ``height``, none wider than ``width``. ``rows``: as filtered;
+    ``left_out``: how many older migrations were not read.
+    """
     ids = [row.summary.id for row in rows]
     if screen.mode is Mode.DETAIL and screen.chosen in ids:
         lines = detail(rows[ids.index(screen.chosen)], width, height, now_ns)
     else:
         lines = _list(screen, rows, ids, width, height, now_ns)
+        if left_out:
+            lines[0].append(f", {left_out:,} older left out")
     for each in lines:
         each.truncate(width, overflow="ellipsis")
     return lines

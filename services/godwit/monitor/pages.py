@@ -1,14 +1,15 @@
 """The monitor's HTTP side: one page with its style and its script, JSON, a live stream, reports.
 
-Read-only: nothing but GET is answered. Nothing is fetched from elsewhere, and no text from the log
-is ever HTML: the page sets text, the report escapes it, and a policy forbids what is left.
+Read-only: nothing but GET and HEAD is answered. Nothing is fetched from elsewhere, and no text from
+the log is ever HTML: the page sets text, the report escapes it, and ``guard`` forbids what is left.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Any, Final
 
@@ -16,19 +17,22 @@ import msgspec
 from aiohttp import web
 
 from godwit.pictures import reading, report
+from godwit.pictures.board import Board
 from godwit.pictures.migrations import find_id
 from godwit.pictures.narrative import Narrator, reason
 from godwit.runtime.event_log import LogReader, Stored
 from godwit.runtime.signing import is_signed
 from godwit_protocol import codec, subjects
-from godwit_protocol.errors import CorruptError, GodwitError, InvalidInputError, NotFoundError
+from godwit_protocol.errors import CorruptError, DeadlineError
 from godwit_protocol.replay.signatures import Trust
 from godwit_protocol.replay.timeline import Timeline, timeline
 from godwit_protocol.replay.verification import verify
 from godwit_protocol.replay.what_if import recorded_move
 
+from . import guard
 from .audience import Audience, framed
-from .picture import Picture
+from .guard import Handler
+from .picture import PAGE_ROWS, Picture
 
 STATIC: Final = {
     "/": ("index.html", "text/html"),
@@ -36,80 +40,95 @@ STATIC: Final = {
     "/page.js": ("page.js", "text/javascript"),
 }
 EVENTS_TOLD_MAX: Final = 5000
-"""Of one migration's timeline."""
+"""Of one migration's timeline, the first."""
+STORIES_MAX: Final = 2
+"""Timelines and reports that are made at a time; each takes a thread and the migration's events."""
+STORY_WAIT_S_MAX: Final = 10.0
+ROWS_MAX: Final = 1000
 SEND_S_MAX: Final = 10.0
 """Who takes nothing for so long is let go."""
-_PAGE_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:;"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_REPORT_POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none';"
-    " frame-ancestors 'none'"
-)
-_HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+DIGITS_MAX: Final = 19
 
 
 class Pages:
     """The routes, over what the monitor knows and the log that it asks for one migration."""
 
-    def __init__(self, picture: Picture, audience: Audience, log: LogReader) -> None:
+    def __init__(
+        self, picture: Picture, audience: Audience, log: LogReader, names: Collection[str] = ()
+    ) -> None:
+        """``names``: under which browsers may ask, beside addresses and localhost."""
         self._picture, self._audience, self._log = picture, audience, log
+        self._names = names
+        self._stories = asyncio.Semaphore(STORIES_MAX)
 
     def application(self) -> web.Application:
         """The application, to be served."""
-        application = web.Application(middlewares=[_guarded])
+        application = web.Application(middlewares=[guard.guarded(self._names)])
         for path, (name, kind) in STATIC.items():
             application.router.add_get(path, _static(name, kind))
         application.router.add_get("/api/cluster", self._cluster)
         application.router.add_get("/api/migrations", self._migrations)
         application.router.add_get("/api/migrations/{id}", self._migration)
-        application.router.add_get("/api/stream", self._stream)
+        application.router.add_get("/api/stream", self._stream, allow_head=False)
         application.router.add_get("/migrations/{id}/report", self._report)
         return application
 
     async def _cluster(self, _: web.Request) -> web.StreamResponse:
         return _json(self._picture.cluster())
 
-    async def _migrations(self, _: web.Request) -> web.StreamResponse:
-        return _json(self._picture.migrations())
+    async def _migrations(self, request: web.Request) -> web.StreamResponse:
+        asked = request.query
+        rows_max = min(_whole_number(asked.get("count", "")) or PAGE_ROWS, ROWS_MAX)
+        words, before = asked.get("filter", ""), asked.get("before", "")
+        return _json(self._picture.page(words, before, rows_max))
 
     async def _migration(self, request: web.Request) -> web.StreamResponse:
-        told = await asyncio.to_thread(timeline, *await self._story(request))
-        return _json({"id": told.summary.id, "events": _moments(told)})
+        async with self._story(request) as (migration, messages):
+            return _json(await asyncio.to_thread(_told, migration, messages))
 
     async def _report(self, request: web.Request) -> web.StreamResponse:
-        migration, messages = await self._story(request)
-        text = await asyncio.to_thread(_report_of, migration, messages)
+        async with self._story(request) as (migration, messages):
+            text = await asyncio.to_thread(_report_of, migration, messages)
         response = web.Response(text=text, content_type="text/html")
-        response.headers["Content-Security-Policy"] = _REPORT_POLICY
+        response.headers[guard.POLICY_HEADER] = guard.REPORT_POLICY
         return response
 
-    async def _story(self, request: web.Request) -> tuple[str, list[Stored]]:
-        """The full id and all messages of the migration that is asked for."""
-        migration = await find_id(self._log, request.match_info["id"])
-        filters = subjects.whole_migration(migration)
-        messages = [stored async for stored in reading.messages(self._log, filters)]
-        return migration, messages[:EVENTS_TOLD_MAX]
+    @asynccontextmanager
+    async def _story(self, request: web.Request) -> AsyncIterator[tuple[str, list[Stored]]]:
+        """The full id and the messages of the migration that is asked for, when it is its turn.
+
+        Raises ``DeadlineError`` if that does not come.
+        """
+        try:
+            async with asyncio.timeout(STORY_WAIT_S_MAX):
+                await self._stories.acquire()
+        except TimeoutError as error:
+            raise DeadlineError("too many timelines and reports are asked for at once") from error
+        try:
+            migration = await find_id(self._log, request.match_info["id"])
+            found = reading.messages(self._log, subjects.whole_migration(migration))
+            messages: list[Stored] = []
+            async with aclosing(found):
+                async for stored in found:
+                    messages.append(stored)
+                    if len(messages) == EVENTS_TOLD_MAX:
+                        break
+            yield migration, messages
+        finally:
+            self._stories.release()
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         """News as they come; first what the browser, by its ``Last-Event-ID``, has not seen."""
         if self._audience.is_full:
             return web.Response(status=503, text="too many look already")
-        seen = request.headers.get("Last-Event-ID", "")
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **_HEADERS})
+        after = _whole_number(request.headers.get("Last-Event-ID", ""))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        guard.harden(response)
         with self._audience.joined() as watcher, suppress(ConnectionError, TimeoutError):
             await response.prepare(request)
-            after = int(seen) if seen.isascii() and seen.isdecimal() else 0
-            await response.write(framed(self._picture.whole(after)))
+            await _send(response, framed(self._picture.whole(after)))
             async for frame in watcher.frames():
-                async with asyncio.timeout(SEND_S_MAX):
-                    await response.write(frame)
+                await _send(response, frame)
         return response
 
 
@@ -122,24 +141,32 @@ def _static(name: str, kind: str) -> Handler:
     return handler
 
 
-@web.middleware
-async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Errors as JSON with a fitting status, and the headers that every answer has."""
-    try:
-        response = await handler(request)
-    except (NotFoundError, InvalidInputError) as error:
-        response = _json({"error": error.message}, status=404)
-    except GodwitError as error:
-        response = _json({"error": error.message}, status=503)
-    if not response.prepared:
-        response.headers.update(_HEADERS)
-        response.headers.setdefault("Content-Security-Policy", _PAGE_POLICY)
-    return response
+async def _send(response: web.StreamResponse, frame: bytes) -> None:
+    async with asyncio.timeout(SEND_S_MAX):
+        await response.write(frame)
 
 
-def _json(value: Any, status: int = 200) -> web.Response:
-    body = msgspec.json.encode(value)
-    return web.Response(body=body, status=status, content_type="application/json")
+def _whole_number(text: str) -> int:
+    """0 for what is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < DIGITS_MAX else 0
+
+
+def _json(value: Any) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+
+
+def _told(migration: str, messages: Sequence[Stored]) -> dict[str, Any]:
+    """The migration as the list has it, and its timeline."""
+    told, board = timeline(migration, messages), Board()
+    for stored in messages:
+        board.learn(codec.decode(stored.data, stored.sequence))
+    row = board.row(migration)
+    return {
+        "id": migration,
+        "migration": None if row is None else row.as_json(time.time_ns()),
+        "events": _moments(told),
+        "is_whole": len(messages) < EVENTS_TOLD_MAX,
+    }
 
 
 def _moments(told: Timeline) -> Sequence[dict[str, Any]]:

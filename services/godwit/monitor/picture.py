@@ -7,24 +7,44 @@ to there needs only what came later.
 from __future__ import annotations
 
 import time
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 import msgspec
 
-from godwit.pictures.board import Board, Row, told_progress
+from godwit.pictures.board import Board, Row, matching, told_progress
 from godwit.pictures.hosts import Hosts
 from godwit.runtime.event_log import Stored
 from godwit_protocol import codec, subjects
 from godwit_protocol.catalogue import Catalogue
-from godwit_protocol.errors import CorruptError
+from godwit_protocol.errors import CorruptError, NotFoundError
+from godwit_protocol.events import Recorded
+
+PAGE_ROWS: Final = 100
+"""Migrations that have ended are told so many at a time."""
 
 
 class News(msgspec.Struct, frozen=True, kw_only=True):
-    """What changed, as the page takes it. ``place``: of the last event that is in it."""
+    """What changed, as the page takes it. ``place``: of the last event that is in it.
+
+    ``fresh``: what was told before is not to be relied on. ``known``: how many migrations can be
+    asked for; ``left_out``: how many more the log has.
+    """
 
     place: int
     migrations: list[dict[str, Any]] = []
     cluster: dict[str, Any] | None = None
+    fresh: bool = False
+    known: int = 0
+    left_out: int = 0
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the list. ``more``: how many of it follow; ``left_out`` as above."""
+
+    migrations: list[dict[str, Any]]
+    more: int
+    left_out: int
 
 
 class Picture:
@@ -33,20 +53,39 @@ class Picture:
     def __init__(self, catalogue: Catalogue) -> None:
         self.board = Board()
         self.place = 0
+        self._not_read = 0
+        self._first_place = 0
         self._hosts = Hosts()
         self._catalogue = catalogue
         self._changed: dict[str, None] = {}
         self._cluster_changed = False
+
+    @property
+    def left_out(self) -> int:
+        """How many migrations of the log are not here."""
+        return self._not_read + self.board.forgotten
+
+    def begin(self, place: int, left_out: int) -> None:
+        """The log was read up to a place, without so many older migrations."""
+        self.place = self._first_place = place
+        self._not_read = left_out
 
     def learn(self, stored: Stored) -> None:
         """Take the next message of the events or the ledgers; unreadable ones are passed over."""
         if subjects.stream_of(stored.subject) == subjects.EVENTS:
             self.place = max(self.place, stored.sequence)
             if not stored.subject.startswith(subjects.inventory("")):
-                self._learn_event(stored)
+                with suppress(CorruptError):
+                    self.learn_event(codec.decode(stored.data, stored.sequence))
                 return
         self._hosts.learn(stored)
         self._cluster_changed = True
+
+    def learn_event(self, recorded: Recorded) -> None:
+        """Take the next event of a migration."""
+        row = self.board.learn(recorded)
+        if row is not None:
+            self._changed[row.summary.id] = None
 
     def hear(self, subject: str, data: bytes) -> None:
         """Take telemetry."""
@@ -59,26 +98,37 @@ class Picture:
             self._cluster_changed = True
 
     def whole(self, after: int = 0) -> News:
-        """All, or only the migrations of which something was told after a place."""
-        rows = [row for row in self.board.rows() if _place(row) > after]
-        return News(place=self.place, migrations=_told(rows), cluster=self.cluster())
+        """What changed after a place; the first page, if that is not known any more."""
+        known_from = max(self._first_place, self.board.forgotten_place, 1)
+        if not known_from <= after <= self.place:
+            return self._news(self.page().migrations, self.cluster(), fresh=True)
+        rows = [row for row in self.board.rows() if row.place > after]
+        return self._news(_told(rows), self.cluster())
 
     def take_news(self) -> News | None:
         """What has changed since this was last asked; None if nothing has."""
         if not self._changed and not self._cluster_changed:
             return None
         rows = [self.board.row(migration) for migration in self._changed]
-        news = News(
-            place=self.place,
-            migrations=_told([row for row in rows if row is not None]),
-            cluster=self.cluster() if self._cluster_changed else None,
-        )
+        told = _told([row for row in rows if row is not None])
+        news = self._news(told, self.cluster() if self._cluster_changed else None)
         self._changed, self._cluster_changed = {}, False
         return news
 
-    def migrations(self) -> list[dict[str, Any]]:
-        """Each migration."""
-        return _told(self.board.rows())
+    def page(self, words: str = "", before: str = "", rows_max: int = PAGE_ROWS) -> Page:
+        """Those that run, and ``rows_max`` of those that have ended, the newest, of all that have
+        each of the ``words``; or as many that follow the migration ``before`` in the list. Raises
+        ``NotFoundError`` if that one is not in it.
+        """
+        rows = matching(self.board.rows(), words)
+        if before:
+            ids = [row.summary.id for row in rows]
+            if before not in ids:
+                raise NotFoundError(f"migration {before!r} is not in the list")
+            rows = rows[ids.index(before) + 1 :]
+        told = rows[: rows_max + sum(row.is_running for row in rows)]
+        more = len(rows) - len(told)
+        return Page(migrations=_told(told), more=more, left_out=self.left_out)
 
     def cluster(self) -> dict[str, Any]:
         """The hosts that have announced themselves, their GPUs, and what sits on those."""
@@ -89,17 +139,17 @@ class Picture:
             "gpus": [gpu.as_json() for gpu in gpus],
         }
 
-    def _learn_event(self, stored: Stored) -> None:
-        try:
-            row = self.board.learn(codec.decode(stored.data, stored.sequence))
-        except CorruptError:
-            return
-        if row is not None:
-            self._changed[row.summary.id] = None
-
-
-def _place(row: Row) -> int:
-    return row.recent[-1].sequence if row.recent else 0
+    def _news(
+        self, migrations: list[dict[str, Any]], cluster: dict[str, Any] | None, fresh: bool = False
+    ) -> News:
+        return News(
+            place=self.place,
+            migrations=migrations,
+            cluster=cluster,
+            fresh=fresh,
+            known=len(self.board.rows()),
+            left_out=self.left_out,
+        )
 
 
 def _told(rows: list[Row]) -> list[dict[str, Any]]:

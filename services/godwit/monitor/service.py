@@ -1,7 +1,7 @@
 """The monitor's service: follows the log with a watcher's rights and serves what it says.
 
-What if the process dies here? Nothing is lost: it keeps nothing, and reads the log from its
-beginning when it starts.
+What if the process dies here? Nothing is lost: it keeps nothing, and reads the newest migrations
+again when it starts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from aiohttp import web
 
 from godwit.catalogue import loading
 from godwit.pictures import reading
+from godwit.pictures.board import MIGRATIONS_KEPT_MAX
+from godwit.pictures.newest import tell_newest
 from godwit.runtime.service import ServiceContext
 from godwit.runtime.watching_log import WatchingLog
 from godwit_protocol import subjects
@@ -32,6 +34,7 @@ ADDRESS_FILE: Final = "page.json"
 NEWS_S: Final = 0.25
 """However much happens, it is told no more often."""
 STOP_S: Final = 2.0
+LEDGERS: Final = (subjects.ledger("*"),)
 TELEMETRY: Final = (
     subjects.telemetry("migration", "*", "progress"),
     subjects.telemetry("host", "*", "gpus"),
@@ -43,11 +46,15 @@ async def main(context: ServiceContext) -> None:
     """Follow and serve, until cancelled."""
     log = WatchingLog(context.log)
     picture, audience = Picture(loading.load(context.config.catalogue_file)), Audience()
-    for filters in (reading.ALL_EVENTS, (subjects.ledger("*"),)):
-        last = await _read(log, filters, picture)
-        context.tasks.create_task(_follow(log, filters, last, picture))
+    told = await tell_newest(log, picture.learn_event, MIGRATIONS_KEPT_MAX)
+    await _read(log, (subjects.inventory("*"),), picture)
+    last_line = await _read(log, LEDGERS, picture)
+    picture.begin(told.last, told.left_out)
+    context.tasks.create_task(_follow(log, reading.ALL_EVENTS, told.last, picture))
+    context.tasks.create_task(_follow(log, LEDGERS, last_line, picture))
     context.tasks.create_task(_listen(log, picture))
-    async with _served(context, Pages(picture, audience, log)):
+    pages = Pages(picture, audience, log, context.config.monitor_names)
+    async with _served(context, pages):
         context.health.ready = True
         while True:
             await asyncio.sleep(NEWS_S)

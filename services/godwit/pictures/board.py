@@ -83,6 +83,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return not self.summary.ended_wall_ns
 
     @property
+    def place(self) -> int:
+        """Of its last event, in the log."""
+        return self.recent[-1].sequence if self.recent else 0
+
+    @property
     def round(self) -> int:
         """The round that runs, or the last one that ran; 0 before the first."""
         done = len(self.summary.rounds)
@@ -150,17 +155,25 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Board:
-    """The rows, in the order in which they were asked for."""
+    """The rows. ``forgotten``: how many there were beyond ``MIGRATIONS_KEPT_MAX``;
+    ``forgotten_place``: of the last event of any of those.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[str, Row] = {}
+        self.forgotten = self.forgotten_place = 0
 
     def learn(self, recorded: Recorded) -> Row | None:
-        """Take the next event in the log's order; return its migration's row, if it is of one."""
+        """Take a migration's next event in the log's order; return the row, if it is of one.
+
+        What is told of a migration whose request was not taken, or is forgotten, makes no row.
+        """
         migration = recorded.envelope.migration
-        if not migration:
-            return None
-        before = self._rows.get(migration) or Row(summary=MigrationSummary(id=migration))
+        before = self._rows.get(migration)
+        if before is None:
+            if not isinstance(recorded.event, ev.MigrationRequested):
+                return None
+            before = Row(summary=MigrationSummary(id=migration))
         after = self._rows[migration] = _after(before, recorded)
         self._forget()
         return after
@@ -184,6 +197,7 @@ class Board:
     def rows(self) -> list[Row]:
         """Those that run, the oldest first; then those that have ended, the newest first."""
         running = [row for row in self._rows.values() if row.is_running]
+        running.sort(key=lambda row: row.summary.requested_wall_ns)
         ended = [row for row in self._rows.values() if not row.is_running]
         return [*running, *sorted(ended, key=lambda row: -row.summary.ended_wall_ns)]
 
@@ -191,7 +205,9 @@ class Board:
         if len(self._rows) <= MIGRATIONS_KEPT_MAX:
             return
         ended = (name for name, row in self._rows.items() if not row.is_running)
-        self._rows.pop(next(ended, next(iter(self._rows))))
+        row = self._rows.pop(next(ended, next(iter(self._rows))))
+        self.forgotten += 1
+        self.forgotten_place = max(self.forgotten_place, row.place)
 
 
 def _after(row: Row, recorded: Recorded) -> Row:

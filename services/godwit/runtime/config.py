@@ -391,6 +391,17 @@ class Config:
             read_by=frozenset({Service.MONITOR}),
         )
     )
+    monitor_names: frozenset[str] = field(
+        metadata=_variable(
+            "GODWIT_MONITOR_NAMES",
+            values.names,
+            "host names, with commas between",
+            "",
+            "Names under which browsers may ask for the page, beside addresses and localhost.",
+            default_shown="(none)",
+            read_by=frozenset({Service.MONITOR}),
+        )
+    )
     health_host: str = field(
         metadata=_variable(
             "GODWIT_HEALTH_HOST",
@@ -417,7 +428,7 @@ class Config:
             "off",
             "Whether spans of migrations go to an OpenTelemetry collector, where"
             " OTEL_EXPORTER_OTLP_ENDPOINT says (docs/monitoring.md).",
-            read_by=_WRITERS,
+            read_by=_WRITERS | {Service.COMMAND},
         )
     )
     log_level: int = field(

@@ -69,6 +69,11 @@ def address(text: str) -> str:
     return text
 
 
+def names(text: str) -> frozenset[str]:
+    """Return the host names of ``NAME,…``, in small letters."""
+    return frozenset(address(item.strip()).lower() for item in filter(None, text.split(",")))
+
+
 def absolute_path(text: str) -> Path:
     """Return the path, made absolute, with ``~`` expanded."""
     if not text:

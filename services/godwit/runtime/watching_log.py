@@ -103,6 +103,13 @@ class _Live:
             return None
 
 
+class First(NamedTuple):
+    """A message, and how many more of its subject stand after it."""
+
+    stored: Stored
+    more: int
+
+
 class _Answer(NamedTuple):
     messages: tuple[Stored, ...]
     pending: int
@@ -120,6 +127,14 @@ class WatchingLog:
         question = {"last_by_subj": subject}
         found = (await self._ask(stream_of(subject), question, timeout_s)).messages
         return found[0] if found else None
+
+    async def first_after(self, subject: str, after: int) -> First | None:
+        """The first message of a subject, which may have wildcards, after a place; None if there is
+        none. Raises ``UnreachableError``.
+        """
+        question = {"seq": after + 1, "next_by_subj": subject, "batch": 1}
+        answer = await self._ask(stream_of(subject), question, ANSWER_S_MAX)
+        return First(answer.messages[0], answer.pending) if answer.messages else None
 
     async def read(
         self, subjects: Sequence[str], *, after_sequence: int = 0

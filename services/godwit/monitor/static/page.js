@@ -7,7 +7,12 @@ const rows = new Map(); // id -> its table row
 let opened = ""; // the id of the migration that is shown in detail
 let openedPlace = ""; // what of it is shown
 let asked = 0; // when its timeline was asked for
+let known = 0; // how many migrations can be asked for
+let hasMore = false; // whether some of them that match the filter are not here
+let leftOut = 0; // how many more the log has
 const TIMELINE_MS = 2000; // however much happens, it is asked for no more often
+const FILTER_MS = 300; // so long after the last key older ones are asked for, too
+const KEPT_MAX = 1000; // of more, those that ended first are forgotten
 
 // Text is set only where it differs, so that a reader or a selection is not disturbed.
 function setText(element, text) {
@@ -82,11 +87,13 @@ function drawRow(each) {
   return row;
 }
 
+const endedAt = (each) => each.requested_wall_ns / 1e9 + each.duration_s;
+
 // Those that run first, the oldest before; then those that have ended, the newest before.
 function inOrder() {
   const all = [...migrations.values()];
   const running = all.filter((each) => each.running).sort((a, b) => a.requested_wall_ns - b.requested_wall_ns);
-  const ended = all.filter((each) => !each.running).sort((a, b) => b.requested_wall_ns - a.requested_wall_ns);
+  const ended = all.filter((each) => !each.running).sort((a, b) => endedAt(b) - endedAt(a));
   return [...running, ...ended];
 }
 
@@ -102,8 +109,11 @@ function drawList() {
     if (body.children[place] !== row) body.insertBefore(row, body.children[place] ?? null);
   });
   const running = [...migrations.values()].filter((each) => each.running).length;
-  setText(byId("count"), `${shown} of ${migrations.size} shown, ${running} running`);
-  setText(byId("none"), migrations.size ? "No migration matches." : "No migration yet.");
+  setText(byId("count"), `${shown} of ${known} shown, ${running} running`);
+  byId("older").hidden = !hasMore || migrations.size >= KEPT_MAX;
+  const told = `${leftOut} older ones are only in the log: godwit migration list`;
+  setText(byId("left-out"), leftOut ? told : "");
+  setText(byId("none"), known ? "No migration matches." : "No migration yet.");
   byId("none").hidden = shown > 0;
 }
 
@@ -162,21 +172,33 @@ function drawMoment(moment) {
   return item;
 }
 
-async function drawTimeline(id) {
-  const answer = await fetch(`/api/migrations/${id}`);
-  if (!answer.ok) {
-    setText(byId("detail-title"), (await answer.json()).error);
-    return;
+// What an address answers, or null: that nobody answers is told at the top of the page.
+async function ask(path) {
+  try {
+    return await (await fetch(path)).json();
+  } catch {
+    return null;
   }
-  const story = await answer.json();
-  if (id === opened) byId("timeline").replaceChildren(...story.events.map(drawMoment));
+}
+
+async function drawTimeline(id) {
+  const story = await ask(`/api/migrations/${id}`);
+  if (id !== opened || !story) return;
+  if (story.error) return setText(byId("detail-title"), story.error);
+  byId("timeline").replaceChildren(...story.events.map(drawMoment));
+  byId("cut").hidden = story.is_whole;
+  if (!migrations.has(id) && story.migration) drawOne(story.migration);
+}
+
+function drawOne(each) {
+  setText(byId("detail-title"), `Migration of ${each.machine}`);
+  drawFacts(each);
 }
 
 function drawDetail() {
   const each = migrations.get(opened);
   if (!each) return;
-  setText(byId("detail-title"), `Migration of ${each.machine}`);
-  drawFacts(each);
+  drawOne(each);
   const place = `${each.id} ${each.phase} ${each.round} ${each.stun_ms}`;
   const now = performance.now();
   if (place !== openedPlace && (!openedPlace || !each.running || now - asked > TIMELINE_MS)) {
@@ -201,12 +223,46 @@ function route() {
   byId("report").href = `/migrations/${id}/report`;
   byId("timeline").replaceChildren();
   byId("facts").replaceChildren();
-  drawDetail();
+  byId("cut").hidden = true;
+  setText(byId("detail-title"), "Migration");
+  if (migrations.has(id)) drawDetail();
+  else drawTimeline(id);
   byId("detail-title").focus();
 }
 
+function forget(id) {
+  migrations.delete(id);
+  rows.get(id)?.remove();
+  rows.delete(id);
+}
+
+// Older ones that match the filter. What is here already has been told later than this.
+async function askOlder(before) {
+  const asked = new URLSearchParams({ filter: byId("filter").value, before });
+  const page = await ask(`/api/migrations?${asked}`);
+  if (!page?.migrations) return;
+  for (const each of page.migrations) {
+    if (!migrations.has(each.id)) migrations.set(each.id, each);
+  }
+  hasMore = page.more > 0;
+  drawList();
+}
+
+const shownIds = () => inOrder().map((each) => each.id).filter((id) => rows.get(id) && !rows.get(id).hidden);
+
+async function showOlder() {
+  const before = shownIds();
+  await askOlder(before.at(-1) ?? "");
+  rows.get(shownIds()[before.length])?.querySelector("a").focus();
+}
+
 function take(news) {
+  if (news.fresh) [...migrations.keys()].forEach(forget);
+  known = news.known;
+  leftOut = news.left_out;
   for (const each of news.migrations) migrations.set(each.id, each);
+  if (news.fresh) hasMore = known > migrations.size;
+  inOrder().slice(KEPT_MAX).forEach((each) => forget(each.id));
   if (news.cluster) drawCluster(news.cluster);
   if (opened) drawDetail();
   else drawList();
@@ -226,7 +282,13 @@ function listen() {
   stream.addEventListener("news", (message) => take(JSON.parse(message.data)));
 }
 
-byId("filter").addEventListener("input", drawList);
+let typed; // the timer that waits for the next key
+byId("filter").addEventListener("input", () => {
+  drawList();
+  clearTimeout(typed);
+  typed = setTimeout(() => askOlder(""), FILTER_MS);
+});
+byId("older").addEventListener("click", showOlder);
 addEventListener("hashchange", route);
 addEventListener("keydown", (event) => {
   if (event.key === "Escape" && opened) location.hash = "";

@@ -1,7 +1,7 @@
 """An event's headers as CloudEvents has them, in binary mode, for tools that know no Godwit. Pure.
 
-The stored bytes stay what they are. Headers only repeat what the envelope says, and nobody here
-reads them: the envelope is what the hashes cover.
+The stored bytes stay what they are. Headers repeat what the envelope says, and nothing is decided
+by them: the envelope is what the hashes cover.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from .events import Envelope
 SPEC_VERSION: Final = "1.0"
 CONTENT_TYPE: Final = "application/msgpack"
 TYPE_PREFIX: Final = "godwit.v1."
+CAUSE: Final = "ce-causationid"
+"""The id of the event that it came from. Where a host heard of that by the direct link, before it
+was in the log, only this header tells."""
 
 
 def headers_of(data: bytes) -> Mapping[str, str]:
@@ -25,7 +28,7 @@ def headers_of(data: bytes) -> Mapping[str, str]:
 
 def headers(envelope: Envelope) -> Mapping[str, str]:
     """The headers of an event: ``ce-…`` as the NATS binding of CloudEvents 1.0.2 names them."""
-    return {
+    told = {
         "ce-specversion": SPEC_VERSION,
         "ce-type": TYPE_PREFIX + envelope.type,
         "ce-source": f"/godwit/{envelope.lane}/{envelope.host}",
@@ -34,6 +37,7 @@ def headers(envelope: Envelope) -> Mapping[str, str]:
         "ce-subject": subject(envelope),
         "content-type": CONTENT_TYPE,
     }
+    return {**told, CAUSE: envelope.causation} if envelope.causation else told
 
 
 def subject(envelope: Envelope) -> str:

@@ -20,7 +20,11 @@ LINK_VERSION: Final = 2
 
 
 class LinkMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """Anything that the two hosts say to each other."""
+    """Anything that the two hosts say to each other. ``fact``: the id of the event by which the log
+    tells the same, now or soon; empty if none does.
+    """
+
+    fact: str = ""
 
 
 class Hello(LinkMessage, frozen=True, kw_only=True, tag="hello"):

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from .events import Envelope, Recorded
+from .events import Envelope, Lane, Recorded
 from .events import migration as ev
 from .events.migration import Outcome
 from .ids import UUID7_PATTERN
@@ -33,6 +33,8 @@ class Phase(StrEnum):
 
     MIGRATION = "migration"
     """The whole of it: the root."""
+    REQUEST = "request"
+    """What an operator asked for: the migration itself, or a change of it."""
     QUEUE = "queue"
     RESERVE = "reserve"
     PLACE = "place"
@@ -49,6 +51,8 @@ class Phase(StrEnum):
     RESUME = "resume"
     RELEASE = "release"
     TAKE_BACK = "take_back"
+    ABORT = "abort"
+    """The order to."""
     ABANDON = "abandon"
     QUARANTINE = "quarantine"
     DISCARD = "discard"
@@ -98,6 +102,7 @@ class _Instant(msgspec.Struct, frozen=True):
 
     wall_ns: int
     event_id: str
+    causation: str
 
 
 class Spans:
@@ -117,7 +122,7 @@ class Spans:
         wall_ns = envelope.wall_ns
         if isinstance(recorded.event, ev.ActivationStarted):
             wall_ns = _wall_ns(envelope, recorded.event.go_heard_ns)
-        seen[envelope.type] = _Instant(wall_ns, envelope.id)
+        seen[envelope.type] = _Instant(wall_ns, envelope.id, envelope.causation)
         if len(self._seen) > MIGRATIONS_MAX:
             del self._seen[next(iter(self._seen))]
         return made
@@ -126,6 +131,10 @@ class Spans:
         envelope, event = recorded.envelope, recorded.event
         now_ns = envelope.wall_ns
         match event:
+            case _ if envelope.lane is Lane.OPERATOR:
+                yield _span(Phase.REQUEST, envelope, now_ns)
+            case ev.AbortOrdered():
+                yield _span(Phase.ABORT, envelope, now_ns)
             case ev.ReservationRequested():
                 yield _span(Phase.QUEUE, envelope, _made_ns(envelope.migration))
             case ev.PreparationOrdered():
@@ -195,7 +204,9 @@ class Spans:
                 owned_ns = _wall_ns(envelope, event.owned_ns)
                 go_heard = self._seen_of(envelope, ev.ActivationStarted.TYPE)
                 if go_heard is not None:
-                    started = msgspec.structs.replace(envelope, id=go_heard.event_id)
+                    started = msgspec.structs.replace(
+                        envelope, id=go_heard.event_id, causation=go_heard.causation
+                    )
                     yield _span(Phase.ACTIVATE, started, go_heard.wall_ns, owned_ns)
                 runs_ns = _wall_ns(envelope, event.first_step_ns)
                 yield _span(Phase.RESUME, envelope, owned_ns, runs_ns)
@@ -251,7 +262,6 @@ def _span(
     """A span that ends with the event or at ``end_ns``. Clocks jump: none ends before it begins."""
     end_ns = envelope.wall_ns if end_ns is None else end_ns
     root_id, cause_id = span_id_of(envelope.migration), span_id_of(envelope.causation)
-    is_linked = cause_id and phase is not Phase.QUEUE  # what it waits in is the root's beginning
     return Span(
         phase=phase,
         trace_id=trace_id_of(envelope.migration),
@@ -266,7 +276,7 @@ def _span(
             "godwit.event": envelope.type,
             **(attributes or {}),
         },
-        links=(cause_id,) if is_linked else (),
+        links=(cause_id,) if cause_id else (),
         failure=failure,
     )
 

@@ -160,6 +160,14 @@ def test_what_observes_is_confined_and_stays_away_unless_it_is_asked_for() -> No
         assert all((ROOT / source).exists() for source in mounts)
 
 
+def test_grafana_asks_nobody_outside() -> None:
+    given = SERVICES["grafana"].environment
+    asked = ("CHECK_FOR_UPDATES", "CHECK_FOR_PLUGIN_UPDATES", "REPORTING_ENABLED")
+    assert {given[f"GF_ANALYTICS_{name}"] for name in asked} == {"false"}
+    assert given["GF_NEWS_NEWS_FEED_ENABLED"] == "false"
+    assert given["GF_PLUGINS_PREINSTALL_DISABLED"] == "true"
+
+
 def test_prometheus_scrapes_every_service_where_it_listens() -> None:
     text = (ROOT / "deploy/observability/prometheus.yml").read_text()
     (job,) = yaml.safe_load(text)["scrape_configs"]

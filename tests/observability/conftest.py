@@ -23,13 +23,16 @@ QUIET = ("GODWIT_MEMHOG_RATE=0",)
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def observed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Observed]:
     directory = tmp_path_factory.mktemp("observed")
-    with SpanCollector() as collector:
+    with SpanCollector() as collector, pytest.MonkeyPatch.context() as patched:
         environ = {
             "GODWIT_TRACING": "on",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_BSP_SCHEDULE_DELAY": "100",
         }
         async with await Cluster.start(directory, hosts=2, environ=environ) as cluster:
+            # Commands are given in this process, and are to send their spans too.
+            for variable, value in environ.items():
+                patched.setenv(variable, value)
             log = await NatsLog.connect(cluster.nats_url, name="observability")
             operations = Operations(cluster, log)
             await operations.start("hog", HOG, vgpus=("1g.10gb",), env=BUSY)

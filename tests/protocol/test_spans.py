@@ -34,6 +34,7 @@ MIGRATION = "0199f0c2-7a51-7c3e-9d5b-3f6a1c2b4d5e"
 COMPLETED = """
 coordinator migration   0 892446
 coordinator queue       0 39812
+operator    request     698 0
 tracker     place       39000 9310
 coordinator reserve     39812 12506
 coordinator decide      52319 664073

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from godwit.runtime.lane import Scope
     from godwit.runtime.nats_log import NatsLog
     from godwit.runtime.watching_log import WatchingLog
+    from godwit.tracing.export import Tracer
     from godwit_protocol.catalogue import Catalogue
     from godwit_protocol.events import Event
     from godwit_protocol.roles.effects import Address
@@ -152,9 +153,27 @@ async def append_as_operator(
     """
     from godwit.runtime.clock import SystemClock
     from godwit.runtime.lane import LaneWriter
+    from godwit_protocol import codec
     from godwit_protocol.events import Lane
 
     clock = SystemClock()
     writer = LaneWriter(clock, Lane.OPERATOR, f"cli-{clock.new_id()[-8:]}", scope)
     sealed = writer.seal(event, to=to)
-    return await sealed.append_to(log, expected_last_sequence=0 if once else None)
+    expected = 0 if once else None
+    tracer = _open_tracer()
+    if tracer is None:
+        return await sealed.append_to(log, expected_last_sequence=expected)
+    try:
+        sequence = await sealed.append_to(log, expected_last_sequence=expected, is_traced=True)
+        tracer.learn(codec.decode(sealed.data, sequence))
+    finally:
+        await tracer.close()
+    return sequence
+
+
+def _open_tracer() -> Tracer | None:
+    """What sends a span of what is asked for, if that is wanted."""
+    from godwit.runtime.config import Service, load
+    from godwit.tracing.opening import open_tracer
+
+    return open_tracer("cli", "") if load(Service.COMMAND, os.environ).tracing else None

@@ -33,6 +33,7 @@ from godwit_protocol.errors import (
     RemoteProtocolError,
     UnreachableError,
 )
+from godwit_protocol.events import Recorded
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason, Verify
 from godwit_protocol.framing import TOKEN_BYTES, session_of
@@ -106,6 +107,10 @@ class Arrival:
         """Hand the role an input that came by the log."""
         self._runner.tell(given)
 
+    def note(self, decision: Recorded) -> None:
+        """What came by the log may be what a fact answers."""
+        self._facts.causes.by_log(decision)
+
     def order(self, order: str, ordered: ev.RunOrdered, *, is_new: bool) -> None:
         """Obey an operator's order, with the id ``order``, or say why not. One that is not new may
         have been carried out before a restart: it needs no answer.
@@ -170,7 +175,7 @@ class Arrival:
         if isinstance(message, link.Welcome):
             message = msgspec.structs.replace(message, holds_content=self._holds_content)
         if self._control is not None:
-            self._control.say(message)
+            self._control.say(self._facts.telling(message))
         if isinstance(message, link.Staged):
             self._rehearse(inp.PeerGo(heard_ns=0))
 
@@ -225,6 +230,7 @@ class Arrival:
 
     def _heard(self, message: link.AnyLinkMessage) -> None:
         heard_ns = self._host.clock.monotonic_ns()
+        self._facts.causes.by_link(message)
         match message:
             case link.Hello():
                 self._take_hello(message)

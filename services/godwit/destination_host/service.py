@@ -75,6 +75,8 @@ class DestinationHost:
 
     async def _take(self, decision: Recorded, *, is_new: bool = True) -> None:
         migration = decision.envelope.migration
+        if migration in self._arrivals:
+            self._arrivals[migration].note(decision)
         match decision.event:
             case ev.PreparationOrdered():
                 await self._receive(decision, decision.event)

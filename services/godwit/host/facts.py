@@ -17,11 +17,13 @@ from godwit.runtime.lane import LaneWriter, Sealed
 from godwit.runtime.outbox import Outbox
 from godwit.runtime.signing import Signer
 from godwit_protocol import link
+from godwit_protocol.cloudevents import CAUSE
 from godwit_protocol.errors import CorruptError, UnreachableError
 from godwit_protocol.events import Event
 from godwit_protocol.framing import encode_control
 from godwit_protocol.roles.effects import Address, Append, Durability, Effect, Say
 
+from .causes import CausesHeard, FactIds
 from .disk import OpenJournal
 
 _NO_ID: Final = "00000000-0000-7000-8000-000000000000"
@@ -62,6 +64,13 @@ class FactWriter:
         self._outbox = outbox
         self._last: asyncio.Future[bool] | None = None
         self._cause = cause
+        self._ids = FactIds()
+        self.causes = CausesHeard()
+        """Where what was heard is noted, so that facts say what they came of."""
+
+    def telling(self, message: link.LinkMessage) -> link.LinkMessage:
+        """The message with the id of the fact that says the same."""
+        return self._ids.told_by(message, self.writer.new_id())
 
     def write(
         self,
@@ -76,7 +85,11 @@ class FactWriter:
         With ``JOURNALED`` it is on disk when this returns (less than a millisecond). Raises
         ``JournalFailedError`` if the journal cannot be written: then nothing was handed on.
         """
-        sealed = self.writer.seal(event, to=to, causation=self._cause)
+        kind, cause = type(event), self.causes.of(type(event))
+        causation = self._cause or (cause.event_id if cause.is_logged else "")
+        event_id = self._ids.promised(kind)
+        sealed = self.writer.seal(event, to=to, causation=causation, event_id=event_id)
+        self._ids.wrote(kind, sealed.message_id)
         self._cause = ""
         sync = durability is Durability.JOURNALED
         self._journal.append(encode_record(sealed), sync=sync, into_headroom=held)
@@ -86,7 +99,7 @@ class FactWriter:
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._flush_beside)
         self.writer.advance(sealed)
-        return self.hand_over(sealed, held=held)
+        return self.hand_over(sealed, held=held, cause=cause.event_id)
 
     def sign(self, signer: Signer) -> asyncio.Future[bool]:
         """Sign the lane, once its part in the migration is over; else as ``write``, lagging."""
@@ -116,15 +129,19 @@ class FactWriter:
         with contextlib.suppress(JournalFailedError):  # ``await_flush`` raises it again
             self._journal.flush()
 
-    def hand_over(self, sealed: Sealed, *, held: bool = False) -> asyncio.Future[bool]:
-        """Put what the journal holds into the outbox."""
+    def hand_over(
+        self, sealed: Sealed, *, held: bool = False, cause: str = ""
+    ) -> asyncio.Future[bool]:
+        """Put what the journal holds into the outbox. ``cause``: what it came of, if the event does
+        not say so.
+        """
         scope = self.writer.scope
         lane = f"{scope.kind}/{scope.id}"
         self._last = self._outbox.put(
             sealed.subject,
             sealed.data,
             sealed.message_id,
-            sealed.headers(),
+            {**({CAUSE: cause} if cause else {}), **sealed.headers()},
             lane=lane,
             held=held,
         )

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from godwit.runtime.event_log import AppendConflictError
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import GodwitError, InvalidInputError
@@ -27,8 +29,8 @@ APPENDS_WAITING_MAX: Final = 10_000
 """As many as an outbox holds. If more wait, the oldest are never counted."""
 
 Learner = Callable[[Recorded], None]
-_Append = tuple[str, bytes, float]
-"""Subject, data, and how long it took in seconds."""
+_Append = tuple[str, bytes, float, str]
+"""Subject, data, how long it took in seconds, and the id of what it came of."""
 
 
 class Appends:
@@ -41,9 +43,9 @@ class Appends:
         self._waiting: deque[_Append] = deque(maxlen=APPENDS_WAITING_MAX)
         self._learning: asyncio.TimerHandle | None = None
 
-    def appended(self, subject: str, data: bytes, seconds: float) -> None:
+    def appended(self, subject: str, data: bytes, seconds: float, cause: str = "") -> None:
         """Put it aside."""
-        self._waiting.append((subject, data, seconds))
+        self._waiting.append((subject, data, seconds, cause))
         if self._learning is None:
             loop = asyncio.get_running_loop()
             self._learning = loop.call_later(LEARN_AFTER_S, self._learn_some)
@@ -68,10 +70,17 @@ class Appends:
             self._learning = asyncio.get_running_loop().call_later(0, self._learn_some)
 
     def _learn_next(self) -> None:
-        subject, data, seconds = self._waiting.popleft()
+        subject, data, seconds, cause = self._waiting.popleft()
         stream = subjects.stream_of(subject)
         self._figures.observe(metrics.APPEND_SECONDS, seconds, stream)
         if stream == subjects.EVENTS:
             recorded = codec.decode(data)
+            if cause and not recorded.envelope.causation:
+                recorded = _caused_by(recorded, cause)
             for learn in self._learners:
                 learn(recorded)
+
+
+def _caused_by(recorded: Recorded, cause: str) -> Recorded:
+    envelope = msgspec.structs.replace(recorded.envelope, causation=cause)
+    return msgspec.structs.replace(recorded, envelope=envelope)

@@ -21,6 +21,7 @@ from godwit_protocol.events import CHAIN_START, Envelope, Event, Lane, stored_ha
 from godwit_protocol.events.signed import LaneSigned, signed_part, with_signature
 from godwit_protocol.replay.chains import Noted
 from godwit_protocol.roles.effects import Address
+from godwit_protocol.spans import with_traceparent
 
 
 class ScopeKind(StrEnum):
@@ -74,15 +75,23 @@ class Sealed:
     data: bytes
 
     async def append_to(
-        self, log: EventLog, *, expected_last_sequence: int | None = None, message_id: str = ""
+        self,
+        log: EventLog,
+        *,
+        expected_last_sequence: int | None = None,
+        message_id: str = "",
+        is_traced: bool = False,
     ) -> int:
-        """Store it now, under another message id if one is given. Raises as ``EventLog.append``."""
+        """Store it now, under another message id if one is given. ``is_traced``: its headers tell
+        where it belongs in the trace of its migration. Raises as ``EventLog.append``.
+        """
+        headers = self.headers()
         return await log.append(
             self.subject,
             self.data,
             message_id=message_id or self.message_id,
             expected_last_sequence=expected_last_sequence,
-            headers=self.headers(),
+            headers=with_traceparent(headers) if is_traced else headers,
         )
 
     def headers(self) -> Mapping[str, str]:
@@ -141,6 +150,10 @@ class LaneWriter:
             body=codec.encode_body(event),
         )
         return Sealed(self._subject(event, to), envelope.id, codec.encode(envelope))
+
+    def new_id(self) -> str:
+        """An id for an event that is told of before it is sealed."""
+        return self._clock.new_id()
 
     def sign(self, signer: Signer, seen: Noted | None = None) -> Sealed:
         """Seal the event that signs the lane up to here. ``seen``: what was read of all lanes."""

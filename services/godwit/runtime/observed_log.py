@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Protocol
 
 from godwit.runtime.nats_log import NatsLog
+from godwit_protocol.cloudevents import CAUSE
 from godwit_protocol.errors import GodwitError
 from godwit_protocol.spans import with_traceparent
 
@@ -18,8 +19,8 @@ from godwit_protocol.spans import with_traceparent
 class AppendObserver(Protocol):
     """Who is told."""
 
-    def appended(self, subject: str, data: bytes, seconds: float) -> None:
-        """A message was stored, after so long."""
+    def appended(self, subject: str, data: bytes, seconds: float, cause: str) -> None:
+        """A message was stored, after so long. ``cause``: what its headers say that it came of."""
 
     def failed(self, subject: str, error: GodwitError) -> None:
         """A compare-and-set was lost, or an append was refused, or not answered."""
@@ -61,5 +62,6 @@ class ObservedLog(NatsLog):
                 observer.failed(subject, error)
             raise
         if observer is not None:
-            observer.appended(subject, data, perf_counter() - began_s)
+            cause = headers.get(CAUSE, "") if headers else ""
+            observer.appended(subject, data, perf_counter() - began_s, cause)
         return sequence

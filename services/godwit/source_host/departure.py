@@ -24,6 +24,7 @@ from godwit.transfer.control import ControlLink
 from godwit.transfer.pacing import Pace
 from godwit_protocol import link, subjects
 from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
+from godwit_protocol.events import Recorded
 from godwit_protocol.events import migration as ev
 from godwit_protocol.framing import session_of
 from godwit_protocol.machine import MachineSpec
@@ -106,6 +107,10 @@ class Departure:
     def tell(self, given: inp.Input) -> None:
         """Hand the role an input that came by the log."""
         self._runner.tell(given)
+
+    def note(self, decision: Recorded) -> None:
+        """What came by the log may be what a fact answers."""
+        self._facts.causes.by_log(decision)
 
     def order(self, order: str, ordered: ev.RunOrdered, *, is_new: bool) -> None:
         """Obey an operator's order, with the id ``order``, or say why not. One that is not new may
@@ -204,7 +209,7 @@ class Departure:
 
     def _say(self, message: link.LinkMessage) -> None:
         if self._control is not None:
-            self._control.say(message)
+            self._control.say(self._facts.telling(message))
 
     def _say_stage(self, effect: fx.SayStage) -> None:
         self._say(
@@ -272,6 +277,7 @@ class Departure:
 
     def _heard(self, message: link.AnyLinkMessage) -> None:
         heard_ns = self._host.clock.monotonic_ns()
+        self._facts.causes.by_link(message)
         match message:
             case link.Welcome():
                 _settle(self._welcome, message)

@@ -101,6 +101,7 @@ class SourceHost:
                 await self._depart(decision, event)
                 self._inbox.finish(decision)
             case ev.RunOrdered() if departure := self._departures.get(migration):
+                departure.note(decision)
                 departure.order(decision.envelope.id, event, is_new=True)
                 self._inbox.finish(decision)
             case ev.RunOrdered():
@@ -111,6 +112,7 @@ class SourceHost:
 
     def _tell(self, decision: Recorded) -> None:
         event, migration = decision.event, decision.envelope.migration
+        self._note(decision)
         match event:
             case ev.RunOrdered() if departure := self._departures.get(migration):
                 departure.order(decision.envelope.id, event, is_new=False)
@@ -131,6 +133,11 @@ class SourceHost:
                 self._tell_departure(migration, inp.PeerFenced())
             case _:
                 _log.debug("decision_without_effect", type=type(event).__name__)
+
+    def _note(self, decision: Recorded) -> None:
+        departure = self._departures.get(decision.envelope.migration)
+        if departure is not None:
+            departure.note(decision)
 
     def _tell_departure(self, migration: str, given: inp.Input) -> None:
         departure = self._departures.get(migration)

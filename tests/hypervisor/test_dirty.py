@@ -11,6 +11,7 @@ from writer_process import Compared, Kernel, WriterProcess, empty_like, pages_of
 
 from godwit.hypervisor.native.dirty import BLOCK_PAGES, WriteProtectTracker
 from godwit.hypervisor.native.kernel import PagemapScanner
+from godwit.hypervisor.native.memory import Region
 from godwit_protocol.errors import UnreachableError
 from godwit_protocol.machine import PAGE_BYTES
 
@@ -116,6 +117,24 @@ def test_a_block_that_fills_after_arming_is_reported_without_its_holes(writer):
     assert tracker.scan()[0].tolist() == [[BLOCK_PAGES + 9, 2]]
     writer.do("store", 0, BLOCK_PAGES + 100, 1)
     assert tracker.scan()[0].tolist() == [[BLOCK_PAGES + 100, 1]]
+    memory.close()
+
+
+def test_a_memfd_is_not_asked_again_for_blocks_that_are_known_to_hold_data(writer, monkeypatch):
+    asked = []
+    original = Region.extents
+
+    def extents(region, *between):
+        asked.append((region.name, *between[:2]))
+        return original(region, *between)
+
+    memory, tracker = tracked(writer, *SIZES)
+    writer.do("store", 0, BLOCK_PAGES, 2 * BLOCK_PAGES)
+    tracker.arm()
+    monkeypatch.setattr(Region, "extents", extents)
+    assert [runs.tolist() for runs in tracker.scan()] == [[], []]
+    first, second = (region.name for region in memory.regions)
+    assert asked == [(first, 0, 512), (first, 3 * 512, 3 * 512 + 7), (second, 0, 40)]
     memory.close()
 
 

@@ -81,7 +81,7 @@ async def test_what_is_held_goes_out_by_itself_and_when_the_outbox_is_flushed(
 
 
 async def test_headers_and_id_are_stored(log: NatsLog, outbox: Outbox, unique_name: str) -> None:
-    outbox.put(fact(unique_name), b"", "id-" + unique_name, {"Key": "value"})
+    outbox.put(fact(unique_name), b"", "id-" + unique_name, lambda: {"Key": "value"})
     await outbox.flush(10)
     last = await log.last(fact(unique_name))
     assert last is not None

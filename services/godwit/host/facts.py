@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -135,13 +136,17 @@ class FactWriter:
         """Put what the journal holds into the outbox. ``cause``: what it came of, if the event does
         not say so.
         """
+
+        def headers() -> Mapping[str, str]:
+            return {**({CAUSE: cause} if cause else {}), **sealed.headers()}
+
         scope = self.writer.scope
         lane = f"{scope.kind}/{scope.id}"
         self._last = self._outbox.put(
             sealed.subject,
             sealed.data,
             sealed.message_id,
-            {**({CAUSE: cause} if cause else {}), **sealed.headers()},
+            headers,
             lane=lane,
             held=held,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,7 +48,7 @@ class _Pending:
     subject: str
     data: bytes
     message_id: str
-    headers: Mapping[str, str]
+    headers: Callable[[], Mapping[str, str]]
     since_s: float
     stored: asyncio.Future[bool]
 
@@ -95,7 +95,7 @@ class Outbox:
         subject: str,
         data: bytes,
         message_id: str,
-        headers: Mapping[str, str] | None = None,
+        headers: Callable[[], Mapping[str, str]] = dict,
         *,
         lane: str | None = None,
         held: bool = False,
@@ -104,10 +104,10 @@ class Outbox:
 
         The lane is by default the subject without its last token, the event's type. One that is
         ``held`` goes out with the next of its lane that is not, or after ``HOLD_S_MAX``: while it
-        waits, it does not compete with what is more urgent. The future that
-        is returned becomes true once the message is stored, false if the log will never take it,
-        and is cancelled by ``close``. Raises ``OutboxFullError``, or ``LocalProtocolError`` after
-        ``close``.
+        waits, it does not compete with what is more urgent. ``headers`` are made when it goes out.
+        The future that is returned becomes true once the message is stored, false if the log will
+        never take it, and is cancelled by ``close``. Raises ``OutboxFullError``, or
+        ``LocalProtocolError`` after ``close``.
         """
         if self._closed:
             raise LocalProtocolError("the outbox is closed")
@@ -118,7 +118,7 @@ class Outbox:
             )
         loop = asyncio.get_running_loop()
         stored = loop.create_future()
-        pending = _Pending(subject, data, message_id, dict(headers or {}), loop.time(), stored)
+        pending = _Pending(subject, data, message_id, headers, loop.time(), stored)
         self._count(pending, +1)
         self._enqueue(lane or subject.rpartition(".")[0], pending, held=held)
         return stored
@@ -219,7 +219,7 @@ class Outbox:
             pending.subject,
             pending.data,
             message_id=pending.message_id,
-            headers=pending.headers,
+            headers=pending.headers(),
             timeout_s=APPEND_S_MAX,
         )
 

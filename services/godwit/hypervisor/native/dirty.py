@@ -127,16 +127,25 @@ class _RegionTracker:
 
     def _sweep(self, *, reset: bool) -> tuple[Runs, NDArray[np.bool_]]:
         """Scan the blocks that hold data now. Returns written pages and a mask of blocks."""
-        blocks = np.zeros_like(self._armed)
+        blocks = self._blocks_with_data()
         found = [NO_RUNS]
-        for start, count in self.region.extents(grain=BLOCK_PAGES).tolist():
-            blocks[start // BLOCK_PAGES : -(-(start + count) // BLOCK_PAGES)] = True
+        for start, count in self._runs_of_blocks(blocks):
             address = self.region.address + start * PAGE_BYTES
             found.append(self._scanner.written(address, count * PAGE_BYTES, reset=reset))
         written = np.concatenate(found)
         written[:, 1] -= written[:, 0]
         written[:, 0] -= self.region.address
         return written // PAGE_BYTES, blocks
+
+    def _blocks_with_data(self) -> NDArray[np.bool_]:
+        """A block that was armed had data, and still has: asking the memfd again would take longer
+        than the scan, for it walks all pages that are there.
+        """
+        blocks = self._armed.copy()
+        for start, count in self._runs_of_blocks(~self._armed):
+            for first, pages in self.region.extents(start, start + count, BLOCK_PAGES).tolist():
+                blocks[first // BLOCK_PAGES : -(-(first + pages) // BLOCK_PAGES)] = True
+        return blocks
 
     def _without_holes(self, written: Runs, blocks: NDArray[np.bool_]) -> Runs:
         fresh = blocks & ~self._armed

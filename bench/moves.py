@@ -141,10 +141,16 @@ class Lab:
 
 
 @asynccontextmanager
-async def lab(nats_url: str | None = None) -> AsyncIterator[Lab]:
-    """A cluster for one script; on a server that runs already, if its URL is given."""
+async def lab(
+    nats_url: str | None = None, environ: Mapping[str, str] | None = None
+) -> AsyncIterator[Lab]:
+    """A cluster for one script; on a server that runs already, if its URL is given. ``environ`` is
+    added to the environment of its processes.
+    """
     with tempfile.TemporaryDirectory(prefix="godwit-bench-") as directory:
-        async with await Cluster.start(Path(directory), nats_url=nats_url) as cluster:
+        async with await Cluster.start(
+            Path(directory), nats_url=nats_url, environ=environ
+        ) as cluster:
             log = await NatsLog.connect(cluster.nats_url, name="bench")
             try:
                 yield Lab(log, cluster.nats_url)

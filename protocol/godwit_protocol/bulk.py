@@ -13,6 +13,10 @@ was sent must be that of what was applied.
 
     hello  { { RUN | SCATTER | ZERO | ZERO_SCATTER | OFFER }  ROUND_END }  END
 
+A RUN or SCATTER may come compressed, by a method that was agreed on before (``PACKED``). What it
+comes to is known from its header all the same, and is more than its payload. Its digest is of its
+pages as they are applied.
+
 Only an OFFER, which the first round may have, is answered: a byte a chunk, 1 if the reader's memory
 has the chunk now. Such a chunk counts as carried on both sides; the writer sends the others.
 
@@ -30,6 +34,7 @@ from typing import Final
 
 import msgspec
 
+from .compression import Compression
 from .errors import CorruptError, LocalProtocolError, RemoteProtocolError
 from .framing import (
     HEADER_BYTES,
@@ -60,6 +65,14 @@ ROUNDS_MAX: Final = 4096
 DIGEST_BYTES: Final = 16
 _DIGESTS: Final = 1 << 8 * DIGEST_BYTES
 
+PACKED: Final = {
+    FrameKind.RUN_LZ4: (FrameKind.RUN, Compression.LZ4),
+    FrameKind.SCATTER_LZ4: (FrameKind.SCATTER, Compression.LZ4),
+    FrameKind.RUN_ZSTD: (FrameKind.RUN, Compression.ZSTD),
+    FrameKind.SCATTER_ZSTD: (FrameKind.SCATTER, Compression.ZSTD),
+}
+"""What each kind of compressed frame is otherwise, and the method."""
+_PACKED_AS: Final = {plain_and_method: kind for kind, plain_and_method in PACKED.items()}
 _TOTALS: Final = struct.Struct(f"<QQQ{DIGEST_BYTES}s")
 TOTALS_BYTES: Final = _TOTALS.size
 
@@ -73,6 +86,8 @@ class BulkLink(msgspec.Struct, frozen=True):
     """Size of each region in pages."""
     digested: bool = False
     """Whether every frame is digested, on both sides."""
+    compressions: tuple[Compression, ...] = ()
+    """The methods by which pages may come compressed."""
 
     def checked(self) -> BulkLink:
         """Return self. Raises ``LocalProtocolError`` if no link can be so."""
@@ -90,7 +105,7 @@ class RoundTotals(msgspec.Struct, frozen=True):
 
     pages: int = 0
     payload_bytes: int = 0
-    """Pages and the numbers of scattered pages; without headers."""
+    """Pages, as they travel, and the numbers of scattered pages; without headers."""
     frames: int = 0
     """Frames that name pages."""
     digest: int = 0
@@ -129,7 +144,7 @@ def packed_digest(digest: int) -> bytes:
 
 
 def payload_bytes(kind: FrameKind, page_count: int) -> int:
-    """How long the payload of a frame of this kind must be."""
+    """How long the payload of a frame of this kind must be, which is not one of ``PACKED``."""
     match kind:
         case FrameKind.RUN:
             return page_count * PAGE_BYTES
@@ -145,18 +160,35 @@ def payload_bytes(kind: FrameKind, page_count: int) -> int:
             return 0
 
 
-def _totals_of(kind: FrameKind, page_count: int) -> RoundTotals:
+def _totals_of(frame: Frame) -> RoundTotals:
     """What a frame that names pages carries: an offer carries none until it is answered."""
-    carried = 0 if kind is FrameKind.OFFER else page_count
-    return RoundTotals(carried, payload_bytes(kind, page_count), frames=1)
+    carried = 0 if frame.kind is FrameKind.OFFER else frame.page_count
+    return RoundTotals(carried, frame.payload_bytes, frames=1)
 
 
 def _fault(link: BulkLink, frame: Frame) -> str:
     """What is wrong with a frame's shape and place, or nothing. Both ends ask this."""
     if frame.round_number > ROUNDS_MAX:
         return f"belongs to round {frame.round_number}, over {ROUNDS_MAX}"
+    if frame.kind in PACKED:
+        return _packed_fault(link, frame)
     if frame.payload_bytes != payload_bytes(frame.kind, frame.page_count):
         return f"has a payload of {frame.payload_bytes} bytes for {frame.page_count} pages"
+    return _place_fault(link, frame)
+
+
+def _packed_fault(link: BulkLink, frame: Frame) -> str:
+    kind, method = PACKED[frame.kind]
+    if method not in link.compressions:
+        return f"is compressed by {method.value}, which was not agreed on"
+    whole_bytes = payload_bytes(kind, frame.page_count)
+    if not whole_bytes - frame.page_count * PAGE_BYTES < frame.payload_bytes < whole_bytes:
+        return f"has {frame.payload_bytes} bytes for {frame.page_count} pages, compressed"
+    return _place_fault(link, msgspec.structs.replace(frame, kind=kind))
+
+
+def _place_fault(link: BulkLink, frame: Frame) -> str:
+    """What is wrong with what a frame names. It is not one of ``PACKED``."""
     if frame.kind in (FrameKind.ROUND_END, FrameKind.END):
         return "names pages" if frame.region or frame.first_page or frame.page_count else ""
     if frame.region >= len(link.region_pages):
@@ -230,6 +262,13 @@ class BulkWriter:
         """Header of a run; its ``page_count`` pages follow."""
         return self._pages(FrameKind.RUN, region, first_page, page_count)
 
+    def packed_run(
+        self, region: int, first_page: int, page_count: int, method: Compression, packed_bytes: int
+    ) -> bytes:
+        """Header of a run; its pages follow, compressed to ``packed_bytes``, which is less."""
+        kind = _PACKED_AS[FrameKind.RUN, method]
+        return self._pages(kind, region, first_page, page_count, packed_bytes)
+
     def zero(self, region: int, first_page: int, page_count: int) -> bytes:
         """Header of a run of zero pages; nothing follows."""
         return self._pages(FrameKind.ZERO, region, first_page, page_count)
@@ -240,6 +279,14 @@ class BulkWriter:
         That the numbers lie in the region and on this connection is for the caller to see to.
         """
         return self._pages(FrameKind.SCATTER, region, 0, page_count)
+
+    def packed_scatter(
+        self, region: int, page_count: int, method: Compression, packed_bytes: int
+    ) -> bytes:
+        """As ``scatter``; the pages follow compressed to ``packed_bytes``, which is less."""
+        kind = _PACKED_AS[FrameKind.SCATTER, method]
+        length = page_count * PAGE_NUMBER_BYTES + packed_bytes
+        return self._pages(kind, region, 0, page_count, length)
 
     def zero_scatter(self, region: int, page_count: int) -> bytes:
         """Header of scattered zero pages; their numbers follow, as those of ``scatter``."""
@@ -276,14 +323,26 @@ class BulkWriter:
         self._ended = True
         return header
 
-    def _pages(self, kind: FrameKind, region: int, first_page: int, page_count: int) -> bytes:
-        header = self._header(kind, region, first_page, page_count)
-        self._totals = self._totals.plus(_totals_of(kind, page_count))
-        return header
-
-    def _header(
-        self, kind: FrameKind, region: int = 0, first_page: int = 0, page_count: int = 0
+    def _pages(
+        self,
+        kind: FrameKind,
+        region: int,
+        first_page: int,
+        page_count: int,
+        packed_bytes: int | None = None,
     ) -> bytes:
+        length = payload_bytes(kind, page_count) if packed_bytes is None else packed_bytes
+        frame = self._checked(kind, region, first_page, page_count, length)
+        self._totals = self._totals.plus(_totals_of(frame))
+        return encode_header(frame)
+
+    def _header(self, kind: FrameKind) -> bytes:
+        return encode_header(self._checked(kind, 0, 0, 0, payload_bytes(kind, 0)))
+
+    def _checked(
+        self, kind: FrameKind, region: int, first_page: int, page_count: int, length: int
+    ) -> Frame:
+        """The next frame of the connection, counted. Raises ``LocalProtocolError``."""
         frame = Frame(
             kind,
             self._link.session,
@@ -293,13 +352,13 @@ class BulkWriter:
             region,
             first_page,
             page_count,
-            payload_bytes(kind, page_count),
+            length,
         )
         fault = "comes after END" if self._ended else _fault(self._link, frame)
         if fault:
             raise LocalProtocolError(f"a {kind.name} frame {fault}")
         self._sequence += 1
-        return encode_header(frame)
+        return frame
 
 
 class _Phase(Enum):
@@ -430,7 +489,7 @@ class BulkReader:
             case FrameKind.ROUND_END:
                 self._phase, self._frame = _Phase.TOTALS, frame
             case _:
-                self._totals = self._totals.plus(_totals_of(frame.kind, frame.page_count))
+                self._totals = self._totals.plus(_totals_of(frame))
                 if frame.payload_bytes:
                     self._phase, self._frame = _Phase.PAYLOAD, frame
                 else:
@@ -438,47 +497,3 @@ class BulkReader:
 
     def _await_header(self) -> None:
         self._phase, self._frame = _Phase.HEADER, None
-
-
-class BulkStream:
-    """A ``BulkReader`` that is fed bytes as they come, in any pieces, and keeps payloads whole.
-
-    For those who have no memory to receive into: tests and the simulator.
-    """
-
-    def __init__(self, reader: BulkReader) -> None:
-        self._reader = reader
-        self._buffer = bytearray()
-
-    def feed(self, data: Buffer) -> list[tuple[Frame, bytes]]:
-        """The frames that ``data`` completes, each with its payload.
-
-        Raises ``RemoteProtocolError`` as the reader does.
-        """
-        self._buffer += data
-        complete: list[tuple[Frame, bytes]] = []
-        while need := self._reader.need:
-            if isinstance(need, PayloadNeeded):
-                if len(self._buffer) < need.frame.payload_bytes:
-                    break
-                complete.append((need.frame, self._take_payload(need.frame)))
-            else:
-                if len(self._buffer) < need.byte_count:
-                    break
-                frame = self._reader.take_header(self._take(need.byte_count))
-                if not frame.payload_bytes:
-                    complete.append((frame, b""))
-        return complete
-
-    def _take_payload(self, frame: Frame) -> bytes:
-        payload = self._take(frame.payload_bytes)
-        if frame.kind is FrameKind.ROUND_END:
-            self._reader.take_totals(payload)
-        else:
-            self._reader.payload_taken()
-        return payload
-
-    def _take(self, byte_count: int) -> bytes:
-        taken = bytes(self._buffer[:byte_count])
-        del self._buffer[:byte_count]
-        return taken

@@ -8,6 +8,9 @@ its bytes only while the one before it still shrank what remained.
 A cap on the bandwidth holds back rounds, and never the stun. So a round that went at its cap says
 only what the link carries at least: it can raise what is expected of the stun, and lowers nothing.
 
+Nor does a round that was compressed say what the link carries: that was measured beside. The stun
+is not compressed.
+
 Pages that are written in every round need not be sent in each: they may wait for the stun, which
 would have to send them again all the same, as long as they fill no more than a share of what it may
 send. So each round is shorter, and less is written in it.
@@ -103,6 +106,14 @@ class RoundLike(Protocol):
         """Looked at, and left out."""
 
     @property
+    def compression_bytes(self) -> int:
+        """Of those sent, what compression left out."""
+
+    @property
+    def link_bytes_per_second(self) -> int:
+        """What the link carries, measured while a round was compressed; 0: by what was sent."""
+
+    @property
     def cap_bytes_per_second(self) -> int:
         """The least bandwidth that it was allowed; 0: any."""
 
@@ -180,9 +191,12 @@ def is_capped(figures: RoundLike) -> bool:
 
 
 def precopy_bandwidth(history: Sequence[RoundLike]) -> float:
-    """Bytes a second that another round can be expected to send: no more than its cap."""
-    cap = history[-1].cap_bytes_per_second
-    return min(bandwidth(history), cap or math.inf)
+    """Bytes a second that another round can be expected to send: no more than its cap, but for what
+    compression leaves out.
+    """
+    last = history[-1]
+    carried = min(bandwidth(history), last.cap_bytes_per_second or math.inf)
+    return carried * last.sent_bytes / max(last.sent_bytes - last.compression_bytes, 1)
 
 
 def slowest_bandwidth(history: Sequence[RoundLike]) -> float:
@@ -332,11 +346,15 @@ def _rounds_since_minimum(history: Sequence[RoundLike]) -> int:
 
 
 def _rate(figures: RoundLike) -> float:
-    """Bytes a second of one round; 0.0 if it sent nothing or took no time. One that left something
-    out, and sent little or mostly looked at that, tells nothing of the link either.
+    """Bytes a second that the link carried in one round; 0.0 if it sent nothing or took no time. A
+    round that left something out, and sent little or mostly looked at that, tells nothing of it
+    either.
     """
     left_out = figures.rewritten_bytes + figures.waiting_bytes
     least_bytes = max(figures.rewritten_bytes, TELLING_BYTES) if left_out else 0
     if figures.sent_bytes <= least_bytes or figures.duration_ns <= 0:
         return 0.0
-    return figures.sent_bytes / max(figures.duration_ns - figures.content_ns, 1) * 1e9
+    if figures.link_bytes_per_second:
+        return float(figures.link_bytes_per_second)
+    carried_bytes = figures.sent_bytes - figures.compression_bytes
+    return carried_bytes / max(figures.duration_ns - figures.content_ns, 1) * 1e9

@@ -65,6 +65,14 @@ class FrameKind(IntEnum):
     OFFER = 9
     """Whole chunks of a region that the destination may hold already; the payload is their numbers
     (u64), then their digests. It is answered on the same connection."""
+    RUN_LZ4 = 10
+    """As RUN, the pages compressed; they are fewer bytes then."""
+    SCATTER_LZ4 = 11
+    """As SCATTER, the pages compressed."""
+    RUN_ZSTD = 12
+    """As RUN, the pages compressed."""
+    SCATTER_ZSTD = 13
+    """As SCATTER, the pages compressed."""
 
 
 PREAMBLE_KINDS: Final = frozenset({FrameKind.CONTROL_HELLO, FrameKind.BULK_HELLO})

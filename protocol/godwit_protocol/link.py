@@ -46,11 +46,13 @@ class Hello(LinkMessage, frozen=True, kw_only=True, tag="hello"):
 class Welcome(LinkMessage, frozen=True, kw_only=True, tag="welcome"):
     """Destination: the memory is populated, the bulk connections may come. ``holds_content``: it
     has chunks of other machines or files that the machine may have too, and takes offers.
+    ``compressions``: names of the methods by which pages may come compressed.
     """
 
     version: int
     populate_ns: int
     holds_content: bool = False
+    compressions: tuple[str, ...] = ()
 
 
 class RoundApplied(LinkMessage, frozen=True, kw_only=True, tag="round_applied"):

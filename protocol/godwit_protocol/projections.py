@@ -111,6 +111,11 @@ class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return sum(done.figures.content_bytes for done in self.rounds)
 
     @property
+    def compression_bytes(self) -> int:
+        """Of those sent, what compression left out."""
+        return sum(done.figures.compression_bytes for done in self.rounds)
+
+    @property
     def stun_ns(self) -> int | None:
         """How long the machine stood still; None if it never did or it cannot be known."""
         return self.marks.stun_ns() or (self.aborted_stun_ns or None)

@@ -6,6 +6,7 @@ import pytest
 from godwit.pictures import narrative
 from godwit.pictures.narrative import Narrator, sentence
 from godwit_protocol import codec
+from godwit_protocol.compression import Compression
 from godwit_protocol.convergence import Decision, DecisionReason
 from godwit_protocol.events import (
     CHAIN_START,
@@ -118,11 +119,14 @@ def test_a_round_says_what_it_left_out() -> None:
         rewritten_bytes=2**20,
         content_bytes=2**21,
         waiting_bytes=2**22,
+        compression=Compression.ZSTD,
+        compression_bytes=2**23,
     )
     told = sentence(msgspec.structs.replace(event, figures=figures))
     assert (
         ", 4.0 KiB of zeros only named, 1.0 MiB left out that held what was sent before,"
-        " 2.0 MiB only named that the destination held already, 4.0 MiB left for the stun;" in told
+        " 2.0 MiB only named that the destination held already, 8.0 MiB saved by zstd,"
+        " 4.0 MiB left for the stun;" in told
     )
     assert "left out" not in sentence(event)
     assert "only named" not in sentence(event)

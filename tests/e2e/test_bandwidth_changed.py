@@ -1,19 +1,26 @@
-"""A migration that is held back is let go while it runs, and the log tells who asked for it."""
+"""A migration that is held back is let go while it runs, and the log tells who asked for it. What
+is held back is compressed, if that is faster.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import text_guest
 
 from godwit.cli.bandwidth import order_bandwidth
 from godwit.pictures.migrations import as_json
+from godwit_protocol.compression import Compression
 from godwit_protocol.errors import ConflictError
 from godwit_protocol.events.bandwidth import BandwidthOrdered, BandwidthRequested
-from godwit_protocol.events.migration import Limits, Outcome, PrecopyStarted
+from godwit_protocol.events.migration import Limits, Outcome, PrecopyStarted, Verify
 from godwit_protocol.pacing import BURST_BYTES
 from operations import Operations
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
+TEXT = f"{Path(text_guest.__file__)}:Text"
 CAP = 250_000
 """Bytes a second: the machine's 16 MiB would take a minute."""
 
@@ -50,4 +57,26 @@ async def test_a_bandwidth_is_raised_while_a_migration_runs(
     assert (checked["bad"], checked["table_whole"]) == (0, True)
     with pytest.raises(ConflictError, match="too late"):
         await order_bandwidth(operations.log, migration, CAP)
+    await operations.stop(name)
+
+
+async def test_what_a_cap_holds_back_goes_compressed(operations: Operations, name: str) -> None:
+    await operations.start(name, TEXT, ram="8MiB")
+    async with operations.client(name) as client:
+        before = await client.ask(b"digest")
+        limits = Limits(bandwidth_bytes_per_second=20 * CAP)
+        migration = await operations.request(name, "host-2", limits, Verify.FULL)
+        summary = await operations.ended(migration)
+        assert summary.outcome is Outcome.COMPLETED, summary.message
+        assert await client.ask(b"digest") == before
+    figures = summary.rounds[0].figures
+    assert figures.compression is not Compression.NONE
+    assert figures.compression_bytes > 0.2 * figures.sent_bytes
+    assert figures.compression_ns > 0
+    assert figures.link_bytes_per_second == 20 * CAP
+    plain_s = (figures.sent_bytes - BURST_BYTES) / (20 * CAP)
+    assert figures.duration_ns / 1e9 < 0.8 * plain_s
+    told = as_json(summary)["round_details"][0]
+    assert told["compression"] == figures.compression
+    assert told["compression_bytes"] == figures.compression_bytes == summary.compression_bytes
     await operations.stop(name)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import compression
 import content
 import guest_share
 import idle_move
@@ -38,6 +39,7 @@ SCRIPTS: dict[str, Measure] = {
     "guest_share": lambda there: guest_share.measure(there, 64, 1, 0.2),
     "content": lambda there: content.measure(there, 32, 1),
     "watchers": watched,
+    "compression": lambda there: compression.measure(there, there, 4, 1),
     "stuns": lambda there: stuns.measure(there, 32, 1, qemu=False),
 }
 

@@ -63,6 +63,17 @@ SUMMARY = MigrationSummary(
 )
 
 
+def test_a_compressed_round_tells_of_the_link_what_was_measured() -> None:
+    first = SUMMARY.rounds[0]
+    figures = msgspec.structs.replace(
+        first.figures, compression_bytes=900 * MIB, link_bytes_per_second=70 * MIB
+    )
+    packed = msgspec.structs.replace(first, figures=figures)
+    sample = link_sample(msgspec.structs.replace(SUMMARY, rounds=(packed, SUMMARY.rounds[1])))
+    assert sample is not None
+    assert sample.bytes_per_second == 70 * MIB
+
+
 def estimate() -> Estimate:
     made = forecast(
         [window(0)], [link(1e9)], Limits(), machine="m", source="host-1", destination="host-2"

@@ -406,3 +406,31 @@ def test_another_round_is_not_expected_to_send_more_than_its_cap() -> None:
     slowed = decide(history, slowing=slowing, **limits)
     assert slowed.reason is DecisionReason.SLOWING_THE_GUEST
     assert slowed.slow_percent == 100 - int(80 * 0.5 * 100 / 95)
+
+
+def compressed(link: int, remaining: int = 0, cap: int = 0) -> RoundFigures:
+    """A round of one second: 400 MiB, of which 100 travelled, over a link of that many a second."""
+    done = figures(400 * MIB, SECOND_NS, remaining)
+    return msgspec.structs.replace(
+        done,
+        compression_bytes=300 * MIB,
+        link_bytes_per_second=link * MIB,
+        cap_bytes_per_second=cap * MIB,
+    )
+
+
+def test_a_round_that_was_compressed_tells_of_the_link_what_was_measured() -> None:
+    """The stun is not compressed: 400 MiB a second is not what it will have."""
+    history = [compressed(100, 50 * MIB)]
+    assert bandwidth(history) == slowest_bandwidth(history) == 100 * MIB
+    verdict = decide(history, stun_limit_ns=300_000_000, rounds_max=30)
+    assert verdict.predicted_stun_ns == predicted_stun_ns(50 * MIB, 100 * MIB)
+    assert verdict.decision is Decision.ANOTHER_ROUND
+    assert slowest_bandwidth([compressed(100), compressed(20)]) == 20 * MIB, "a dip is seen"
+
+
+def test_a_guest_is_slowed_by_what_rounds_can_carry_compressed() -> None:
+    assert precopy_bandwidth([compressed(100)]) == 400 * MIB
+    assert precopy_bandwidth([compressed(100, cap=100)]) == 400 * MIB
+    assert is_capped(compressed(100, cap=100))
+    assert precopy_bandwidth([compressed(0, cap=100)]) == 400 * MIB, "measured by what travelled"

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bulk_stream import BulkStream
 from godwit_protocol.bulk import (
     CHUNK_PAGES,
     OFFERED_CHUNKS_MAX,
@@ -15,7 +16,6 @@ from godwit_protocol.bulk import (
     TOTALS_BYTES,
     BulkLink,
     BulkReader,
-    BulkStream,
     BulkWriter,
     HeaderNeeded,
     PayloadNeeded,
@@ -23,6 +23,7 @@ from godwit_protocol.bulk import (
     connection_of_page,
     payload_bytes,
 )
+from godwit_protocol.compression import Compression
 from godwit_protocol.errors import LocalProtocolError, RemoteProtocolError
 from godwit_protocol.framing import (
     HEADER_BYTES,
@@ -255,6 +256,48 @@ def test_rounds_are_bounded_on_both_sides():
         assert len(stream.feed(writer.round_end())) == 1
     with pytest.raises(LocalProtocolError, match="over"):
         writer.round_end()
+
+
+PACKED_LINK = msgspec.structs.replace(LINK, compressions=(Compression.LZ4,))
+
+
+def test_a_compressed_frame_carries_its_pages_in_fewer_bytes():
+    writer, reader = BulkWriter(PACKED_LINK, 0), BulkReader(PACKED_LINK, 0)
+    assert reader.take_header(writer.packed_run(1, 10, 5, Compression.LZ4, 700)).page_count == 5
+    reader.payload_taken()
+    frame = reader.take_header(writer.packed_scatter(0, 3, Compression.LZ4, 50))
+    assert (frame.kind, frame.payload_bytes) == (FrameKind.SCATTER_LZ4, 3 * 8 + 50)
+    reader.payload_taken()
+    assert writer.totals == RoundTotals(8, 700 + 3 * 8 + 50, 2)
+    end = writer.round_end()
+    reader.take_header(end[:HEADER_BYTES])
+    assert reader.take_totals(end[HEADER_BYTES:]).pages == 8
+
+
+@pytest.mark.parametrize(
+    ("link", "changes", "message"),
+    [
+        (LINK, {}, "not agreed on"),
+        (PACKED_LINK, {"kind": FrameKind.RUN_ZSTD}, "not agreed on"),
+        (PACKED_LINK, {"payload_bytes": 5 * 4096}, "compressed"),
+        (PACKED_LINK, {"payload_bytes": 0}, "compressed"),
+        (PACKED_LINK, {"first_page": 96}, "page 101 of region 1"),
+        (PACKED_LINK, {"page_count": 513, "region": 0}, "across a chunk"),
+        (PACKED_LINK, {"region": 2}, "region 2 of 2"),
+        (PACKED_LINK, {"round_number": 2}, "round 2"),
+        (PACKED_LINK, {"kind": FrameKind.SCATTER_LZ4}, "scatters"),
+        (
+            PACKED_LINK,
+            {"kind": FrameKind.SCATTER_LZ4, "first_page": 0, "payload_bytes": 5 * 8},
+            "compressed",
+        ),
+    ],
+)
+def test_a_compressed_frame_is_bounded_as_what_it_comes_to(link, changes, message):
+    frame = run_frame(kind=FrameKind.RUN_LZ4, payload_bytes=700)
+    frame = msgspec.structs.replace(frame, **changes)
+    with pytest.raises(RemoteProtocolError, match=message):
+        BulkReader(link, 0).take_header(encode_header(frame))
 
 
 OFFERED_BYTES = 8 + 32

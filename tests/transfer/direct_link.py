@@ -19,6 +19,7 @@ from godwit.transfer.receiver import IncomingSession
 from godwit.transfer.sender import BulkSender
 from godwit.transfer.sent_leaves import SentLeaves
 from godwit_protocol.bulk import BulkLink, RoundTotals
+from godwit_protocol.compression import Compression
 from godwit_protocol.machine import PAGE_BYTES
 
 SESSION = b"session1"
@@ -98,10 +99,11 @@ async def direct(
     content: Content | None = None,
     offer_content: bool = True,
     leaves: SentLeaves | None = None,
+    compressions: tuple[Compression, ...] = (),
     via: Callable[[int], int] = lambda port: port,
 ) -> AsyncIterator[Direct]:
     """``via``: given the destination's port, the one that the source is to connect to."""
-    link = BulkLink(SESSION, connections, region_pages, digested)
+    link = BulkLink(SESSION, connections, region_pages, digested, compressions)
     here, there = [[Memory(pages) for pages in region_pages] for _ in range(2)]
     listener = await LinkListener.open("127.0.0.1")
     memory = [memory.pages for memory in there]

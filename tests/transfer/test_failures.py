@@ -34,6 +34,8 @@ LINK_64M = BulkLink(SESSION, 1, (16384,))
 class Gate:
     """A pacer that lets some bytes through, says so, and then waits until it is opened."""
 
+    bytes_per_second = 0
+
     def __init__(self, byte_count: int) -> None:
         self._left = byte_count
         self.reached = threading.Event()

@@ -8,20 +8,24 @@ from direct_link import DEADLINE_S, Direct, Memory, direct, runs_of_pages, work
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from godwit.transfer import compressing
 from godwit.transfer.keyed_digest import KEY_BYTES
 from godwit.transfer.rewritten import TELLING_PAGES, RewrittenPages
 from godwit.transfer.sender import SentRound
 from godwit_protocol.bulk import CHUNK_PAGES
+from godwit_protocol.compression import METHODS, Compression
 
 PAGES = 2 * CHUNK_PAGES
 EVERY_PAGE = range(PAGES)
 FEW = 6
+WAYS = [(), *((method,) for method in METHODS)]
 WRITES = st.lists(st.tuples(st.integers(0, FEW - 1), st.integers(0, 2)), max_size=6)
 
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking always pays, from the first round on."""
+    """Looking always pays, from the first round on; and compressing the smallest round."""
+    monkeypatch.setattr(compressing, "ROUND_PAGES_MIN", 1)
     monkeypatch.setattr(RewrittenPages, "is_sought", lambda *_, in_stun: True)
     monkeypatch.setattr(RewrittenPages, "judge", lambda *_, **figures: None)
 
@@ -68,6 +72,9 @@ async def test_a_page_that_went_as_zeros_and_is_itself_again_goes_again() -> Non
 class WritesWhileSending:
     """A guest that writes whenever a frame is about to go out: after it was looked at."""
 
+    bytes_per_second = 1000
+    """So slow that whatever becomes smaller is compressed."""
+
     def __init__(self, guest: "Guest") -> None:
         self._guest = guest
 
@@ -103,16 +110,20 @@ class Guest:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(st.lists(WRITES, max_size=12), st.booleans())
+@given(
+    st.lists(WRITES, max_size=12),
+    st.booleans(),
+    st.sampled_from([(), *((each,) for each in METHODS)]),
+)
 def test_no_write_is_lost_whenever_it_comes(
-    bursts: list[list[tuple[int, int]]], digested: bool
+    bursts: list[list[tuple[int, int]]], digested: bool, methods: tuple[Compression, ...]
 ) -> None:
     """Three values in six pages: what was sent, what came between, and what was sent again."""
 
     async def scenario() -> None:
         guest = Guest(bursts)
         pacer = WritesWhileSending(guest)
-        async with direct(1, FEW, digested=digested, pacer=pacer) as link:
+        async with direct(1, FEW, digested=digested, pacer=pacer, compressions=methods) as link:
             guest.memory = link.here[0]
             for number in range(1, len(bursts) + 2):
                 guest.write_next()

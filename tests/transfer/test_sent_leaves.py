@@ -60,6 +60,8 @@ def test_in_bytes_no_interleaving_loses_a_write(bursts, rounds, chance):
 class WritesWhileSending:
     """A guest that writes whenever a frame is about to go out."""
 
+    bytes_per_second = 0
+
     def __init__(self, bursts: list[list[tuple[int, int]]]) -> None:
         self.memory: Memory | None = None
         self._bursts = iter(bursts)

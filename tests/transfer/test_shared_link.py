@@ -54,6 +54,10 @@ class Noted:
         self._lock = threading.Lock()
         pace.join()
 
+    @property
+    def bytes_per_second(self) -> int:
+        return self.pace.bytes_per_second
+
     def take(self, byte_count: int) -> None:
         with self._lock:
             self.pace.take(byte_count)

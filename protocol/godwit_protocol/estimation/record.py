@@ -107,6 +107,8 @@ def _fit(rounds: list[RoundFigures], largest: RoundFigures) -> tuple[float, int]
     largest_ns = largest.duration_ns - largest.content_ns
     if not largest.sent_bytes or largest_ns <= 0:
         return 0.0, 0
+    if largest.link_bytes_per_second:
+        return float(largest.link_bytes_per_second), 0
     rough = largest.sent_bytes / largest_ns
     others = [
         done.duration_ns - done.content_ns - done.sent_bytes / rough

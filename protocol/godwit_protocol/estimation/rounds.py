@@ -61,6 +61,8 @@ class Round(NamedTuple):
     remaining_bytes: int
     rewritten_bytes: int = 0
     content_ns: int = 0
+    compression_bytes: int = 0
+    link_bytes_per_second: int = 0
     cap_bytes_per_second: int = 0
     look_ns: int = 0
     hot_bytes: int = 0

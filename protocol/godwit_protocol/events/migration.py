@@ -9,6 +9,7 @@ import msgspec
 
 from ..catalogue import GpuMode
 from ..compatibility.verdict import Verdict
+from ..compression import Compression
 from ..convergence import Decision, DecisionReason
 from ..estimation.admission import AdmissionPolicy
 from ..machine import MachineSpec
@@ -109,6 +110,10 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     them took ``rewritten_ns``.
     ``content_bytes``: chunks that the destination held already, and that were only named; offering
     them took ``content_ns`` of the round, on the connection that it took longest on.
+    ``compression``: the method by which pages were compressed, if any were. It left
+    ``compression_bytes`` out of ``sent_bytes``, and took ``compression_ns`` of the sending threads'
+    time, with trying it. ``link_bytes_per_second``: what the link carries, as measured then, for
+    the round's own rate does not tell; 0 if nothing was compressed.
     ``cap_bytes_per_second``: the least bandwidth that was allowed while it was sent; 0: any.
     Waiting for it took ``paced_ns`` of the sending threads' time, counted so.
     ``look_ns``: what finding ``remaining_bytes`` took, where the stun must take as long for its
@@ -132,6 +137,10 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     rewritten_ns: int = 0
     content_bytes: int = 0
     content_ns: int = 0
+    compression: Compression = Compression.NONE
+    compression_bytes: int = 0
+    compression_ns: int = 0
+    link_bytes_per_second: int = 0
     cap_bytes_per_second: int = 0
     paced_ns: int = 0
     look_ns: int = 0

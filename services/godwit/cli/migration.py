@@ -337,6 +337,8 @@ def _facts(summary: MigrationSummary) -> list[tuple[str, str]]:
         facts.append(("sent", f"{size(summary.sent_bytes)} at {speed}"))
     if summary.content_bytes:
         facts.append(("held there already", size(summary.content_bytes)))
+    if summary.compression_bytes:
+        facts.append(("saved by compression", size(summary.compression_bytes)))
     if summary.stun_ns is not None:
         facts.append(("stun", duration(summary.stun_ns)))
         parts = summary.marks.components_ns().items()

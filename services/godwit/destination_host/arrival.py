@@ -79,6 +79,7 @@ class Arrival:
         self._shelf: Shelf | None = None
         """What this host holds already, open until the first round is applied."""
         self._holds_content = False
+        self._compressions = host.config.compression.methods
         self._link_session = session_of(migration)
         self._runner: RoleRunner[DestinationState] = RoleRunner(
             destination, self._perform, host.clock.monotonic_ns
@@ -173,7 +174,11 @@ class Arrival:
 
     def _say(self, message: link.LinkMessage) -> None:
         if isinstance(message, link.Welcome):
-            message = msgspec.structs.replace(message, holds_content=self._holds_content)
+            message = msgspec.structs.replace(
+                message,
+                holds_content=self._holds_content,
+                compressions=tuple(method.value for method in self._compressions),
+            )
         if self._control is not None:
             self._control.say(self._facts.telling(message))
         if isinstance(message, link.Staged):
@@ -303,6 +308,7 @@ class Arrival:
             self._link_session,
             self._hello.connections,
             digested=self._is_digested(),
+            compressions=self._compressions,
             content=shelf,
         )
         self._listener.admit_bulk(self._session)

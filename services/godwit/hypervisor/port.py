@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from godwit.transfer.pacing import Pace
 from godwit.transfer.port import BulkSession, Content
+from godwit_protocol.compression import Compression
 from godwit_protocol.machine import MachineSpec
 
 
@@ -201,6 +202,14 @@ class SentPages:
     """Chunks that the destination held already, and that were only named."""
     content_ns: int = 0
     """What offering chunks took of the round."""
+    compression: Compression = Compression.NONE
+    """By which pages were compressed, if any were."""
+    compression_bytes: int = 0
+    """Of those sent, what it left out."""
+    compression_ns: int = 0
+    """What it took of the sending threads' time, all connections together."""
+    link_bytes_per_second: int = 0
+    """What the link carries, as measured where pages were compressed; else 0."""
     waiting_bytes: int = 0
     """Dirty pages that were not sent."""
 
@@ -233,6 +242,8 @@ class LinkTarget:
     """Whether pages that hold what was sent of them before are left out."""
     offer_content: bool = False
     """Whether chunks are offered by digest before they are sent."""
+    compressions: tuple[Compression, ...] = ()
+    """The methods by which pages may be compressed where that pays, the fastest first."""
     pace: Pace | None = None
     """What spaces the frames; None: nothing does."""
 
@@ -287,10 +298,17 @@ class Incoming(Protocol):
     """A gated machine's memory on its way in. Raises as ``Outgoing`` does."""
 
     def receive(
-        self, session: bytes, connections: int, *, digested: bool, content: Content | None = None
+        self,
+        session: bytes,
+        connections: int,
+        *,
+        digested: bool,
+        compressions: tuple[Compression, ...] = (),
+        content: Content | None = None,
     ) -> BulkSession:
         """Make ready for the bulk connections of ``session``; the link's listener brings them.
-        ``content``: what this host holds already, asked in the first round.
+        ``compressions``: the methods by which pages may come compressed. ``content``: what this
+        host holds already, asked in the first round.
         """
 
     async def populate(self, extents: tuple[bytes, ...]) -> None:

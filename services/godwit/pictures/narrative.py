@@ -168,6 +168,7 @@ def _left_out(figures: ev.RoundFigures) -> str:
         (figures.zero_bytes, "of zeros only named"),
         (figures.rewritten_bytes, "left out that held what was sent before"),
         (figures.content_bytes, "only named that the destination held already"),
+        (figures.compression_bytes, f"saved by {figures.compression}"),
         (figures.waiting_bytes, "left for the stun"),
     )
     return "".join(f", {size(saved)} {how}" for saved, how in parts if saved)

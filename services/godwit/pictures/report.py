@@ -83,6 +83,7 @@ def _facts(summary: MigrationSummary, gap: ClientGap | None) -> str:
         ("took", duration(summary.duration_ns) if summary.ended_wall_ns else "it has not ended"),
         ("sent", f"{size(summary.sent_bytes)} in {count(len(summary.rounds), 'round')}"),
         ("held there already", size(summary.content_bytes)),
+        ("saved by compression", size(summary.compression_bytes)),
         ("stun", "none" if summary.stun_ns is None else duration(summary.stun_ns)),
     ]
     if gap is not None:

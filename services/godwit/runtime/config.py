@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from godwit_protocol.compression import CompressionPolicy
 from godwit_protocol.errors import InvalidInputError
 from godwit_protocol.estimation.admission import AdmissionPolicy
 from godwit_protocol.facts import DeclaredFacts
@@ -258,6 +259,18 @@ class Config:
             "on",
             "Whether chunks that the destination holds already are filled there, and do not travel"
             " (docs/data-plane.md). Both hosts must have it on.",
+            read_by=_HOST_SERVICES,
+        )
+    )
+    compression: CompressionPolicy = field(
+        metadata=_variable(
+            "GODWIT_COMPRESSION",
+            CompressionPolicy,
+            "auto, off, zstd or lz4",
+            "auto",
+            "How pages may be compressed, where the measured link is slower than that"
+            " (docs/data-plane.md): by any method, by none, or by this one. Both hosts must allow"
+            " it.",
             read_by=_HOST_SERVICES,
         )
     )

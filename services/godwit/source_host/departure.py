@@ -23,6 +23,7 @@ from godwit.hypervisor.port import Checkpoint, LinkTarget, Outgoing, SentPages, 
 from godwit.transfer.control import ControlLink
 from godwit.transfer.pacing import Pace
 from godwit_protocol import link, subjects
+from godwit_protocol.compression import agreed
 from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
 from godwit_protocol.events import Recorded
 from godwit_protocol.events import migration as ev
@@ -33,6 +34,8 @@ from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles import source
 from godwit_protocol.roles.effects import Address, Durability, Effect, Service
 from godwit_protocol.roles.source_state import MAY_BE_ORDERED, SourceState, next_deadline_ns
+
+from .round_figures import figures_of
 
 INTENT_S_MAX: Final = 3.0
 WELCOME_S_MAX: Final = 120.0
@@ -248,8 +251,12 @@ class Departure:
         async with asyncio.timeout(WELCOME_S_MAX):
             welcome = await self._welcome
         self._pace.join()
-        may_offer = welcome.holds_content and self._host.config.content_store
-        await self._outgoing.connect(replace(target, offer_content=may_offer))
+        target = replace(
+            target,
+            offer_content=welcome.holds_content and self._host.config.content_store,
+            compressions=agreed(self._host.config.compression, welcome.compressions),
+        )
+        await self._outgoing.connect(target)
         _log.info("link_up", took_ms=(self._host.clock.monotonic_ns() - started_ns) / 1e6)
         return inp.LinkUp(
             connections=target.connections,
@@ -335,29 +342,7 @@ class Departure:
             reporting.cancel()
         duration_ns = self._host.clock.monotonic_ns() - started_ns
         left = await outgoing.dirty()
-        held = self._pace.held()
-        figures = ev.RoundFigures(
-            round=number,
-            pages=sent.pages,
-            sent_bytes=sent.sent_bytes,
-            wire_bytes=sent.wire_bytes,
-            duration_ns=duration_ns,
-            scan_ns=sent.scan_ns,
-            remaining_bytes=left.total_bytes,
-            hot_bytes=left.hot_bytes,
-            look_ns=left.look_ns,
-            waiting_bytes=sent.waiting_bytes,
-            bytes_by_region=sent.bytes_by_region,
-            digest_ns=sent.digest_ns,
-            zero_bytes=sent.zero_bytes,
-            zero_ns=sent.zero_ns,
-            rewritten_bytes=sent.rewritten_bytes,
-            rewritten_ns=sent.rewritten_ns,
-            content_bytes=sent.content_bytes,
-            content_ns=sent.content_ns,
-            cap_bytes_per_second=held.cap_bytes_per_second,
-            paced_ns=held.paced_ns,
-        )
+        figures = figures_of(number, sent, left, self._pace.held(), duration_ns)
         return inp.RoundDone(figures=figures)
 
     async def _send_final(self, effect: fx.SendFinal) -> inp.Input:

@@ -15,11 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from godwit_protocol.bulk import FIRST_ROUND, BulkLink, BulkWriter, RoundTotals
+from godwit_protocol.compression import Compression
 from godwit_protocol.errors import RemoteProtocolError
 
+from .compressing import Compressing, Flow
 from .connection import BulkConnection
 from .digest import PIECE_BYTES, FrameDigest
 from .offers import NO_CHUNKS, Answer, Chunks, filled, whole_chunks, without
+from .packing import Packer
 from .partition import (
     LONG_RUN_PAGES,
     NO_RUNS,
@@ -62,6 +65,10 @@ class Pacer(Protocol):
         a frame at a time.
         """
 
+    @property
+    def bytes_per_second(self) -> int:
+        """What may go out now; 0: as much as the link carries."""
+
     def lift(self) -> None:
         """Let all pass from now on, also what waits: sending is broken off. Idempotent."""
 
@@ -75,12 +82,15 @@ class OutgoingConnection:
         index: int,
         connection: BulkConnection,
         pacer: Pacer,
+        compressing: Compressing,
         *,
         omit_zeros: bool,
         leaves: SentLeaves | None,
     ) -> None:
         self.connection = connection
         self._leaves = leaves
+        self._compressing = compressing
+        self._packer = Packer()
         self.begin_round(None, may_offer=False)
         self._omit_zeros = omit_zeros
         self._link = link
@@ -111,6 +121,7 @@ class OutgoingConnection:
         self._rewritten = rewritten
         self._may_offer = may_offer
         self.wire_bytes = self.duration_ns = 0
+        self.flow = Flow()
         self.zero_pages = self.zero_ns = 0
         self.rewritten_pages = self.rewritten_ns = 0
         self.filled_chunks = self.content_ns = 0
@@ -218,8 +229,7 @@ class OutgoingConnection:
         is_long = counts >= LONG_RUN_PAGES
         places = (np.cumsum(counts) - counts)[is_long]
         for (first, count), place in zip(pieces[is_long].tolist(), places.tolist(), strict=True):
-            header = self._writer.run(region.region, first, count)
-            self._send_gathered(header, copies[place : place + count])
+            self._send_copied_run(region, first, copies[place : place + count])
         is_short = np.repeat(~is_long, counts)
         if is_short.any():
             self._send_scatter(region, numbers[is_short], copies[is_short])
@@ -236,18 +246,53 @@ class OutgoingConnection:
     def _send_scatter(
         self, region: RegionWork, numbers: NDArray[np.int64], gathered: PageView
     ) -> None:
-        header = self._writer.scatter(region.region, len(numbers))
-        self._send_gathered(header + numbers.astype("<u8").tobytes(), gathered)
-
-    def _send_gathered(self, head: bytes, pages: PageView) -> None:
-        self._pacer.take(len(head) + pages.nbytes)
-        self._send_frame(head, [pages.reshape(-1)])
+        names = numbers.astype("<u8").tobytes()
+        method, packed = self._packed(gathered)
+        if method is Compression.NONE:
+            header = self._writer.scatter(region.region, len(numbers))
+            self._send_frame(header + names, [gathered.reshape(-1)], gathered.nbytes)
+        else:
+            header = self._writer.packed_scatter(region.region, len(numbers), method, len(packed))
+            self._send_packed(header + names, packed, gathered)
 
     def _send_run(self, region: RegionWork, first: int, count: int) -> None:
+        pages = region.pages[first : first + count]
+        if self._compressing.method is not Compression.NONE:
+            return self._send_copied_run(region, first, pages.copy())
         header = self._writer.run(region.region, first, count)
-        pages = region.pages[first : first + count].reshape(-1)
-        self._pacer.take(len(header) + pages.nbytes)
-        self._send_frame(header, [pages] if self._digest is None else self._staged(pages))
+        whole = pages.reshape(-1)
+        payload = [whole] if self._digest is None else self._staged(whole)
+        return self._send_frame(header, payload, pages.nbytes)
+
+    def _send_copied_run(self, region: RegionWork, first: int, copies: PageView) -> None:
+        """Send a run as it is in ``copies``."""
+        method, packed = self._packed(copies)
+        if method is Compression.NONE:
+            header = self._writer.run(region.region, first, len(copies))
+            self._send_frame(header, [copies.reshape(-1)], copies.nbytes)
+        else:
+            header = self._writer.packed_run(region.region, first, len(copies), method, len(packed))
+            self._send_packed(header, packed, copies)
+
+    def _packed(self, copies: PageView) -> tuple[Compression, bytes]:
+        """How pages are to go out, and compressed so; what does not become smaller, as it is."""
+        method = self._compressing.method
+        if method is Compression.NONE:
+            return method, b""
+        started_ns = time.monotonic_ns()
+        packed = self._packer.packed(method, copies.reshape(-1).data)
+        self.flow.packing_ns += time.monotonic_ns() - started_ns
+        return (method, packed) if len(packed) < copies.nbytes else (Compression.NONE, b"")
+
+    def _send_packed(self, head: bytes, packed: bytes, copies: PageView) -> None:
+        """The digest is of the pages, as the destination will have them."""
+        if self._digest is not None:
+            self._digest.add(head)
+            self._digest.add(copies.reshape(-1).data)
+        self._pace(len(head) + len(packed))
+        self._send_piece(head, memoryview(packed))
+        self.flow.saved_bytes += copies.nbytes - len(packed)
+        self._end_frame()
 
     def _staged(self, pages: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
         """Copies of ``pages``, a piece at a time. The guest writes meanwhile: what is digested and
@@ -259,19 +304,36 @@ class OutgoingConnection:
             staged[:] = piece
             yield staged
 
-    def _send_frame(self, head: bytes, payload: Iterable[NDArray[np.uint8]]) -> None:
+    def _send_frame(
+        self, head: bytes, payload: Iterable[NDArray[np.uint8]], payload_bytes: int
+    ) -> None:
+        self._pace(len(head) + payload_bytes)
         for piece in payload:
             if self._digest is not None:
                 self._digest.add(head)
                 self._digest.add(piece.data)
-            self.connection.send_framed(head, piece.data)
-            self.wire_bytes += len(head) + piece.nbytes
+            self._send_piece(head, piece.data)
             head = b""
         self._end_frame()
+
+    def _pace(self, byte_count: int) -> None:
+        """Wait until a frame with pages may go out."""
+        started_ns = time.monotonic_ns()
+        self._pacer.take(byte_count)
+        self.flow.paced_ns += time.monotonic_ns() - started_ns
+
+    def _send_piece(self, head: bytes, piece: memoryview) -> None:
+        """Send a part of a frame with pages."""
+        started_ns = time.monotonic_ns()
+        self.connection.send_framed(head, piece)
+        self.flow.sending_ns += time.monotonic_ns() - started_ns
+        self.flow.wire_bytes += len(head) + piece.nbytes
+        self.wire_bytes += len(head) + piece.nbytes
 
     def _end_frame(self) -> None:
         if self._digest is not None:
             self._writer.digested(self._digest.taken())
+        self._compressing.look()
 
     def _send_zeros(self, region: RegionWork, pieces: Runs) -> None:
         self.zero_pages += int(pieces[:, 1].sum())

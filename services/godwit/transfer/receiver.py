@@ -25,6 +25,7 @@ from godwit_protocol.bulk import (
     CHUNK_DIGEST_BYTES,
     CHUNK_PAGES,
     FIRST_ROUND,
+    PACKED,
     PAGE_NUMBER_BYTES,
     SCATTER_PAGES_MAX,
     TOTALS_BYTES,
@@ -46,6 +47,7 @@ from godwit_protocol.machine import PAGE_BYTES
 
 from .connection import STALL_S, BulkConnection, ConnectionLostError
 from .digest import PIECE_BYTES, FrameDigest
+from .packing import Packer
 from .partition import PageView
 from .port import Content
 
@@ -55,6 +57,7 @@ is silent for ever; the migration's own deadlines are shorter."""
 CLOSE_TIMEOUT_S: Final = 5.0
 FILL_S_MAX: Final = 2.0
 """How long one offer's chunks may be filled: the others are answered with no, and travel."""
+_SCATTER_BYTES_MAX: Final = SCATTER_PAGES_MAX * (PAGE_NUMBER_BYTES + PAGE_BYTES)
 
 Ts = TypeVarTuple("Ts")
 
@@ -79,7 +82,9 @@ class _Incoming:
         self._header = memoryview(bytearray(HEADER_BYTES))
         self._totals = memoryview(bytearray(TOTALS_BYTES))
         self._digest = FrameDigest(link) if link.digested else None
-        self._scattered = np.empty(SCATTER_PAGES_MAX * (PAGE_NUMBER_BYTES + PAGE_BYTES), np.uint8)
+        self._packer = Packer()
+        # Room for what is not received in place: scattered pages, and compressed runs.
+        self._taken = np.empty(max(_SCATTER_BYTES_MAX, CHUNK_PAGES * PAGE_BYTES), np.uint8)
 
     def serve(self, idle_s: float, round_ended: Callable[[int, RoundTotals], None]) -> None:
         """Apply frames until END. Raises ``RemoteProtocolError``, ``CorruptError`` or
@@ -115,6 +120,8 @@ class _Incoming:
                 self._pages_of(frame).fill(0)
             case FrameKind.OFFER:
                 self._take_offer(frame)
+            case FrameKind.RUN_LZ4 | FrameKind.RUN_ZSTD:
+                self._take_packed_run(frame)
             case _:
                 self._take_scatter(frame)
 
@@ -135,25 +142,42 @@ class _Incoming:
         self._reader.payload_taken()
 
     def _take_scatter(self, frame: Frame) -> None:
-        payload = self._scattered[: frame.payload_bytes]
+        payload = self._taken[: frame.payload_bytes]
         self._connection.receive(payload.data)
-        self._digest_more(payload.data)
         numbers_bytes = frame.page_count * PAGE_NUMBER_BYTES
         numbers = payload[:numbers_bytes].view("<u8")
+        pages = self._unpacked(frame, payload[numbers_bytes:])
+        self._digest_more(payload[:numbers_bytes].data)
+        self._digest_more(pages.data)
         self._check_numbers(frame, numbers)
         region = self._regions[frame.region]
-        if frame.kind is FrameKind.SCATTER:
-            pages = payload[numbers_bytes:].reshape(frame.page_count, PAGE_BYTES)
-            region[numbers.astype(np.int64)] = pages
-        else:
+        if frame.kind is FrameKind.ZERO_SCATTER:
             region[numbers.astype(np.int64)] = 0
+        else:
+            region[numbers.astype(np.int64)] = pages.reshape(frame.page_count, PAGE_BYTES)
         self._reader.payload_taken()
+
+    def _take_packed_run(self, frame: Frame) -> None:
+        payload = self._taken[: frame.payload_bytes]
+        self._connection.receive(payload.data)
+        place = self._pages_of(frame).reshape(-1)
+        place[:] = self._unpacked(frame, payload)
+        self._digest_more(place.data)
+        self._reader.payload_taken()
+
+    def _unpacked(self, frame: Frame, pages: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The bytes of a frame's pages, which came as ``pages``. Raises ``CorruptError``."""
+        if frame.kind not in PACKED:
+            return pages
+        _, method = PACKED[frame.kind]
+        whole_bytes = frame.page_count * PAGE_BYTES
+        return np.frombuffer(self._packer.unpacked(method, pages.data, whole_bytes), np.uint8)
 
     def _take_offer(self, frame: Frame) -> None:
         """Fill what is held already, and answer. What is filled in vain is overwritten: the source
         sends every page of a chunk that it offered in vain.
         """
-        payload = self._scattered[: frame.payload_bytes]
+        payload = self._taken[: frame.payload_bytes]
         self._connection.receive(payload.data)
         self._digest_more(payload.data)
         chunk_count = frame.page_count // CHUNK_PAGES

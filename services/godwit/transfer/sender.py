@@ -14,9 +14,11 @@ from functools import reduce
 from typing import Final, TypeVar
 
 from godwit_protocol.bulk import CHUNK_PAGES, BulkLink, RoundTotals, packed_digest
+from godwit_protocol.compression import Compression
 from godwit_protocol.errors import AbortedError, LocalProtocolError, UnreachableError
 from godwit_protocol.machine import PAGE_BYTES
 
+from .compressing import Compressing
 from .connection import CONNECT_TIMEOUT_S, STALL_S, BulkConnection
 from .outgoing import OutgoingConnection, Pacer, RegionWork
 from .partition import check_runs
@@ -55,9 +57,19 @@ class SentRound:
     """Chunks that the destination held already, and that were only named."""
     content_ns: int = 0
     """What offering chunks took of the round, on the connection that it took longest on."""
+    compression: Compression = Compression.NONE
+    """By which pages were compressed, if any were."""
+    compression_bytes: int = 0
+    """Of those sent, what it left out."""
+    compression_ns: int = 0
+    """What it took of the connections' threads, together, with trying it."""
+    link_bytes_per_second: int = 0
+    """What the link carries, as measured where pages were compressed; else 0."""
 
 
 class _Unpaced:
+    bytes_per_second = 0
+
     def take(self, byte_count: int) -> None:
         pass
 
@@ -89,8 +101,17 @@ class BulkSender:
         self._offer_content = offer_content and leaves is None
         self._leaves = leaves
         self._rewritten = RewrittenPages(link.region_pages) if omit_rewritten else None
+        self._compressing = Compressing(link.compressions, pacer)
         self._outgoing = [
-            OutgoingConnection(link, index, connection, pacer, omit_zeros=omit_zeros, leaves=leaves)
+            OutgoingConnection(
+                link,
+                index,
+                connection,
+                pacer,
+                self._compressing,
+                omit_zeros=omit_zeros,
+                leaves=leaves,
+            )
             for index, connection in enumerate(connections)
         ]
         self._pacer = pacer
@@ -164,12 +185,15 @@ class BulkSender:
         may_offer = self._offer_content and not in_stun
         for outgoing in self._outgoing:
             outgoing.begin_round(rewritten, may_offer=may_offer)
+        flows = [outgoing.flow for outgoing in self._outgoing]
+        self._compressing.begin_round(work, flows, in_stun=in_stun)
         is_small = sum(int(region.runs[:, 1].sum()) for region in work) <= SMALL_ROUND_PAGES
         on_all = self._one_by_one if is_small else self._on_every_connection
         totals = reduce(RoundTotals.plus, on_all(lambda outgoing: outgoing.send_round(work)))
         self._sent = self._sent.plus(totals)
         zero_pages = sum(outgoing.zero_pages for outgoing in self._outgoing)
         content_pages = CHUNK_PAGES * sum(outgoing.filled_chunks for outgoing in self._outgoing)
+        link_bytes_per_second = self._compressing.end_round()
         sent = SentRound(
             pages=totals.pages,
             sent_bytes=(totals.pages - zero_pages - content_pages) * PAGE_BYTES,
@@ -183,6 +207,10 @@ class BulkSender:
             rewritten_ns=sum(outgoing.rewritten_ns for outgoing in self._outgoing),
             content_bytes=content_pages * PAGE_BYTES,
             content_ns=max(outgoing.content_ns for outgoing in self._outgoing),
+            compression=self._compressing.used,
+            compression_bytes=sum(flow.saved_bytes for flow in flows),
+            compression_ns=sum(flow.packing_ns for flow in flows) + self._compressing.sampling_ns,
+            link_bytes_per_second=link_bytes_per_second,
         )
         self._judge(sent)
         return sent

@@ -15,6 +15,7 @@ import numpy as np
 from godwit.transfer.port import Content
 from godwit.transfer.receiver import IncomingSession
 from godwit_protocol.bulk import BulkLink
+from godwit_protocol.compression import Compression
 from godwit_protocol.errors import RemoteProtocolError
 
 from .memory import MachineMemory, Runs
@@ -45,11 +46,17 @@ class IncomingMemory:
             await asyncio.to_thread(self._populate_here, runs)
 
     def receive(
-        self, session: bytes, connections: int, *, digested: bool, content: Content | None = None
+        self,
+        session: bytes,
+        connections: int,
+        *,
+        digested: bool,
+        compressions: tuple[Compression, ...] = (),
+        content: Content | None = None,
     ) -> IncomingSession:
         """See ``port.Incoming``."""
         pages = tuple(region.page_count for region in self._memory.regions)
-        link = BulkLink(session, connections, pages, digested)
+        link = BulkLink(session, connections, pages, digested, compressions)
         memory = [region.pages for region in self._memory.regions]
         self._session = IncomingSession(link, memory, content=content)
         return self._session

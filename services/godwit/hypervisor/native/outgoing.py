@@ -69,7 +69,9 @@ class OutgoingMemory:
     async def connect(self, target: LinkTarget) -> None:
         """See ``port.Outgoing``."""
         pages = tuple(region.page_count for region in self._memory.regions)
-        link = BulkLink(target.session, target.connections, pages, target.digested)
+        link = BulkLink(
+            target.session, target.connections, pages, target.digested, target.compressions
+        )
         async with self._in_use:
             sender = await asyncio.to_thread(
                 BulkSender.connect,
@@ -200,6 +202,10 @@ class OutgoingMemory:
             rewritten_ns=sent.rewritten_ns,
             content_bytes=sent.content_bytes,
             content_ns=sent.content_ns,
+            compression=sent.compression,
+            compression_bytes=sent.compression_bytes,
+            compression_ns=sent.compression_ns,
+            link_bytes_per_second=sent.link_bytes_per_second,
             waiting_bytes=waiting_bytes,
         )
 

@@ -17,6 +17,7 @@ from godwit.hypervisor.port import DirtyPages, LinkTarget, SentPages
 from godwit.transfer.pacing import Pace
 from godwit.transfer.port import Content
 from godwit_protocol.bulk import FIRST_ROUND, BulkLink, RoundTotals
+from godwit_protocol.compression import Compression
 from godwit_protocol.errors import AbortedError, RefusedError, UnreachableError
 from godwit_protocol.framing import Preamble
 from godwit_protocol.machine import PAGE_BYTES
@@ -297,9 +298,15 @@ class ProcessIncoming:
         self._session: ProcessSession | None = None
 
     def receive(
-        self, session: bytes, connections: int, *, digested: bool, content: Content | None = None
+        self,
+        session: bytes,
+        connections: int,
+        *,
+        digested: bool,
+        compressions: tuple[Compression, ...] = (),
+        content: Content | None = None,
     ) -> ProcessSession:
-        """As ``Incoming.receive``. Nothing is ever offered here."""
+        """As ``Incoming.receive``. Nothing is ever offered or compressed here."""
         link = BulkLink(session, connections, (page_count(self._vmm.spec),), digested)
         self._session = ProcessSession(link, self._process, self._vmm)
         return self._session

@@ -61,12 +61,13 @@ async def moves_of(
     labs: tuple[Lab, Lab], case: Case, size_mib: int, turns: int
 ) -> tuple[list[Move], list[Move]]:
     """As it is, and without compression."""
+    found: tuple[list[Move], list[Move]] = [], []
     async with machines(labs, case.guest, size_mib) as names:
-        found = [
-            [await there.move(name, case.limits) for there, name in zip(labs, names, strict=True)]
-            for _ in range(turns)
-        ]
-    return [ours for ours, _ in found], [theirs for _, theirs in found]
+        sides = list(zip(labs, names, found, strict=True))
+        for turn in range(turns):
+            for there, name, moves in sides if turn % 2 else reversed(sides):
+                moves.append(await there.move(name, case.limits))
+    return found
 
 
 async def measure(there: Lab, without: Lab, size_mib: int, turns: int) -> records.Record:

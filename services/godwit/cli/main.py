@@ -1,7 +1,7 @@
 """The command ``godwit``: its subcommands, and what a failure looks like from outside.
 
 A failure is one clear message on standard error and an exit code that says its kind, never a
-traceback. Heavy libraries are imported by the commands that need them.
+traceback. Subcommands are imported when asked for, heavy libraries by those that need them.
 """
 
 from __future__ import annotations
@@ -14,47 +14,18 @@ import typer
 
 from godwit_protocol.errors import GodwitError
 
-from . import (
-    archive,
-    capacity,
-    demo,
-    estimate,
-    estimates,
-    events,
-    gpus,
-    keys,
-    machine,
-    migration,
-    replay,
-    simulate,
-    up,
-    watch,
-)
 from .connection import LEVEL_VARIABLE, is_debugging
+from .subcommands import Subcommands
 
 DEFECT_STATUS: Final = GodwitError.exit_code
 
 app = typer.Typer(
     name="godwit",
+    cls=Subcommands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Move running AI machines between hosts, every step an event.",
 )
-app.command("demo")(demo.demo)
-app.command("up")(up.up)
-app.add_typer(machine.app, name="machine")
-app.command("migrate")(migration.migrate)
-app.add_typer(migration.app, name="migration")
-app.command("events")(events.events)
-app.command("watch")(watch.watch)
-app.command("gpus")(gpus.gpus)
-app.command("capacity")(capacity.capacity)
-app.command("estimate")(estimate.estimate)
-app.command("estimates")(estimates.estimates)
-app.add_typer(replay.app, name="replay")
-app.add_typer(archive.app, name="archive")
-app.add_typer(keys.app, name="keys")
-app.command("simulate")(simulate.simulate)
 
 
 def _print_version(wanted: bool) -> None:

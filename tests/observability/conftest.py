@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 import pytest_asyncio
@@ -10,6 +12,7 @@ import pytest_asyncio
 from godwit.cli.migration import cancel_migration
 from godwit.local_cluster.cluster import Cluster
 from godwit.runtime.nats_log import NatsLog
+from godwit_protocol.errors import ConflictError
 from godwit_protocol.events.migration import Limits, Outcome, RoundCompleted
 from observed_cluster import Observed
 from operations import NO_CONVERGENCE, Operations
@@ -17,7 +20,16 @@ from span_collector import SpanCollector
 
 HOG = "godwit.guests.memhog:Memhog"
 BUSY = ("GODWIT_MEMHOG_RATE=50000000",)
+LET_GO_S_MAX = 30.0
 QUIET = ("GODWIT_MEMHOG_RATE=0",)
+
+
+async def stopped(operations: Operations, machine: str) -> None:
+    """Stop it, once its host has let go of the migration that has just ended."""
+    async with asyncio.timeout(LET_GO_S_MAX):
+        while True:
+            with suppress(ConflictError):
+                return await operations.stop(machine)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -42,7 +54,7 @@ async def observed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ob
             await operations.event(aborted, RoundCompleted)
             assert (await cancel_migration(log, aborted)).outcome is Outcome.ABORTED
             # The cluster outlives these tests: nobody is to pay for a busy guest.
-            await operations.stop("hog")
+            await stopped(operations, "hog")
             await operations.start("quiet", HOG, "host-2", vgpus=("1g.10gb",), env=QUIET)
             yield Observed(cluster, log, collector, completed, aborted)
             await log.close()

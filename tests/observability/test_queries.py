@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import subprocess
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from prometheus_client.samples import Sample
 
 from godwit.metrics import definitions
 from observed_cluster import Observed
+from real_prometheus import Prometheus, find, running
 
 FOLDER = Path(__file__).parents[2] / "deploy/observability"
 BOARD = json.loads((FOLDER / "grafana/dashboards/godwit.json").read_text())
@@ -49,12 +51,17 @@ QUERIES = [*board_queries(), *rule_queries()]
 WHERE = [where for where, _, _ in QUERIES]
 
 
-def parsed(expr: str) -> promql.Expr:
-    """Raises ``ValueError`` for what is no PromQL."""
+def filled_in(expr: str) -> str:
+    """As Grafana sends it."""
     for variable, value in GRAFANA_S.items():
         expr = expr.replace(variable, value)
     assert "$" not in expr
-    return promql.parse(expr)
+    return expr
+
+
+def parsed(expr: str) -> promql.Expr:
+    """Raises ``ValueError`` for what is no PromQL."""
+    return promql.parse(filled_in(expr))
 
 
 def parts(expr: promql.Expr) -> list[Any]:
@@ -118,6 +125,54 @@ async def test_a_query_finds_what_services_export(
     assert set(re.findall(r"{{ ?(\w+) ?}}", told)) <= shown, f"{where}: a label that is not there"
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def prometheus(
+    observed: Observed, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Prometheus]:
+    """A real one that has scraped every service often enough to tell rates."""
+    targets = {
+        (role, process.partition("_")[0].rpartition("-")[0] if "-" in process else ""): process
+        for process, role in PROCESSES.items()
+    }
+    addresses = {key: observed.address(process) for key, process in targets.items()}
+    async with running(tmp_path_factory.mktemp("prometheus"), addresses) as server:
+
+        async def has_rates() -> bool:
+            found = await server.ask("query", query="count_over_time(up[1m]) > 3 and up == 1")
+            return len(found["result"]) == len(addresses)
+
+        await server.until(has_rates)
+        yield server
+
+
+@pytest.mark.e2e
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_real_prometheus_answers_every_query_of_the_dashboard(
+    prometheus: Prometheus,
+) -> None:
+    asked = {where: filled_in(expr) for where, expr, _ in board_queries()}
+    found = {
+        # What is only shown where it is more than nothing must be there, too.
+        where: await prometheus.ask("query", query=expr.replace("> 0", ">= 0"))
+        for where, expr in asked.items()
+    }
+    assert [where for where, answer in found.items() if not answer["result"]] == []
+
+
+@pytest.mark.e2e
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_real_prometheus_evaluates_every_rule(prometheus: Prometheus) -> None:
+    async def evaluated() -> bool:
+        groups = (await prometheus.ask("rules"))["groups"]
+        return all(rule["lastEvaluation"] > "2" for group in groups for rule in group["rules"])
+
+    await prometheus.until(evaluated)
+    rules = [rule for group in (await prometheus.ask("rules"))["groups"] for rule in group["rules"]]
+    assert {rule["name"] for rule in rules} == {rule["alert"] for rule in RULES}
+    assert [(rule["name"], rule.get("lastError")) for rule in rules if rule["health"] != "ok"] == []
+    assert {rule["name"] for rule in rules if rule["state"] == "firing"} == set()
+
+
 def test_what_is_no_query_or_no_metric_would_be_found() -> None:
     with pytest.raises(ValueError, match="invalid promql"):
         parsed("sum by (le (rate(godwit_migration_stun_seconds_bucket[5m])))")
@@ -154,6 +209,18 @@ def test_the_dashboard_s_panels_are_apart_and_have_a_source() -> None:
         taken |= cells
         if panel["type"] != "row":
             assert panel["datasource"]["uid"] in uids
+
+
+def test_promtool_takes_the_configuration_and_the_rules() -> None:
+    checks = (
+        ("check", "config", FOLDER / "prometheus.yml"),
+        ("check", "rules", FOLDER / "alerts.yml"),
+    )
+    for words in checks:
+        done = subprocess.run(
+            [find("promtool"), *words], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_alert_says_how_bad_it_is_and_what_it_means() -> None:

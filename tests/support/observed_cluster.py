@@ -29,9 +29,17 @@ class Observed:
 
     async def scrape(self, service: str) -> list[Sample]:
         """All samples of one service, such as ``coordinator`` or ``host-1-source_host``."""
-        text = await asyncio.to_thread(_text, _url(self.cluster, service))
+        text = await asyncio.to_thread(_text, f"http://{self.address(service)}/metrics")
         families = text_string_to_metric_families(text)
         return [sample for family in families for sample in family.samples]
+
+    def address(self, service: str) -> str:
+        """Where a service answers."""
+        host, _, role = service.rpartition("-")
+        place = f"hosts/{host}/{role}" if host else f"services/{service}/*"
+        (file,) = self.cluster.directory.glob(f"{place}/health.json")
+        told = json.loads(file.read_text())
+        return f"{told['host']}:{told['port']}"
 
     async def until(self, service: str, name: str, value: float, **labels: str) -> None:
         """Wait until a sample has a value: facts are counted a little after they are stored."""
@@ -40,14 +48,6 @@ class Observed:
                 for sample in await self.scrape(service):
                     if (sample.name, sample.labels, sample.value) == (name, labels, value):
                         return
-
-
-def _url(cluster: Cluster, service: str) -> str:
-    host, _, role = service.rpartition("-")
-    place = f"hosts/{host}/{role}" if host else f"services/{service}/*"
-    (file,) = cluster.directory.glob(f"{place}/health.json")
-    address = json.loads(file.read_text())
-    return f"http://{address['host']}:{address['port']}/metrics"
 
 
 def _text(url: str) -> str:

@@ -11,8 +11,7 @@ nothing, goes the same way: what offering in vain takes.
 
 from __future__ import annotations
 
-import asyncio
-
+import ending
 import records
 from moves import Lab, Move, lab
 
@@ -91,4 +90,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    ending.run(main())

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+import ending
 import msgspec
 
 from godwit_protocol.convergence import (
@@ -256,7 +257,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     if given.record:
-        recorded = asyncio.run(record())
+        recorded = ending.run(record())
         TRACES.write_bytes(msgspec.json.format(msgspec.json.encode(recorded)) + b"\n")
     results = compare(load_traces())
     if given.json:

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import ending
+
 RUNS = 5
+RUN_S_MAX = 180
 GODWIT = Path(sys.executable).with_name("godwit")
 
 
 def run_once() -> dict[str, Any]:
-    done = subprocess.run(
-        [GODWIT, "demo", "--json"], check=True, capture_output=True, text=True, timeout=180
-    )
+    done = ending.completed([str(GODWIT), "demo", "--json"], RUN_S_MAX)
+    done.check_returncode()
     findings: dict[str, Any] = json.loads(done.stdout)
     return findings
 
@@ -44,4 +45,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    ending.obey_sigterm()
     main()

@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import ending
+
 from godwit.cli.machine import ask_machine, make_spec, start_machine, stop_machine
 from godwit.cli.migration import request_migration
 from godwit.cli.progress import SilentDisplay, follow
@@ -147,4 +149,4 @@ def table(rows: Sequence[dict[str, float | str]]) -> str:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    ending.run(main())

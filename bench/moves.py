@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,8 +82,9 @@ class Move:
 class Lab:
     """A cluster of two hosts, and machines on them."""
 
-    def __init__(self, log: NatsLog, nats_url: str) -> None:
-        self.log, self.nats_url = log, nats_url
+    def __init__(self, log: NatsLog, cluster: Cluster) -> None:
+        self.log = log
+        self.cluster = cluster
         self._at: dict[str, int] = {}
 
     @asynccontextmanager
@@ -142,17 +143,19 @@ class Lab:
 
 @asynccontextmanager
 async def lab(
-    nats_url: str | None = None, environ: Mapping[str, str] | None = None
+    nats_url: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    launch_through: Sequence[str] = (),
 ) -> AsyncIterator[Lab]:
     """A cluster for one script; on a server that runs already, if its URL is given. ``environ`` is
-    added to the environment of its processes.
+    added to the environment of its processes; ``launch_through`` as in ``Cluster.start``.
     """
     with tempfile.TemporaryDirectory(prefix="godwit-bench-") as directory:
         async with await Cluster.start(
-            Path(directory), nats_url=nats_url, environ=environ
+            Path(directory), nats_url=nats_url, environ=environ, launch_through=launch_through
         ) as cluster:
             log = await NatsLog.connect(cluster.nats_url, name="bench")
             try:
-                yield Lab(log, cluster.nats_url)
+                yield Lab(log, cluster)
             finally:
                 await log.close()

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+from ending import DIES_WITH_US
 
 MADV_POPULATE_WRITE = 23
 CHUNK_BYTES = 2 << 20
@@ -146,9 +147,8 @@ def iperf3_bytes_per_second(seconds: int) -> float:
     assert seconds > 0
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    server = subprocess.Popen(
-        ["iperf3", "-s", "-1", "-p", port, "-B", "127.0.0.1"], stdout=subprocess.DEVNULL
-    )
+    words = [*DIES_WITH_US, "iperf3", "-s", "-1", "-p", port, "-B", "127.0.0.1"]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     try:
         _wait_for(int(port))
         client = ("iperf3", "-c", "127.0.0.1", "-p", port, "-Z", "-J", "-t", str(seconds))

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ending import DIES_WITH_US
+
 PROGRAM = "qemu-system-x86_64"
 PAGE_BYTES = 4096
 TICKS_A_SECOND = 1_193_182
@@ -200,8 +202,17 @@ def _qemu(folder: Path, size_mib: int, kernel: Path, *more: str, populated: bool
     folder.mkdir()
     prealloc = "on" if populated else "off"
     backend = f"memory-backend-memfd,id=ram,size={size_mib}M,prealloc={prealloc}"
-    words = [PROGRAM, "-nodefaults", "-display", "none", "-accel", "tcg", "-m", f"{size_mib}M"]
-    words += ["-object", backend, "-machine", "pc,memory-backend=ram", "-kernel", str(kernel)]
+    words = [*DIES_WITH_US, PROGRAM, "-nodefaults", "-display", "none", "-accel", "tcg"]
+    words += [
+        "-m",
+        f"{size_mib}M",
+        "-object",
+        backend,
+        "-machine",
+        "pc,memory-backend=ram",
+        "-kernel",
+        str(kernel),
+    ]
     words += ["-debugcon", f"file:{folder / 'console'}"]
     words += ["-qmp", f"unix:{folder / 'monitor'},server=on,wait=off", *more]
     process = subprocess.Popen(words)

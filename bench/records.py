@@ -86,6 +86,11 @@ class Record:
         }
 
 
+def failure(script: str, why: str) -> dict[str, Any]:
+    """What a file holds of a script that did not end well."""
+    return {"script": script, "failed": why}
+
+
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95 % interval of the median, by resampling."""
     draw = random.Random(0)
@@ -124,6 +129,8 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 def markdown(record: dict[str, Any]) -> str:
     """The table of a file, with its notes."""
+    if "failed" in record:
+        return f"`{record['script']}` failed when it was run last: {record['failed']}"
     lines = [" | ".join(("", *COLUMNS, "")).strip(), "|" + "---|" * len(COLUMNS)]
     lines += [" | ".join(("", *cells(row), "")).strip() for row in record["rows"]]
     turns, load = record["turns"], record["load_average"]

@@ -15,6 +15,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
+import ending
+
 from godwit.runtime.log_file import LogFile
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
@@ -98,7 +100,14 @@ async def stored(log: NatsLog, count: int) -> None:
 async def served(folder: Path) -> tuple[int, float, float]:
     """As ``folded``, from a server: seconds that passed, and those of this process."""
     server = await NatsServer.start(folder)
-    log = await NatsLog.connect(server.url, name="bench")
+    try:
+        return await _read_from(server.url)
+    finally:
+        await server.stop()
+
+
+async def _read_from(url: str) -> tuple[int, float, float]:
+    log = await NatsLog.connect(url, name="bench")
     await provision(log)
     await stored(log, SERVED_EVENTS)
     began_s, used_s, events = time.perf_counter(), time.process_time(), 0
@@ -108,7 +117,6 @@ async def served(folder: Path) -> tuple[int, float, float]:
         events += 1
     taken = events, time.perf_counter() - began_s, time.process_time() - used_s
     await log.close()
-    await server.stop()
     return taken
 
 
@@ -143,7 +151,7 @@ def main() -> None:
             print(
                 f"folded   {read:>9,} events: {read / took_s:>9,.0f} a second, {peak_mib():.0f} MiB"
             )
-        read, took_s, used_s = asyncio.run(served(Path(folder) / "server"))
+        read, took_s, used_s = ending.run(served(Path(folder) / "server"))
         print(
             f"served   {read:>9,} events: {read / took_s:>9,.0f} a second,"
             f" {read / used_s:,.0f} a second of processor time"

@@ -4,20 +4,23 @@
 
 ``make bench`` runs it. Each script can be run alone, and longer. What a script prints goes into
 ``OUT/NAME.txt``, its figures into ``OUT/NAME.json`` where it keeps them so. ``--write`` puts the
-tables into docs/performance.md (``bench/tables.py``). A script that fails does not stop the others.
+tables into docs/performance.md (``bench/tables.py``), each when its script is done. A script that
+fails does not stop the others; its table then says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
+import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import ending
 import peers
+import records
 import tables
 
 FOLDER = Path(__file__).parent
@@ -26,19 +29,33 @@ JOB_S_MAX = 1200
 
 @dataclass(frozen=True)
 class Job:
-    """A script, with what it is given. ``quick``: for a short look; ``keeps``: it writes JSON."""
+    """A script, with what it is given. ``quick``: for a short look; ``keeps``: it writes JSON;
+    ``has_peers``: it measures what is to be installed.
+    """
 
     name: str
     words: Sequence[str] = ()
     quick: Sequence[str] = ("--quick",)
     keeps: bool = True
+    has_peers: bool = False
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a script ended. ``why``: the last that it said, if it failed."""
+
+    name: str
+    took_s: float
+    why: str = ""
 
 
 JOBS = (
-    Job("idle_move"),
-    Job("writing_move"),
-    Job("stuns"),
+    Job("idle_move", has_peers=True),
+    Job("writing_move", has_peers=True),
+    Job("stuns", has_peers=True),
     Job("guest_share"),
+    Job("service_memory"),
+    Job("calls"),
     Job("content"),
     Job("watchers"),
     Job("compression"),
@@ -53,29 +70,36 @@ JOBS = (
 )
 
 
-def run(job: Job, out: Path, *, quick: bool) -> bool:
-    """Run one script; whether it ended well."""
+def run(job: Job, out: Path, *, quick: bool) -> Ran:
+    """Run one script. What it found before is gone."""
+    kept = out / f"{job.name}.json"
+    kept.unlink(missing_ok=True)
     words = [sys.executable, str(FOLDER / f"{job.name}.py"), *(job.quick if quick else job.words)]
     if job.keeps:
-        words += ["--json", str(out / f"{job.name}.json")]
+        words += ["--json", str(kept)]
     print(f"\n== {job.name}", flush=True)
     began = time.monotonic()
-    try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, timeout=JOB_S_MAX, check=False, cwd=FOLDER.parent
-        )
-    except subprocess.TimeoutExpired:
-        print(f"did not end within {JOB_S_MAX} s", flush=True)
-        return False
+    done = ending.completed(words, JOB_S_MAX, cwd=FOLDER.parent)
+    took_s = time.monotonic() - began
     (out / f"{job.name}.txt").write_text(done.stdout + done.stderr)
     print(_shown(done.stdout if done.returncode == 0 else done.stdout + done.stderr))
-    print(f"({time.monotonic() - began:.0f} s, status {done.returncode})", flush=True)
-    return done.returncode == 0
+    print(f"({took_s:.0f} s, status {done.returncode})", flush=True)
+    if done.returncode == 0:
+        return Ran(job.name, took_s)
+    why = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+    kept.write_text(json.dumps(records.failure(f"bench/{job.name}.py", why)))
+    return Ran(job.name, took_s, why)
 
 
 def _shown(printed: str) -> str:
     """For people: without the line of JSON that some begin with."""
     return "\n".join(line for line in printed.splitlines() if not line.startswith(("[{", "{")))
+
+
+def summary(ran: Sequence[Ran]) -> str:
+    """A line a script."""
+    lines = [f"{each.name:16} {each.took_s:5.0f} s  {each.why or 'well'}" for each in ran]
+    return "\n".join([*lines, f"{'all':16} {sum(each.took_s for each in ran):5.0f} s"])
 
 
 def main() -> None:
@@ -86,15 +110,22 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the tables into the docs")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    for lack in peers.install():
-        print(f"missing: {lack}")
     jobs = [job for job in JOBS if not given.only or job.name in given.only]
-    failed = [job.name for job in jobs if not run(job, given.out, quick=given.quick)]
-    if given.write:
-        tables.write(given.out)
-    if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
+    for lack in peers.install() if any(job.has_peers for job in jobs) else ():
+        print(f"missing: {lack}")
+    ran: list[Ran] = []
+    for job in jobs:
+        ran.append(run(job, given.out, quick=given.quick))
+        if given.write:
+            tables.write(given.out, [job.name])
+    print(f"\n{summary(ran)}")
+    if any(each.why for each in ran):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    ending.obey_sigterm()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("told to end")

@@ -20,6 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import ending
 import records
 
 from godwit.cli.machine import ask_machine, make_spec, start_machine, stop_machine
@@ -168,4 +169,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    ending.run(main())

@@ -13,6 +13,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
+import ending
 import records
 from moves import LONG_STUN, Lab, lab
 from peers import has, without
@@ -89,4 +90,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    ending.run(main())

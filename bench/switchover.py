@@ -28,6 +28,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import ending
+
 from godwit.cli.machine import make_spec, start_machine
 from godwit.cli.migration import request_migration
 from godwit.cli.progress import SilentDisplay, follow
@@ -289,7 +291,7 @@ def main() -> None:
     parser.add_argument("--timeline", action="store_true", help="show the median move's")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="switchover-", dir=given.dir) as directory:
-        result = asyncio.run(measure(given.moves, given.ram, Path(directory)))
+        result = ending.run(measure(given.moves, given.ram, Path(directory)))
     summary = summarised(result)
     if given.json:
         given.json.write_text(json.dumps({**summary, **result}, indent=2) + "\n")

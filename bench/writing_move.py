@@ -16,6 +16,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
+import ending
 import records
 from moves import Lab, lab
 from peers import has, without
@@ -87,4 +88,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    ending.run(main())

@@ -29,7 +29,7 @@ Measure = Callable[[Lab], Awaitable[Any]]
 
 
 async def watched(there: Lab) -> records.Record:
-    async with watchers.audience(there.nats_url, 5) as audience:
+    async with watchers.audience(there.cluster.nats_url, 5) as audience:
         return await watchers.measure(there, audience, os.getpid(), 32, 1)
 
 
@@ -46,7 +46,7 @@ SCRIPTS: dict[str, Measure] = {
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def there(operations: Operations) -> AsyncIterator[Lab]:
-    yield Lab(operations.log, operations.cluster.nats_url)
+    yield Lab(operations.log, operations.cluster)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

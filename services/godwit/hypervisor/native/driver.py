@@ -8,14 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Final
-
-import numpy as np
 
 from godwit.runtime.choices import DirtyTracking
 from godwit.transfer.sent_leaves import SentLeaves
@@ -33,7 +31,7 @@ from .channel import Channel, readable
 from .digest_tracker import DigestTracker
 from .dirty import WriteProtectTracker
 from .incoming import IncomingMemory
-from .memory import MachineMemory, Runs, available_bytes
+from .memory import MachineMemory, Runs, available_bytes, batches
 from .outgoing import OutgoingMemory
 from .paths import LAUNCHER_SOCKET, MachineFolder
 from .tracking_lease import TrackingLease
@@ -44,8 +42,6 @@ ANSWER_S_MAX: Final = 5.0
 GUEST_S_MAX: Final = 60.0
 """For what runs the guest's own code: its construction and its boot may read large files."""
 POPULATE_S_MAX: Final = 30.0
-POPULATE_PAGES: Final = 16384
-"""Pages a command populates at most twice of: between two the VMM answers others."""
 END_S_MAX: Final = 5.0
 
 
@@ -115,7 +111,7 @@ class NativeVmm:
         """
         regions = (await self.status()).spec.regions()
         for region, runs in zip(regions, extents, strict=True):
-            for batch in _batches(runs):
+            for batch in batches(runs):
                 command = wire.Populate(region.name, batch.astype("<i8").tobytes())
                 await self._channel.ask(command, wire.Done, POPULATE_S_MAX)
 
@@ -341,15 +337,3 @@ def _check_memory(spec: MachineSpec) -> None:
             f"machine {spec.name} wants {spec.ram_bytes} bytes of RAM; {available} are available",
             hint="give it less, or start it on another host",
         )
-
-
-def _batches(runs: Runs) -> Iterator[Runs]:
-    """Cut ``runs`` into groups of up to twice ``POPULATE_PAGES`` pages."""
-    pieces = -(-runs[:, 1] // POPULATE_PAGES)
-    which = np.repeat(np.arange(len(runs)), pieces)
-    piece = np.arange(len(which)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    starts = runs[which, 0] + piece * POPULATE_PAGES
-    counts = np.minimum(runs[which].sum(axis=1) - starts, POPULATE_PAGES)
-    group = np.cumsum(counts) // POPULATE_PAGES
-    cut = np.stack([starts, counts], axis=1)
-    return iter(np.split(cut, np.flatnonzero(np.diff(group)) + 1) if len(cut) else [])

@@ -1,7 +1,8 @@
 """A native machine's memory on its way in: the gated VMM's regions and the data plane's far end.
 
 ``port.Incoming``. The pages that the source holds are populated in the VMM, where the guest will
-touch them, and mapped here, where they arrive.
+touch them, and here, where they arrive. Both do it at once and begin at opposite ends: each page is
+made by whoever comes first, and the other only maps it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from godwit.transfer.port import Content
 from godwit.transfer.receiver import IncomingSession
 from godwit_protocol.bulk import BulkLink
 from godwit_protocol.compression import Compression
-from godwit_protocol.errors import RemoteProtocolError
+from godwit_protocol.errors import AbortedError, RemoteProtocolError
 
-from .memory import MachineMemory, Runs
+from .memory import MachineMemory, Runs, batches
 from .outgoing import region_digests
 
 PopulateVmm: TypeAlias = Callable[[Sequence[Runs]], Awaitable[None]]
@@ -32,18 +33,26 @@ class IncomingMemory:
         self._memory = memory
         self._populate_vmm = populate_vmm
         self._session: IncomingSession | None = None
+        self._has_given_up = False
+        """Whether nothing more is to be populated."""
         self._in_use = asyncio.Lock()
         """Held while a thread works with the memory; ``close`` waits for it."""
 
     async def populate(self, extents: tuple[bytes, ...]) -> None:
-        """See ``port.Incoming``. Raises ``RemoteProtocolError`` for extents outside the regions."""
+        """See ``port.Incoming``. Raises ``RemoteProtocolError`` for extents outside the regions,
+        ``AbortedError`` after ``close``.
+        """
         runs = [
             _checked_runs(data, region.page_count)
             for data, region in zip(extents, self._memory.regions, strict=True)
         ]
-        await self._populate_vmm(runs)
-        async with self._in_use:
-            await asyncio.to_thread(self._populate_here, runs)
+        here = asyncio.create_task(self._mapped_here(runs))
+        try:
+            await self._populate_vmm(runs)
+            await asyncio.shield(here)
+        finally:
+            self._has_given_up |= not here.done()
+            await asyncio.gather(here, return_exceptions=True)
 
     def receive(
         self,
@@ -68,15 +77,25 @@ class IncomingMemory:
 
     async def close(self) -> None:
         """See ``port.Incoming``."""
+        self._has_given_up = True
         if self._session is not None:
             await self._session.close()
             self._session = None
         async with self._in_use:
             self._memory.close()
 
+    async def _mapped_here(self, extents: list[Runs]) -> None:
+        async with self._in_use:
+            await asyncio.to_thread(self._populate_here, extents)
+
     def _populate_here(self, extents: list[Runs]) -> None:
-        for region, runs in zip(self._memory.regions, extents, strict=True):
-            region.populate(runs)
+        """From the end, as the VMM does from the beginning."""
+        parts = zip(self._memory.regions, extents, strict=True)
+        for region, runs in reversed(list(parts)):
+            for batch in reversed(batches(runs)):
+                if self._has_given_up:
+                    raise AbortedError("populating was given up")
+                region.populate(batch, is_tracked=False)
 
 
 def _checked_runs(data: bytes, page_count: int) -> Runs:

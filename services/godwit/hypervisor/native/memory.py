@@ -29,14 +29,32 @@ Runs = NDArray[np.int64]
 
 NO_RUNS: Final[Runs] = np.empty((0, 2), dtype=np.int64)
 
-RESERVE_BYTES: Final = 64 * 2**20
-"""Left to the rest of the host when memory is populated."""
+RESERVE_BYTES: Final = 192 * 2**20
+"""Left to the rest of the host when memory is populated: more than a batch, of which two may be
+under way at once.
+"""
+BATCH_PAGES: Final = 16384
+"""Pages that are populated in one go, up to twice of it: in between others are answered."""
 _DIGEST_CHUNK_PAGES: Final = 512
+_BLOCK_BYTES: Final = 512
+"""As stat counts them."""
 
 
 def runs_of(extents: Sequence[tuple[int, int]]) -> Runs:
     """Return ``extents``, pairs of (start page, page count), as ``Runs``."""
     return np.array(extents, dtype=np.int64).reshape(-1, 2)
+
+
+def batches(runs: Runs) -> list[Runs]:
+    """Cut ``runs`` into groups of up to twice ``BATCH_PAGES`` pages, in order."""
+    pieces = -(-runs[:, 1] // BATCH_PAGES)
+    which = np.repeat(np.arange(len(runs)), pieces)
+    piece = np.arange(len(which)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    starts = runs[which, 0] + piece * BATCH_PAGES
+    counts = np.minimum(runs[which].sum(axis=1) - starts, BATCH_PAGES)
+    group = np.cumsum(counts) // BATCH_PAGES
+    cut = np.stack([starts, counts], axis=1)
+    return np.split(cut, np.flatnonzero(np.diff(group)) + 1) if len(cut) else []
 
 
 class Region:
@@ -78,17 +96,28 @@ class Region:
         end = self.page_count if end_page is None else end_page
         return _joined(runs_of(list(_extents(self.fd, start_page, end, grain))))
 
-    def populate(self, runs: Runs) -> None:
+    def populate(self, runs: Runs, *, is_tracked: bool = True) -> None:
         """Make the pages of ``runs`` really there, in the memfd and in this process's page table.
+        ``is_tracked``: whether writes of this process are tracked, as the VMM's are.
 
         Raises ``RefusedError`` if memory is lacking, ``ValueError`` for pages that do not exist.
         """
+        _check_available(self._lacking_bytes(runs))
+        # What was mapped to be read may then be written too, unless that is tracked; and the kernel
+        # maps what is there already many pages at a time.
+        self._advise(runs, kernel.MADV_POPULATE_WRITE if is_tracked else kernel.MADV_POPULATE_READ)
+
+    def map_held(self, runs: Runs) -> None:
+        """Put pages that are there into this process's page table, many at a time."""
+        self._advise(runs, kernel.MADV_POPULATE_READ)
+
+    def _advise(self, runs: Runs, advice: int) -> None:
         if len(runs) and (runs.min() < 0 or runs.sum(axis=1).max() > self.page_count):
             raise ValueError(f"region {self.name} has {self.page_count} pages")
         for start, count in runs.tolist():
             address = self._own_address + start * PAGE_BYTES
             try:
-                kernel.madvise(address, count * PAGE_BYTES, kernel.MADV_POPULATE_WRITE)
+                kernel.madvise(address, count * PAGE_BYTES, advice)
             except OSError as error:
                 if error.errno not in (errno.ENOMEM, errno.EFAULT):
                     raise
@@ -96,6 +125,13 @@ class Region:
                     f"no memory for {count} pages of region {self.name}",
                     hint="free memory on this host, or move the machine to another",
                 ) from error
+
+    def _lacking_bytes(self, runs: Runs) -> int:
+        """How much of ``runs`` may not be there yet. Told by how much there is in all: to look for
+        each hole would take a tenth of what populating takes.
+        """
+        holes = self.page_count - os.fstat(self.fd).st_blocks * _BLOCK_BYTES // PAGE_BYTES
+        return min(int(runs[:, 1].sum()), holes) * PAGE_BYTES
 
     def digest(self) -> bytes:
         """SHA-256 of the region's contents. A hole and a page of zeros are the same.
@@ -127,7 +163,7 @@ def available_bytes() -> int:
     raise UnsupportedError("/proc/meminfo has no MemAvailable", hint="Linux is needed")
 
 
-def check_available(wanted_bytes: int) -> None:
+def _check_available(wanted_bytes: int) -> None:
     """Raise ``RefusedError`` unless so much memory can be had, and ``RESERVE_BYTES`` be left.
 
     The kernel refuses no page of a memfd: it kills processes instead.

@@ -20,7 +20,7 @@ from godwit_protocol.machine import PAGE_BYTES
 
 from ..port import DirtyPages, LinkTarget, SentPages
 from .dirty import DirtyTracker
-from .memory import MachineMemory, Runs
+from .memory import MachineMemory, Runs, batches
 from .tracking_lease import TrackingLease
 from .waiting import WaitingPages
 
@@ -54,6 +54,8 @@ class OutgoingMemory:
         self._leaves = leaves
         self._slowing: asyncio.Task[None] | None = None
         self._sender: BulkSender | None = None
+        self._mapping: asyncio.Task[None] | None = None
+        """Of the memory, until the link is open."""
         self._aborted = False
         self._armed = False
         self._round_bytes = 0
@@ -64,6 +66,7 @@ class OutgoingMemory:
     async def held(self) -> tuple[bytes, ...]:
         """See ``port.Outgoing``."""
         extents = [region.extents(grain=EXTENT_GRAIN_PAGES) for region in self._memory.regions]
+        self._mapping = asyncio.create_task(self._mapped())
         return tuple(runs.astype("<i8").tobytes() for runs in extents)
 
     async def connect(self, target: LinkTarget) -> None:
@@ -72,6 +75,8 @@ class OutgoingMemory:
         link = BulkLink(
             target.session, target.connections, pages, target.digested, target.compressions
         )
+        if self._mapping is not None:
+            await asyncio.shield(self._mapping)
         async with self._in_use:
             sender = await asyncio.to_thread(
                 BulkSender.connect,
@@ -144,6 +149,20 @@ class OutgoingMemory:
             self._tracker.close()
             self._memory.close()
             self._lease.release()
+
+    async def _mapped(self) -> None:
+        """Map here what is there: else each page is, at its first read, in the first round. The
+        destination populates its own meanwhile.
+        """
+        async with self._in_use:
+            await asyncio.to_thread(self._map_held)
+
+    def _map_held(self) -> None:
+        for region in self._memory.regions:
+            for batch in batches(region.extents()):
+                if self._aborted:
+                    return
+                region.map_held(batch)
 
     async def _keep_slow(self, percent: int) -> None:
         while True:

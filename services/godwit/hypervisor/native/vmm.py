@@ -33,14 +33,13 @@ from godwit_protocol.errors import (
     RemoteProtocolError,
     UnsupportedError,
 )
-from godwit_protocol.machine import PAGE_BYTES
 
 from ..port import VmmState
 from . import kernel, wire
 from .execution import Execution
 from .guest_io import GuestIo
 from .guest_queues import IoState
-from .memory import MachineMemory, check_available
+from .memory import MachineMemory
 from .paths import MachineFolder
 from .server import ControlServer
 from .slowing import Slowing
@@ -274,7 +273,6 @@ class VmmProcess:
     def _populate(self, name: str, runs: bytes) -> wire.Done:
         try:
             pages = np.frombuffer(runs, "<i8").reshape(-1, 2)
-            check_available(int(pages[:, 1].sum()) * PAGE_BYTES)
             self._memory[name].populate(pages)
         except (KeyError, ValueError) as error:
             raise InvalidInputError(

@@ -1,0 +1,72 @@
+"""All of the bench: what fails of it is named, and what is told to end leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import run_all
+import tables
+
+from godwit.local_cluster import process_tree
+
+BENCH = Path(__file__).parents[2] / "bench"
+UP_S_MAX, END_S_MAX = 60.0, 60.0
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
+
+
+def clusters(folder: Path) -> list[Path]:
+    return list(folder.glob("godwit-bench-*"))
+
+
+def vmms(folder: Path) -> list[int]:
+    """Those of the clusters below ``folder``."""
+    pids = [pid for each in clusters(folder) for pid in left(each)]
+    return [pid for pid in pids if process_tree.VMM_MODULE in command(pid)]
+
+
+def left(folder: Path) -> list[int]:
+    return sorted({*process_tree.find_processes(folder), *process_tree.find_services(folder)})
+
+
+def command(pid: int) -> bytes:
+    path = Path(f"/proc/{pid}/cmdline")
+    return path.read_bytes() if path.exists() else b""
+
+
+async def test_nothing_is_left_of_a_bench_that_is_terminated(tmp_path: Path) -> None:
+    words = [str(BENCH / "run_all.py"), "--quick", "--only", "guest_share", "--out", str(tmp_path)]
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    bench = await asyncio.create_subprocess_exec(sys.executable, *words, env=environ)
+    try:
+        async with asyncio.timeout(UP_S_MAX):
+            while not vmms(tmp_path):
+                assert bench.returncode is None, "it ended before its machine ran"
+                await asyncio.sleep(0.02)
+        (folder,) = clusters(tmp_path)
+        bench.terminate()
+        async with asyncio.timeout(END_S_MAX):
+            assert await bench.wait() != 0
+    finally:
+        if bench.returncode is None:
+            bench.send_signal(signal.SIGKILL)
+            await bench.wait()
+    assert left(folder) == []
+    assert not clusters(tmp_path)
+
+
+def test_a_script_that_fails_is_named_in_its_table_and_in_the_summary(tmp_path: Path) -> None:
+    (tmp_path / "nowhere.json").write_text("what an earlier run found")
+    ran = [run_all.run(run_all.Job("nowhere"), tmp_path, quick=True), run_all.Ran("other", 2.0)]
+    assert "No such file" in ran[0].why
+    failed, other, _ = run_all.summary(ran).splitlines()
+    assert "nowhere" in failed and "No such file" in failed
+    assert "other" in other and "well" in other
+    page = "<!-- bench: nowhere -->\nold\n<!-- end of bench -->"
+    assert "bench/nowhere.py` failed when it was run last" in tables.renewed(page, tmp_path)
+    assert tables.renewed(page, tmp_path, ["other"]) == page

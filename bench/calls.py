@@ -4,7 +4,7 @@ A machine is moved to and fro by services that count their calls, of functions a
 all of their threads from one move to the next (``counting.py``). It writes nothing at first, so
 that all goes in whole runs, and then pages anywhere, which are gathered and scattered.
 
-    python bench/calls.py [--size-mib 512] [--turns 5] [--quick] [--json FILE]
+    python bench/calls.py [--size-mib 1024] [--turns 5] [--quick] [--json FILE]
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from moves import HOSTS, Lab, lab
 from godwit_protocol.events.migration import Limits, Verify
 
 GOAL = 1.0
-"""Calls a page, all threads of a service together: were anything done for each page, it would be more."""
+"""Calls a page, of all threads of a service: were anything done for each page, it would be more."""
 RATE = 200_000_000
 LIMITS = Limits(stun_limit_ns=1_000_000_000)
 NAME = "counted"
@@ -89,7 +89,7 @@ async def measure(there: Lab, folder: Path, size_mib: int, turns: int) -> record
 
 
 async def main() -> None:
-    given = records.given(__doc__, size_mib=512, quick_mib=64, turns=5)
+    given = records.given(__doc__, size_mib=1024, quick_mib=256, turns=5)
     with tempfile.TemporaryDirectory() as folder:
         path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ |= {"COUNTS_DIR": folder, "PYTHONPATH": os.pathsep.join(path)}

@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,16 +41,23 @@ def command(pid: int) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-async def test_nothing_is_left_of_a_bench_that_is_terminated(tmp_path: Path) -> None:
-    words = [str(BENCH / "run_all.py"), "--quick", "--only", "guest_share", "--out", str(tmp_path)]
-    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a path that leaves room for a socket's."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+async def test_nothing_is_left_of_a_bench_that_is_terminated(short: Path) -> None:
+    words = [str(BENCH / "run_all.py"), "--quick", "--only", "guest_share", "--out", str(short)]
+    environ = {**os.environ, "TMPDIR": str(short)}
     bench = await asyncio.create_subprocess_exec(sys.executable, *words, env=environ)
     try:
         async with asyncio.timeout(UP_S_MAX):
-            while not vmms(tmp_path):
+            while not vmms(short):
                 assert bench.returncode is None, "it ended before its machine ran"
                 await asyncio.sleep(0.02)
-        (folder,) = clusters(tmp_path)
+        (folder,) = clusters(short)
         bench.terminate()
         async with asyncio.timeout(END_S_MAX):
             assert await bench.wait() != 0
@@ -57,7 +66,7 @@ async def test_nothing_is_left_of_a_bench_that_is_terminated(tmp_path: Path) -> 
             bench.send_signal(signal.SIGKILL)
             await bench.wait()
     assert left(folder) == []
-    assert not clusters(tmp_path)
+    assert not clusters(short)
 
 
 def test_a_script_that_fails_is_named_in_its_table_and_in_the_summary(tmp_path: Path) -> None:

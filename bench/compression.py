@@ -9,12 +9,12 @@ is faster than any compressor here, and once with the bandwidth capped.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import ending
 import records
 from moves import MEMHOG, Lab, Move, lab
 
@@ -108,4 +108,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    ending.run(main())

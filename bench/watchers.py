@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ending
 import records
 from moves import Lab, Move, lab
 from sampling import cpu_s
@@ -266,6 +267,6 @@ async def main() -> None:
 
 if __name__ == "__main__":
     if LISTEN in sys.argv:
-        asyncio.run(subscribers(sys.argv[2], int(sys.argv[3])))
+        ending.run(subscribers(sys.argv[2], int(sys.argv[3])))
     else:
-        asyncio.run(main())
+        ending.run(main())

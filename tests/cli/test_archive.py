@@ -13,8 +13,10 @@ import pytest_asyncio
 from conftest import Godwit
 
 from godwit.archive.archiving import Archiving, Fate
+from godwit.archive.reading import ArchivedLog
 from godwit.archive.restoring import Restored, Restoring
 from godwit.archive.store import Step, Store, said
+from godwit.pictures.migrations import all_migrations
 from godwit.runtime.event_log import MESSAGE_ID_HEADER
 from godwit.runtime.log_file import LogFile
 from godwit.runtime.nats_log import LogRequestError, NatsLog
@@ -228,12 +230,9 @@ async def test_the_command_restores_all_into_an_empty_log(
     archived_golden(Store(place))
     done = await godwit("archive", "restore", str(place), "--all", url=own_server.url)
     assert done.out.endswith("3 migrations in the log, whole\n"), done.err
-    listed = await godwit("migration", "list", "--json", url=own_server.url)
-    from_there = await godwit("migration", "list", "--json", "--from", str(place), url="")
-    assert listed.out == from_there.out
-    assert len(json.loads(listed.out)) == len(OVER)
-    unknown = await godwit("archive", "restore", str(place), "ffff-none", url=own_server.url)
-    assert unknown.status == 3
+    there = await all_migrations(own_log)
+    assert there == await all_migrations(ArchivedLog(Store(place)))
+    assert len(there) == len(OVER)
 
 
 async def test_the_policy_says_what_stays(told: NatsLog, tmp_path: Path) -> None:
@@ -273,12 +272,8 @@ async def test_the_command_archives_lists_and_checks(
     file = Store(tmp_path / "archive").path(gone)
     shown = await godwit("migration", "show", gone[-8:], url=own_server.url)
     assert (shown.status, f"{file} on " in shown.out, "completed" in shown.out) == (0, True, True)
-    as_json = await godwit("migration", "show", gone, "--json", url=own_server.url)
-    assert json.loads(as_json.out)["path"] == str(file)
     elsewhere = await godwit("replay", "timeline", gone, url=own_server.url)
     assert (elsewhere.status, "has gone to the archive" in elsewhere.err) == (3, True)
-    there = await godwit("replay", "timeline", gone[-8:], "--from", place, url="")
-    assert "host-1 → host-2: completed" in there.out, there.err
     told_again = await godwit("replay", "verify", "--all", "--from", str(file), url="")
     assert "1 migration, 19 events: 0 wrong" in told_again.out, told_again.err
     file.write_bytes(b"\x1f\x8bnothing")

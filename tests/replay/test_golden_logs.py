@@ -11,11 +11,12 @@ from typing import Final
 import msgspec
 import pytest
 
-from godwit.cli.replay_otherwise import setting_of
+from godwit.cli.replay_otherwise import setting_of, settings_of
 from godwit.runtime.log_file import LogFile
 from godwit_protocol import codec
 from godwit_protocol.convergence import Decision, DecisionReason
 from godwit_protocol.errors import InvalidInputError
+from godwit_protocol.estimation.policies import Policy
 from godwit_protocol.events import Lane, UnknownEvent
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Outcome
@@ -125,6 +126,40 @@ def test_another_deadline_ends_it_when_that_has_passed() -> None:
     assert (short.too_late, short.stun_ns, len(short.rounds)) == (True, None, 1)
     long = what_if(move, setting_of(move, {"deadline": "1h", "stun_limit": "1s"}))
     assert (long.too_late, long.decision) == (False, Decision.STUN)
+
+
+@pytest.mark.parametrize("policy", [each for each in Policy if each is not Policy.GODWIT])
+def test_anothers_rule_decides_from_the_same_rounds(policy: Policy) -> None:
+    """It was cancelled in its fourth round; any of them would have stunned it before."""
+    move = move_of("v1-aborted")
+    (setting,) = settings_of(move, {"policy": policy.value})
+    course = what_if(move, setting)
+    assert (course.decision, len(course.rounds), course.recorded_rounds) == (Decision.STUN, 3, 3)
+    assert [done.figures for done in course.rounds] == [
+        done.figures for done in move.summary.rounds[:3]
+    ]
+    (never,) = settings_of(move, {"policy": policy.value, "link": "1Mbit", "deadline": "1s"})
+    late = what_if(move, never)
+    assert (late.too_late, late.stun_ns) == (True, None), "a rule that never gives up is ended"
+
+
+def test_policies_are_named_once_each_or_all() -> None:
+    move = move_of("v1-aborted")
+    several = settings_of(move, {"policy": "qemu,nova,qemu"})
+    assert [each.policy for each in several] == [Policy.QEMU, Policy.NOVA]
+    assert len(settings_of(move, {"policy": "all"})) == len(Policy)
+    assert [each.policy for each in settings_of(move, {})] == [Policy.GODWIT]
+    with pytest.raises(InvalidInputError, match="no policy is called so"):
+        settings_of(move, {"policy": "hope"})
+
+
+def test_what_is_taken_of_the_guest_is_counted() -> None:
+    move = move_of("v1-aborted")
+    given = {"policy": "qemu-auto-converge", "link": "1Mbit", "slow_max": "80", "deadline": "1h"}
+    (setting,) = settings_of(move, given)
+    course = what_if(move, setting)
+    assert 0 < course.lost_ns < course.precopy_ns
+    assert max(done.slow_percent for done in course.rounds) <= 80
 
 
 def test_a_decision_that_differs_is_named() -> None:

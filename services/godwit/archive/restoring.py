@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Final, NamedTuple
 
-from godwit.runtime.event_log import MESSAGE_ID_HEADER, EventLog
+from godwit.runtime.event_log import FIRST_STORED_HEADER, MESSAGE_ID_HEADER, EventLog
 from godwit_protocol import subjects
 from godwit_protocol.errors import CorruptError, RefusedError
 from godwit_protocol.replay.lines import Message
@@ -67,7 +67,7 @@ class Restoring:
         if here != said(messages[: len(here)]):
             raise RefusedError(f"the log holds another story of migration {migration}")
         for message in messages[len(here) :]:
-            headers = dict(message.headers)
+            headers = {FIRST_STORED_HEADER: str(message.time_ns), **message.headers}
             message_id = headers.pop(MESSAGE_ID_HEADER, f"restored-{message.sequence}")
             await self._log.append(
                 message.subject, message.data, message_id=message_id, headers=headers

@@ -343,7 +343,17 @@ def _facts(summary: MigrationSummary) -> list[tuple[str, str]]:
         facts.append(("stun", duration(summary.stun_ns)))
         parts = summary.marks.components_ns().items()
         facts += [(f"  {part}", duration(part_ns)) for part, part_ns in parts]
+    elif summary.marks.stopped_ns:
+        facts.append(("stun", _unknown_stun(summary)))
     return facts
+
+
+def _unknown_stun(summary: MigrationSummary) -> str:
+    if summary.outcome is Outcome.IN_DOUBT:
+        return f"it was stunned; whether it runs on {summary.destination} cannot be proven"
+    if summary.outcome is Outcome.RUNNING:
+        return "it is stunned"
+    return "not known: the two hosts have no clock in common"
 
 
 def _bandwidth(summary: MigrationSummary) -> str:

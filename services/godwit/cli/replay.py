@@ -151,7 +151,7 @@ async def import_log(log: EventLog, file: LogFile) -> int:
     Raises ``RefusedError`` if the event log is not empty, ``UnreachableError``, and as
     ``open_source``.
     """
-    from godwit.runtime.event_log import MESSAGE_ID_HEADER
+    from godwit.runtime.event_log import FIRST_STORED_HEADER, MESSAGE_ID_HEADER
 
     for stream in EXPORTED:
         async for stored in reading.messages(log, subjects.STREAM_SUBJECTS[stream]):
@@ -161,7 +161,7 @@ async def import_log(log: EventLog, file: LogFile) -> int:
             )
     imported = 0
     for message in file.messages():
-        rest = dict(message.headers)
+        rest = {FIRST_STORED_HEADER: str(message.time_ns), **message.headers}
         message_id = rest.pop(MESSAGE_ID_HEADER, f"imported-{imported}")
         await log.append(message.subject, message.data, message_id=message_id, headers=rest)
         imported += 1

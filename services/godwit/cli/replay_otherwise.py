@@ -120,7 +120,7 @@ def show(move: Move, settings: Sequence[Setting]) -> None:
         _show_beside(before, after[0], move)
         return
     names = ["as recorded", *(courses.RULES[setting.policy] for setting in settings)]
-    figures = [courses.figures(before, move), *map(courses.figures, after)]
+    figures = [courses.figures(course, move) for course in (before, *after)]
     drawn = courses.bars([before, *after])
     rows = [(name, *told, bars) for name, told, bars in zip(names, figures, drawn, strict=True)]
     heads = ("", *courses.HEADS, "left after each round")
@@ -132,14 +132,14 @@ def _show_beside(before: Course, after: Course, move: Move) -> None:
     rounds = range(max(len(before.rounds), len(after.rounds)))
     output.print_table(_COLUMNS, [_row(before, after, number, most) for number in rounds], "")
     output.print_line("")
-    both = zip(courses.figures(before, move), courses.figures(after), strict=True)
+    both = zip(courses.figures(before, move), courses.figures(after, move), strict=True)
     totals = [(head, *told) for head, told in zip(courses.HEADS, both, strict=True)]
     output.print_table(("WHAT", "RECORDED", "OTHERWISE"), totals, "")
     played = len(after.rounds) - after.recorded_rounds
     output.print_line(
-        f"{count(after.recorded_rounds, 'round')} as recorded, {played} played"
-        if played
-        else "every round is as it was recorded"
+        "every round is as it was recorded, and so is what was decided"
+        if after.rounds == before.rounds
+        else f"{count(after.recorded_rounds, 'round')} as recorded, {played} played"
     )
 
 

@@ -8,9 +8,9 @@ from typing import Final
 from godwit_protocol.convergence import Decision
 from godwit_protocol.estimation.policies import Policy
 from godwit_protocol.events import migration as ev
-from godwit_protocol.replay.what_if import Course, Move
+from godwit_protocol.replay.what_if import Course, Move, as_recorded
 
-from .figures import duration, size, sparkline
+from .figures import count, duration, size, sparkline
 from .narrative import reason
 
 BARS_MAX: Final = 40
@@ -27,15 +27,16 @@ HEADS: Final = ("rounds", "sent", "pre-copy", "taken from guest", "stun", "in th
 """Of ``figures``."""
 
 
-def figures(course: Course, move: Move | None = None) -> tuple[str, ...]:
-    """What a course came to, under ``HEADS``. ``move``: it is the recorded one, which ended so."""
+def figures(course: Course, move: Move) -> tuple[str, ...]:
+    """What a course of ``move`` came to, under ``HEADS``. One that is the recorded one ended so."""
+    is_recorded = course == as_recorded(move)
     return (
         str(len(course.rounds)),
         size(course.sent_bytes),
         duration(course.precopy_ns),
         duration(course.lost_ns) if course.lost_ns else "nothing",
-        "none" if course.stun_ns is None else duration(course.stun_ns),
-        _played_end(course) if move is None else _recorded_end(move),
+        _stun(course),
+        _recorded_end(move) if is_recorded else _played_end(course),
     )
 
 
@@ -46,6 +47,12 @@ def bars(courses: Sequence[Course]) -> list[str]:
     ]
     most = max((max(each) for each in left if each), default=0)
     return [sparkline(each, most) for each in left]
+
+
+def _stun(course: Course) -> str:
+    if course.stun_ns is not None:
+        return duration(course.stun_ns)
+    return "not known" if course.decision is Decision.STUN else "none"
 
 
 def _recorded_end(move: Move) -> str:
@@ -62,4 +69,4 @@ def _played_end(course: Course) -> str:
         case Decision.GIVE_UP:
             return f"given up ({reason(ev.AbortReason.STUN_LIMIT_UNREACHABLE)})"
         case Decision.ANOTHER_ROUND:
-            return "still copying"
+            return f"still copying after {count(len(course.rounds), 'round')}"

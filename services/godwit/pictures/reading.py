@@ -33,14 +33,16 @@ class Unreadable:
 async def messages(
     log: LogReader, filters: Sequence[str], *, after_sequence: int = 0, follow: bool = False
 ) -> AsyncGenerator[Stored, None]:
-    """``EventLog.tail`` or ``read`` as a generator that can be closed (``contextlib.aclosing``)."""
+    """``EventLog.tail`` or ``read`` as a generator that can be closed (``contextlib.aclosing``), of
+    messages as they were first stored, wherever they stand now.
+    """
     reader = log.tail if follow else log.read
     source = cast(
         "AsyncGenerator[Stored, None]", reader(tuple(filters), after_sequence=after_sequence)
     )
     async with aclosing(source):
         async for stored in source:
-            yield stored
+            yield stored.as_first_stored()
 
 
 async def entries(

@@ -166,7 +166,7 @@ def _otherwise(move: Move | None) -> str:
     played = [(name, what_if(move, setting)) for name, setting in settings]
     rows = [
         ("as recorded", *courses.figures(recorded, move)),
-        *((name, *courses.figures(course)) for name, course in played),
+        *((name, *courses.figures(course, move)) for name, course in played),
     ]
     drawn = courses.bars([recorded, *(course for _, course in played)])
     heads = ("setting", *courses.HEADS, "left after each round")

@@ -7,13 +7,16 @@ Subjects, streams and their rules are in ``godwit_protocol.subjects``. The one a
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from godwit_protocol.errors import ConflictError
 
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
 """Every stored message carries its message id in this header."""
+
+FIRST_STORED_HEADER: Final = "Godwit-First-Stored"
+"""Of a message that was put into a log anew: when another server stored it first, ns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,14 @@ class Stored:
     """The log server's wall clock when it was stored, nanoseconds since the epoch."""
     data: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def as_first_stored(self) -> Stored:
+        """As it stood in the log that it comes from, if it was imported or restored."""
+        told = self.headers.get(FIRST_STORED_HEADER, "")
+        if not told.isdecimal():
+            return self
+        headers = {k: v for k, v in self.headers.items() if k != FIRST_STORED_HEADER}
+        return replace(self, time_ns=int(told), headers=headers)
 
 
 class AppendConflictError(ConflictError):

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import pytest_asyncio
+from aiohttp.test_utils import TestServer
 from playwright.async_api import Browser, Page, expect
 
 from browser import chromium
+from godwit.catalogue import loading
 from godwit.cli.migration import cancel_migration
 from godwit.local_cluster.cluster import Cluster
+from godwit.monitor.audience import Audience
+from godwit.monitor.pages import Pages as Site
+from godwit.monitor.picture import Picture
+from godwit.runtime.log_file import LogFile
 from godwit.runtime.nats_log import NatsLog
 from godwit_protocol.events.migration import Outcome, RoundCompleted
+from made_up_moves import move
 from operations import NO_CONVERGENCE, Operations
 
 pytestmark = [
@@ -25,6 +33,7 @@ pytestmark = [
 
 BUSY = ("GODWIT_MEMHOG_RATE=50000000",)
 CONTRAST_MIN = 4.5
+LOG = Path(__file__).parents[1] / "golden" / "logs" / "v1-completed.ndjson"
 MEMHOG = "godwit.guests.memhog:Memhog"
 TOO_FAINT = """(least) => {
   const parts = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -139,6 +148,32 @@ async def test_what_happens_is_seen_as_it_happens(pages: Pages) -> None:
         await cancel_migration(operations.log, migration)
         ended = page.get_by_role("row").filter(has=page.get_by_role("link", name="later"))
         await expect(ended).to_contain_text("aborted")
+
+
+async def test_a_long_list_comes_in_pages_and_says_what_is_left_out(pages: Pages) -> None:
+    browser, _, _ = pages
+    picture = Picture(loading.load(None))
+    for number in range(1, 232):
+        for recorded in move(number, ends=number > 1):
+            picture.learn_event(recorded)
+    picture.begin(1, left_out=7)
+    served = Site(picture, Audience(), LogFile(LOG)).application()
+    async with TestServer(served) as server, looking(browser, str(server.make_url("/"))) as page:
+        count, rows = page.locator("#count"), page.locator("#migrations tr:visible")
+        await expect(count).to_have_text("101 of 231 shown, 1 running")
+        await expect(page.get_by_text("7 older ones are only in the log")).to_be_visible()
+        await assert_reads_well(page)
+        older = page.get_by_role("button", name="Show older ones")
+        await older.press("Enter")
+        await expect(rows).to_have_count(201)
+        await expect(rows.nth(101).get_by_role("link")).to_be_focused()
+        await older.press("Enter")
+        await expect(rows).to_have_count(231)
+        await expect(older).to_be_hidden()
+        await page.reload()
+        await page.get_by_role("searchbox", name="Filter").fill("trainer-2 completed")
+        await expect(page.get_by_role("link", name="trainer-2", exact=True)).to_be_visible()
+        await expect(count).to_have_text("43 of 231 shown, 1 running")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

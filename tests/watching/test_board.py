@@ -87,6 +87,7 @@ def test_a_real_migration_ends_as_it_did(name: str, phase: Phase) -> None:
     (row,) = board_of(events).rows()
     assert row.phase is phase
     assert row.is_running == (phase is Phase.IN_DOUBT)
+    assert row.remaining_ns(row.summary.requested_wall_ns) is None, "who doubts cannot say"
     assert row.summary.events == len(events)
 
 

@@ -77,6 +77,26 @@ def test_one_in_detail(width: int) -> None:
     check(f"detail-{width}", text)
 
 
+def test_in_a_small_window_the_keys_are_there_and_what_it_ended_of_is_told_whole() -> None:
+    told_board = Board()
+    why = ev.MigrationEnded(
+        outcome=ev.Outcome.ABORTED,
+        reason=ev.AbortReason.CANCELLED,
+        message="somebody with a long name at a machine with a longer one did not want it",
+    )
+    ended = told(migration_id(1), "trainer-1", why, at_ns=START_NS + 9 * SECOND_NS)
+    for recorded in (*move(1, rounds=9), ended):
+        told_board.learn(recorded)
+    (row,) = told_board.rows()
+    for height in range(2, 30):
+        lines = [each.plain for each in detail(row, 40, height, START_NS)]
+        assert len(lines) <= height
+        assert lines[-1].endswith("q back")
+    words = " ".join(lines).split()
+    assert set(why.message.split()) <= set(words)
+    assert "500" in words, "the stun's limit, which was cut off"
+
+
 def test_where_there_is_little_room_the_last_rounds_are_shown() -> None:
     told_board = Board()
     for recorded in move(1, rounds=9):
@@ -84,7 +104,7 @@ def test_where_there_is_little_room_the_last_rounds_are_shown() -> None:
     (row,) = told_board.rows()
     lines = [each.plain.split() for each in detail(row, 80, HEIGHT, START_NS)]
     rounds = [words[0] for words in lines if words[3:4] == ["sent"]]
-    assert rounds == ["3", "4", "5", "6", "7", "8", "9"]
+    assert rounds == ["4", "5", "6", "7", "8", "9"]
     assert len(lines) == HEIGHT
 
 

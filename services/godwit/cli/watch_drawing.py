@@ -6,6 +6,7 @@ A column that does not fit is left out, the least telling first. Nothing is told
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from textwrap import wrap
 from typing import Final, NamedTuple
 
 from rich.text import Text
@@ -21,7 +22,9 @@ NAME_MIN, NAME_MAX = 10, 24
 """Characters of a machine's name that a row has room for."""
 SPARKS_MAX: Final = 40
 ROUND_LINES_MAX: Final = 12
+BECAUSE_LINES_MAX: Final = 3
 KEYS: Final = "↑↓ choose · Enter open · / filter · q back"
+KEYS_SHORT: Final = "↑↓ · Enter · / · q back"
 _STYLES: Final = {
     Phase.STUNNED: "yellow",
     Phase.COMPLETED: "green",
@@ -158,7 +161,8 @@ def _list(
     ]
     if not rows:
         body = [Text("no migration matches" if screen.filter else "no migration yet", style="dim")]
-    return [_title(screen, rows), _heads(columns, name_width), *body, Text(KEYS, style="dim")]
+    keys = KEYS if len(KEYS) <= width else KEYS_SHORT
+    return [_title(screen, rows), _heads(columns, name_width), *body, Text(keys, style="dim")]
 
 
 def _title(screen: Screen, rows: Sequence[Row]) -> Text:
@@ -215,23 +219,38 @@ def _cell(text: str, width: int, *, number: bool) -> str:
 def detail(row: Row, width: int, height: int, now_ns: int) -> list[Text]:
     """One migration: its figures, a sparkline a region, its last rounds and events."""
     summary = row.summary
+    style = _STYLES.get(row.phase, "")
     head = [
         Text.assemble((summary.machine, "bold"), f"  {route(row)}  {short_id(summary.id)}"),
-        Text(_figures(row, now_ns), style=_STYLES.get(row.phase, "")),
+        *(Text(each, style=style) for each in _in_lines(_figures(row, now_ns), width)),
     ]
-    if because := ": ".join(filter(None, (reason(summary.reason), summary.message))):
-        head.append(Text(printable(because)))
+    because = ": ".join(filter(None, (reason(summary.reason), summary.message)))
+    head += map(Text, wrap(printable(because), width)[:BECAUSE_LINES_MAX])
     head += _regions(row, width)
     events = [
         Text(f"{clock(each.envelope.wall_ns)}  {printable(sentence(each.event))}", style="dim")
         for each in row.recent
     ]
-    room = height - len(head) - len(events) - 1
-    rounds = _rounds(row, width)[-room:] if room > 0 else []
-    return [*head, *rounds, *events, Text("↑↓ next · q back", style="dim")][:height]
+    room = max(height - len(head) - 1, 0)
+    events = events[max(len(events) - room, 0) :]
+    rounds = _rounds(row, width)
+    rounds = rounds[max(len(rounds) + len(events) - room, 0) :]
+    return [*head[: height - 1], *rounds, *events, Text("↑↓ next · q back", style="dim")]
 
 
-def _figures(row: Row, now_ns: int) -> str:
+def _in_lines(facts: Sequence[str], width: int) -> list[str]:
+    """With dots between them, in as many lines as they need."""
+    lines = [facts[0]]
+    for fact in facts[1:]:
+        joined = f"{lines[-1]} · {fact}"
+        if len(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(fact)
+    return lines
+
+
+def _figures(row: Row, now_ns: int) -> list[str]:
     facts = [row.phase.value]
     if row.round:
         facts.append(f"round {row.round}")
@@ -243,7 +262,7 @@ def _figures(row: Row, now_ns: int) -> str:
     ]
     if row.is_running:
         facts.append(_to_go(row, now_ns))
-    return " · ".join(facts)
+    return facts
 
 
 def _regions(row: Row, width: int) -> list[Text]:

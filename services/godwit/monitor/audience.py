@@ -75,5 +75,4 @@ class Audience:
 
 def framed(news: News) -> bytes:
     """One server-sent event, with the place in the log as its id."""
-    data = msgspec.json.encode({"migrations": news.migrations, "cluster": news.cluster})
-    return b"id: %d\nevent: news\ndata: %s\n\n" % (news.place, data)
+    return b"id: %d\nevent: news\ndata: %s\n\n" % (news.place, msgspec.json.encode(news))

@@ -123,7 +123,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     def remaining_ns(self, now_ns: int) -> int | None:
         """Until it ends, by the wall clock; never more than it was before; None: not known."""
-        if self.phase in (Phase.COMPLETED, Phase.ABORTED):
+        if self.phase in (Phase.COMPLETED, Phase.ABORTED, Phase.IN_DOUBT):
             return None
         return self.countdown.remaining_ns(now_ns)
 

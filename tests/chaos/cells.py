@@ -26,7 +26,7 @@ from processes import is_dead
 from steps import Role, Step
 
 from godwit.runtime.nats_server import NatsServer
-from godwit_protocol.errors import GodwitError, UnreachableError
+from godwit_protocol.errors import GodwitError
 from godwit_protocol.events.migration import Outcome
 from godwit_protocol.subjects import EVENTS, REGISTER
 from nats_cluster import NatsCluster
@@ -340,22 +340,12 @@ def _disk(arena: Arena, host: str, service: str) -> Hit:
         if fault is Fault.KILL_FULL:
             await arena.cluster.kill(service)
         send(stopped, signal.SIGCONT)
-        is_up = fault is Fault.FULL or await _is_restarted(arena, service)
+        if fault is Fault.KILL_FULL:
+            await arena.cluster.restart(service)
         await asyncio.sleep(LASTS_S[fault])
         wires.free_disk(host)
-        if not is_up:
-            await arena.cluster.restart(service)
 
     return hit
-
-
-async def _is_restarted(arena: Arena, service: str) -> bool:
-    """One that has to begin a journal ends again while the disk is full."""
-    try:
-        await arena.cluster.restart(service)
-    except UnreachableError:
-        return False
-    return True
 
 
 async def _stop_and_continue(pid: int, stopped: int, wait_s: float) -> None:

@@ -17,6 +17,8 @@ from godwit.runtime.journal import (
     RESERVED_BYTES,
     Journal,
     JournalFailedError,
+    JournalFullError,
+    Room,
 )
 from godwit_protocol.errors import ConflictError, CorruptError, InvalidInputError
 from godwit_protocol.journal import RECORD_BYTES_MAX, SECTOR_BYTES, encode_record
@@ -73,7 +75,7 @@ def test_a_flushed_record_changes_nothing_but_bytes_that_were_there(path: Path) 
     size = path.stat().st_size
     for _ in range(3):
         journal.append(bytes(100), sync=False)
-    journal.append(bytes(HEADROOM_BYTES - 12), sync=True, into_headroom=True)
+    journal.append(bytes(HEADROOM_BYTES - 12), sync=True, room=Room.TAKE)
     assert path.stat().st_size == size
 
 
@@ -94,15 +96,32 @@ def test_a_full_disk_stops_the_rounds_but_never_a_stun(path: Path) -> None:
     journal.append(b"decision", sync=True)
     rounds = 0
     with files_of_at_most(RESERVED_BYTES):
-        with pytest.raises(JournalFailedError, match="did not take"):
+        with pytest.raises(JournalFullError, match="no room"):
             while rounds < RESERVED_BYTES:
-                journal.append(bytes(100), sync=False)
+                journal.append(bytes(100), sync=False, room=Room.LEAVE)
                 rounds += 1
-        journal.close()
-        journal = Journal.open(path)
-        assert len(journal.records) == 1 + rounds
-        journal.append(bytes(HEADROOM_BYTES - 12), sync=True, into_headroom=True)
-    assert len(reopened(journal)) == 2 + rounds
+        journal.append(b"the end", sync=True)
+        journal.append(bytes(HEADROOM_BYTES - 64), sync=True, room=Room.TAKE)
+        with pytest.raises(JournalFailedError, match="did not take"):
+            journal.append(bytes(HEADROOM_BYTES), sync=True)
+    assert len(reopened(journal)) == 3 + rounds
+
+
+def test_a_journal_that_was_full_takes_more_when_the_disk_does(path: Path) -> None:
+    journal = Journal.open(path)
+    large = bytes(RESERVED_BYTES)
+    with files_of_at_most(RESERVED_BYTES), pytest.raises(JournalFullError):
+        journal.append(large, sync=True, room=Room.LEAVE)
+    journal.append(large, sync=True, room=Room.LEAVE)
+    assert reopened(journal) == (large,)
+
+
+def test_a_journal_that_was_cleared_is_empty_and_keeps_its_room(path: Path) -> None:
+    journal = Journal.open(path)
+    journal.append(b"one", sync=True)
+    journal.clear()
+    assert path.stat().st_size == RESERVED_BYTES
+    assert Journal.open(path).records == ()
 
 
 def test_a_journal_that_cannot_be_begun_says_so_and_is_found_empty(path: Path) -> None:
@@ -183,8 +202,8 @@ def test_a_flush_takes_all_that_was_appended_and_is_done_once(
     journal.append(b"decision", sync=True)
     flushes: list[int] = []
     monkeypatch.setattr(os, "fdatasync", flushes.append)
-    journal.append(b"FROZEN", sync=False, into_headroom=True)
-    journal.append(b"more", sync=False, into_headroom=True)
+    journal.append(b"FROZEN", sync=False, room=Room.TAKE)
+    journal.append(b"more", sync=False, room=Room.TAKE)
     assert not flushes
     journal.flush()
     journal.flush()

@@ -292,6 +292,7 @@ _TOLD: dict[Role, list[Given]] = {
         Given("RoundDone: little is left", inp.RoundDone(figures=_figures(0))),
         Given("RoundDone: much is left", inp.RoundDone(figures=_figures(2_097_152))),
         Given("Appended", inp.Appended(type="stun_intended")),
+        Given("JournalFull", inp.JournalFull(message="no room")),
         Given("AppendFailed", inp.AppendFailed(type="stun_intended", message="no answer")),
         Given("Paused", inp.Paused(stopped_ns=SOON_NS, checkpoint_bytes=512)),
         Given("FinalSent: in time", _FINAL_SENT),

@@ -184,10 +184,14 @@ def test_each_beginning_is_the_one_that_was_reviewed() -> None:
         lines += table(by_register(lambda view, epoch=epoch: begun_source(view, epoch)))
     lines.append("destination")
     lines += table(by_register(begun_destination))
+    lines.append("source, on a full disk")
+    lines += table(by_register(lambda view: begun_source(view, 1, "no room")))
+    lines.append("destination, on a full disk")
+    lines += table(by_register(lambda view: begun_destination(view, "no room")))
     compared("beginnings", lines)
 
 
-def begun_source(register: RegisterView, epoch: int) -> Outcome:
+def begun_source(register: RegisterView, epoch: int, disk_full: str = "") -> Outcome:
     started = ev.MigrationStarted(
         source=SOURCE.host,
         destination=DESTINATION.host,
@@ -198,11 +202,16 @@ def begun_source(register: RegisterView, epoch: int) -> Outcome:
         limits=LIMITS,
         verify=ev.Verify.FULL,
     )
-    begun = source.begin(started, SPEC.name, register, migration=MIGRATION, now_ns=START_NS)
+    begun = source.begin(
+        *(started, SPEC.name, register),
+        migration=MIGRATION,
+        now_ns=START_NS,
+        disk_full=disk_full,
+    )
     return outcome(plain(SOURCE, "connecting", register), *begun)
 
 
-def begun_destination(register: RegisterView) -> Outcome:
+def begun_destination(register: RegisterView, disk_full: str = "") -> Outcome:
     ordered = ev.PreparationOrdered(
         spec=SPEC,
         source=SOURCE.host,
@@ -211,7 +220,9 @@ def begun_destination(register: RegisterView) -> Outcome:
         limits=LIMITS,
         verify=ev.Verify.FULL,
     )
-    begun = destination.begin(ordered, register, migration=MIGRATION, now_ns=START_NS)
+    begun = destination.begin(
+        ordered, register, migration=MIGRATION, now_ns=START_NS, disk_full=disk_full
+    )
     return outcome(plain(DESTINATION, "preparing", register), *begun)
 
 

@@ -49,6 +49,7 @@ class AbortReason(StrEnum):
     MACHINE_FAILED = "machine_failed"
     SERVICE_RESTARTED = "service_restarted"
     SUPERSEDED = "superseded"
+    DISK_FULL = "disk_full"
 
 
 class Verify(StrEnum):

@@ -183,6 +183,7 @@ def _reason(event: Event) -> AbortReason:
 
 _WORDED: Final[dict[type[Input], Callable[[Event, str], Input]]] = {
     inp.LinkLost: lambda _, text: inp.LinkLost(message=text),
+    inp.JournalFull: lambda _, text: inp.JournalFull(message=text),
     inp.OperationFailed: lambda _, text: inp.OperationFailed(message=text),
     inp.AppendFailed: lambda _, text: inp.AppendFailed(type=ev.StunIntended.TYPE, message=text),
     inp.CasUnclear: lambda _, text: inp.CasUnclear(message=text.rpartition(": ")[2]),

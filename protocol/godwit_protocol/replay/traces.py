@@ -6,8 +6,8 @@ feeds the recorded core all inputs that are legal there, with figures and reason
 event, from the evidence of other lanes, and from nowhere else, until the core itself wants that
 event written: the same one, at the same subject. If no legal inputs lead there, the transition was
 not legal, or the decision is not the one that the core makes. What the core wanted written too must
-come next. Only the death of its service lets a role forget that; then it goes on by the rules of
-recovery.
+come next, unless it is refusable, and the role goes on from a full journal. Only the death of its
+service lets a role forget more; then it goes on by the rules of recovery.
 
 It must not know which role it explains.
 """
@@ -26,7 +26,7 @@ from ..events import Event
 from ..events import migration as ev
 from ..roles import effects as fx
 from ..roles.effects import Effect
-from ..roles.inputs import Input, Tick
+from ..roles.inputs import Input, JournalFull, Tick
 from ..roles.table import Phased, Table
 
 STATES_MAX: Final = 64
@@ -111,10 +111,19 @@ class Trace(Generic[S]):
             if here.owed:
                 if self._is_owed(here.owed[0], seen):
                     _add(found, here._replace(owed=here.owed[1:]))
+                if here.owed[0].refusable:
+                    waiting.extend(self._left_out(here, seen))
                 continue
             if len(passed) < STATES_MAX and _add(passed.setdefault(here.state.phase, []), here):
                 waiting.extend(self._steps(here, seen))
         return tuple(found)
+
+    def _left_out(self, here: Possible[S], seen: Sighting) -> Iterator[Possible[S]]:
+        """The disk had no room for it, and the role was told so, behind its other effects."""
+        for given in self._role.guesses(JournalFull, here.state, seen.event):
+            after, effects = self._role.table.step(here.state, given, seen.now_ns)
+            owed = (*here.owed[1:], *_appends(effects))
+            yield here._replace(state=after, owed=owed, inputs=(*here.inputs, given))
 
     def _steps(self, here: Possible[S], seen: Sighting) -> Iterator[Possible[S]]:
         state = here.state

@@ -45,9 +45,11 @@ def begin(
     *,
     migration: str,
     now_ns: int,
+    disk_full: str = "",
 ) -> Result:
     """Begin to prepare; ``Prepared`` or ``OperationFailed`` comes next. But an order that comes so
     late that the machine has gone on since prepares nothing: it may be this host that it went to.
+    Nor is anything prepared if ``disk_full`` says that there is no room for a long journal.
     """
     state = DestinationState(
         phase=Phase.PREPARING,
@@ -63,6 +65,8 @@ def begin(
     if state.has_gone_on(register):
         late = inp.OperationFailed(message=f"too late: the register holds {register.record}")
         return receiving.cannot_prepare(state, late, now_ns)
+    if disk_full:
+        return receiving.cannot_prepare(state, inp.OperationFailed(message=disk_full), now_ns)
     return state, (fx.PrepareMachine(spec=ordered.spec, placements=ordered.placements),)
 
 

@@ -48,13 +48,15 @@ class Append(Effect, frozen=True, kw_only=True):
     """Write an event to our lane.
 
     ``held``: the log gets it together with the next that is not held, or a little later: what is
-    published during a stun competes with what the stun waits for.
+    published during a stun competes with what the stun waits for. ``refusable``: if the journal has
+    no room for it, it is not written, and the role is told ``JournalFull``.
     """
 
     event: Event
     durability: Durability
     to: Address | None = None
     held: bool = False
+    refusable: bool = False
 
 
 class AwaitFlush(Effect, frozen=True, kw_only=True):

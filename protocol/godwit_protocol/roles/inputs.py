@@ -44,6 +44,12 @@ class Appended(Input, frozen=True, kw_only=True):
     type: str
 
 
+class JournalFull(Input, frozen=True, kw_only=True):
+    """The journal's disk has no room for an event that was refusable: it was not written."""
+
+    message: str
+
+
 class AppendFailed(Input, frozen=True, kw_only=True):
     """The log did not acknowledge it in time: it may or may not be there."""
 

@@ -39,9 +39,11 @@ def begin(
     *,
     migration: str,
     now_ns: int,
+    disk_full: str = "",
 ) -> Result:
     """Begin a migration that the coordinator started. ``register`` is what the host last wrote or
-    read; if it does not name this host, nothing is begun and the migration is abandoned at once.
+    read; if it does not name this host, nothing is begun and the migration is abandoned at once; as
+    it is if ``disk_full`` says that there is no room for a long journal.
     """
     state = SourceState(
         phase=Phase.CONNECTING,
@@ -62,6 +64,8 @@ def begin(
         )
     if state.epoch != started.register_epoch:
         return endings.abandon(state, AbortReason.SUPERSEDED, "the register's epoch has changed")
+    if disk_full:
+        return endings.abandon(state, AbortReason.DISK_FULL, disk_full)
     opening = fx.OpenLink(address=started.address, port=started.port, token=started.token)
     return state, (opening,)
 
@@ -127,6 +131,7 @@ def _add_troubles(rows: dict[tuple[StrEnum, type[Input]], Row[SourceState]]) -> 
     before_stage: tuple[type[Input], ...] = (*trouble, inp.PeerRefused)
     for phase in NEVER_STOPPED:
         rows[phase, inp.OperationFailed] = row(copying.give_up_running, p.ABANDONED)
+        rows[phase, inp.JournalFull] = row(copying.give_up_running, p.ABANDONED)
         rows[phase, inp.BandwidthOrdered] = row(copying.set_bandwidth, phase)
         for given in before_stage:
             rows[phase, given] = row(copying.give_up_running, phase, p.ABANDONED)
@@ -175,6 +180,7 @@ _LATE: Final[dict[type[Input], set[Phase]]] = {
     inp.Appended: {Phase.ABANDONED},
     inp.AppendFailed: {Phase.ABANDONED},
     inp.OperationFailed: set(Phase),
+    inp.JournalFull: {Phase.ABANDONED},
     inp.FinalSent: {Phase.RESUMING, Phase.ABANDONED},
     inp.PeerStaged: set(Phase) - {*NEVER_STOPPED, Phase.PAUSING, Phase.COPYING},
     inp.PeerRefused: set(Phase),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from .. import convergence
+from ..events import Event
 from ..events import migration as ev
 from ..events.migration import AbortReason
 from . import effects as fx
 from . import inputs as inp
 from .effects import Durability
 from .inputs import Input
-from .source_endings import Result, abandon, lagging, resume, why
+from .source_endings import Result, abandon, lagging, refusable, resume, why
 from .source_state import STAGED_NS_MIN, SWITCHOVER_STEP_DEADLINE_NS, Phase, SourceState
 
 _replace = msgspec.structs.replace
@@ -26,11 +27,11 @@ def link_up(state: SourceState, given: Input, now_ns: int) -> Result:
     )
     if state.limits.rounds_max == 0:
         nothing_known = convergence.predicted_stun_ns(given.resident_bytes, 0.0)
-        return _intend(state, lagging(begun), nothing_known, given.resident_bytes, now_ns)
+        return _intend(state, begun, nothing_known, given.resident_bytes, now_ns)
     after = _replace(
         state, phase=Phase.PRECOPYING, rounds_sent=1, deadline_ns=state.migration_deadline_ns
     )
-    return after, (lagging(begun), fx.SendRound(round=1))
+    return after, (refusable(begun), fx.SendRound(round=1))
 
 
 def round_done(state: SourceState, given: Input, now_ns: int) -> Result:
@@ -45,7 +46,7 @@ def round_done(state: SourceState, given: Input, now_ns: int) -> Result:
         slowing=convergence.Slowing(state.slow_percent, state.limits.slow_percent_max),
     )
     after = _replace(state, history=history, slow_percent=verdict.slow_percent)
-    told = lagging(_round_event(given.figures, verdict, state.limits.stun_limit_ns))
+    told = _round_event(given.figures, verdict, state.limits.stun_limit_ns)
     match verdict.decision:
         case convergence.Decision.ANOTHER_ROUND:
             upcoming = state.rounds_sent + 1
@@ -54,7 +55,7 @@ def round_done(state: SourceState, given: Input, now_ns: int) -> Result:
                 slow_percent=verdict.slow_percent,
                 wait_bytes_max=verdict.wait_bytes_max,
             )
-            return _replace(after, rounds_sent=upcoming), (told, send)
+            return _replace(after, rounds_sent=upcoming), (refusable(told), send)
         case convergence.Decision.STUN:
             remaining = given.figures.remaining_bytes
             return _intend(after, told, verdict.predicted_stun_ns, remaining, now_ns)
@@ -64,16 +65,21 @@ def round_done(state: SourceState, given: Input, now_ns: int) -> Result:
                 f"{state.limits.longest_stun_ns / 1e6:.0f} ms ({verdict.reason})"
             )
             ended, effects = abandon(after, AbortReason.STUN_LIMIT_UNREACHABLE, message)
-            return ended, (told, *effects)
+            return ended, (lagging(told), *effects)
 
 
 def _intend(
-    state: SourceState, told: fx.Effect, predicted_stun_ns: int, remaining_bytes: int, now_ns: int
+    state: SourceState, told: Event, predicted_stun_ns: int, remaining_bytes: int, now_ns: int
 ) -> Result:
-    """Say that the machine is about to be stunned; ``told`` is said first."""
+    """Say that the machine is about to be stunned; ``told`` is said first. Without room for the
+    intent there is none for a stun either.
+    """
     intent = ev.StunIntended(predicted_stun_ns=predicted_stun_ns, remaining_bytes=remaining_bytes)
     after = _replace(state, phase=Phase.INTENDING, deadline_ns=now_ns + SWITCHOVER_STEP_DEADLINE_NS)
-    return after, (told, fx.Append(event=intent, durability=Durability.LOGGED))
+    return after, (
+        lagging(told),
+        fx.Append(event=intent, durability=Durability.LOGGED, refusable=True),
+    )
 
 
 def _round_event(

@@ -107,6 +107,8 @@ def why(given: Input) -> tuple[AbortReason, str]:
             return given.reason, given.message
         case inp.OperationFailed():
             return AbortReason.MACHINE_FAILED, given.message
+        case inp.JournalFull():
+            return AbortReason.DISK_FULL, given.message
         case inp.PeerQuarantined():
             return AbortReason.DESTINATION_REFUSED, "the destination quarantined the image"
         case _:
@@ -115,6 +117,13 @@ def why(given: Input) -> tuple[AbortReason, str]:
 
 def lagging(event: Event) -> Effect:
     return fx.Append(event=event, durability=Durability.LAGGING)
+
+
+def refusable(event: Event) -> Effect:
+    """As ``lagging``, of a machine that has not stopped: rather than end the service, a full disk
+    ends the migration.
+    """
+    return fx.Append(event=event, durability=Durability.LAGGING, refusable=True)
 
 
 def to_destination(state: SourceState, event: Event, durability: Durability) -> Effect:

@@ -170,7 +170,7 @@ class Arrival:
         state = self._runner.state
         record = state.register.record if state else None
         self._facts.writer.epoch = record.epoch if record else 0
-        self._facts.write(effect.event, effect.durability, effect.to, held=effect.held)
+        self._facts.append(effect)
 
     def _say(self, message: link.LinkMessage) -> None:
         if isinstance(message, link.Welcome):

@@ -64,6 +64,7 @@ class DestinationHost:
         """Serve until cancelled."""
         for migration in reversed(self._journals.leftovers()):  # the newest may have an image here
             await self._recover(migration)
+        self._journals.keep_blank()
         self._tasks.create_task(self._orphans.watch())
         self._health.ready = True
         async for decision in self._inbox.decisions():
@@ -116,7 +117,9 @@ class DestinationHost:
         if self._journals.exists(migration) or await self._is_known(migration):
             return
         opened = self._journals.create(migration, machine, codec.encode(decision.envelope))
-        self._run(opened, ordered, *await self._begin(opened, ordered))
+        arriving = self._run(opened, ordered, *await self._begin(opened, ordered))
+        if opened.disk_full:
+            await asyncio.wait({arriving})  # its journal is for the next one that is refused
 
     async def _is_known(self, migration: str) -> bool:
         scope = Scope.of_migration(migration)
@@ -132,6 +135,7 @@ class DestinationHost:
             register,
             migration=opened.migration,
             now_ns=self._host.clock.monotonic_ns(),
+            disk_full=opened.disk_full,
         )
 
     async def _recover(self, migration: str) -> None:
@@ -182,7 +186,7 @@ class DestinationHost:
         ordered: ev.PreparationOrdered,
         state: DestinationState,
         effects: tuple[Effect, ...],
-    ) -> None:
+    ) -> asyncio.Task[None]:
         arrival = Arrival(
             self._host,
             opened.migration,
@@ -205,4 +209,4 @@ class DestinationHost:
             finally:
                 del self._arrivals[opened.migration]
 
-        self._tasks.create_task(run())
+        return self._tasks.create_task(run())

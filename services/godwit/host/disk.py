@@ -7,14 +7,17 @@ The port, and the real one: a directory. What is kept must survive the services'
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Final, Protocol
 
-from godwit.runtime.journal import Journal
+from godwit.runtime.journal import Journal, JournalFullError, Room, make_blank, move
 
 from .marks import MarkFiles, Marks
 
 _SUFFIX: Final = ".journal"
+_BLANK_FILE: Final = "blank"
 _CURSOR_FILE: Final = "inbox.cursor"
 
 
@@ -24,14 +27,17 @@ class OpenJournal(Protocol):
     records: tuple[bytes, ...]
     """What had been appended when the journal was opened."""
 
-    def append(self, payload: bytes, *, sync: bool, into_headroom: bool = False) -> None:
-        """Append one record. Raises ``JournalFailedError``."""
+    def append(self, payload: bytes, *, sync: bool, room: Room = Room.NEED) -> None:
+        """Append one record. Raises ``JournalFullError``, ``JournalFailedError``."""
 
     def rehearse(self, payload: bytes) -> None:
         """Do all of an append but the writing."""
 
     def flush(self) -> None:
         """Take to the disk what was appended. Raises ``JournalFailedError``."""
+
+    def clear(self) -> None:
+        """Take all records out, durably, leave the file its room, and let go of it."""
 
     def remove(self) -> None:
         """Delete the journal, durably. Idempotent."""
@@ -47,7 +53,23 @@ class JournalFolder(Protocol):
         """Whether the migration has one."""
 
     def open(self, name: str) -> OpenJournal:
-        """Open or create it, cutting a torn tail. Raises ``ConflictError``, ``CorruptError``."""
+        """Open or create it, cutting a torn tail.
+
+        Raises ``ConflictError``, ``CorruptError``, ``JournalFullError``.
+        """
+
+    def keep_blank(self) -> None:
+        """See that a blank journal lies ready, with the room of a new one: so that a migration can
+        be begun, if only to be refused, when the disk has no more. Idempotent.
+
+        Raises ``JournalFullError`` if there is none and no room for it.
+        """
+
+    def begin(self, name: str) -> OpenJournal:
+        """Make the blank the migration's journal; without a blank, as ``open``."""
+
+    def end(self, name: str, journal: OpenJournal) -> None:
+        """Delete the journal, durably; or make it the blank if there is none. Idempotent."""
 
 
 class Cursor(Protocol):
@@ -93,10 +115,11 @@ class HostDirectory:
 
 
 class JournalFiles:
-    """Journals as files of one directory."""
+    """Journals as files of one directory. They may be ended in another thread."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._alone = Lock()
 
     def names(self) -> list[str]:
         """As ``JournalFolder.names``."""
@@ -109,6 +132,35 @@ class JournalFiles:
     def open(self, name: str) -> Journal:
         """As ``JournalFolder.open``."""
         return Journal.open(self._path(name))
+
+    def keep_blank(self) -> None:
+        """As ``JournalFolder.keep_blank``."""
+        with self._alone:
+            self._keep_blank()
+
+    def begin(self, name: str) -> Journal:
+        """As ``JournalFolder.begin``."""
+        with self._alone, suppress(FileNotFoundError):
+            move(self._blank, self._path(name))
+        return self.open(name)
+
+    def end(self, name: str, journal: OpenJournal) -> None:
+        """As ``JournalFolder.end``."""
+        with self._alone:
+            try:
+                self._keep_blank()
+            except JournalFullError:
+                journal.clear()
+                move(self._path(name), self._blank)
+            journal.remove()
+
+    def _keep_blank(self) -> None:
+        if not self._blank.exists():
+            make_blank(self._blank)
+
+    @property
+    def _blank(self) -> Path:
+        return self._directory / _BLANK_FILE
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}{_SUFFIX}"

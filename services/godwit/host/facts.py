@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from godwit.runtime.journal import JournalFailedError
+from godwit.runtime.journal import JournalFailedError, Room
 from godwit.runtime.lane import LaneWriter, Sealed
 from godwit.runtime.outbox import Outbox
 from godwit.runtime.signing import Signer
@@ -74,33 +74,34 @@ class FactWriter:
         return self._ids.told_by(message, self.writer.new_id())
 
     def write(
-        self,
-        event: Event,
-        durability: Durability,
-        to: Address | None = None,
-        *,
-        held: bool = False,
+        self, event: Event, durability: Durability, to: Address | None = None
     ) -> asyncio.Future[bool]:
-        """Journal the event and hand it to the outbox; the future tells when the log has it.
+        """As ``append``, of what no role wanted."""
+        return self.append(Append(event=event, durability=durability, to=to))
+
+    def append(self, wanted: Append) -> asyncio.Future[bool]:
+        """Journal an event and hand it to the outbox; the future tells when the log has it.
 
         With ``JOURNALED`` it is on disk when this returns (less than a millisecond). Raises
-        ``JournalFailedError`` if the journal cannot be written: then nothing was handed on.
+        ``JournalFullError`` or ``JournalFailedError`` if the journal does not take it: then nothing
+        was handed on.
         """
-        kind, cause = type(event), self.causes.of(type(event))
+        kind, cause = type(wanted.event), self.causes.of(type(wanted.event))
         causation = self._cause or (cause.event_id if cause.is_logged else "")
-        event_id = self._ids.promised(kind)
-        sealed = self.writer.seal(event, to=to, causation=causation, event_id=event_id)
+        sealed = self.writer.seal(
+            wanted.event, to=wanted.to, causation=causation, event_id=self._ids.promised(kind)
+        )
+        sync = wanted.durability is Durability.JOURNALED
+        self._journal.append(encode_record(sealed), sync=sync, room=_room_for(wanted))
         self._ids.wrote(kind, sealed.message_id)
         self._cause = ""
-        sync = durability is Durability.JOURNALED
-        self._journal.append(encode_record(sealed), sync=sync, into_headroom=held)
-        if durability is Durability.FLUSHING:
+        if wanted.durability is Durability.FLUSHING:
             # Not in this turn of the loop, nor the next: what the role wants done beside the flush
             # begins first, in threads that need no more of this one.
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._flush_beside)
         self.writer.advance(sealed)
-        return self.hand_over(sealed, held=held, cause=cause.event_id)
+        return self.hand_over(sealed, held=wanted.held, cause=cause.event_id)
 
     def sign(self, signer: Signer) -> asyncio.Future[bool]:
         """Sign the lane, once its part in the migration is over; else as ``write``, lagging."""
@@ -156,6 +157,13 @@ class FactWriter:
         """Wait until the log has every fact of the lane, which is stored in order."""
         if self._last is not None:
             await asyncio.shield(self._last)
+
+
+def _room_for(wanted: Append) -> Room:
+    """What of its journal's room the event may take."""
+    if wanted.held:
+        return Room.TAKE
+    return Room.LEAVE if wanted.refusable else Room.NEED
 
 
 async def acknowledged(stored: asyncio.Future[bool], timeout_s: float) -> None:

@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
+from godwit.runtime.journal import JournalFullError
 from godwit.runtime.lane import (
     ChainPosition,
     LaneWriter,
@@ -38,6 +39,8 @@ class OpenMigration:
     facts: FactWriter
     past: tuple[Sealed, ...]
     journal: OpenJournal
+    disk_full: str = ""
+    """Why there is no room for the journal of another migration: then this one is to be refused."""
 
     @property
     def past_types(self) -> frozenset[str]:
@@ -61,14 +64,26 @@ class Journals:
         """Whether the migration has a journal."""
         return self._folder.exists(migration)
 
+    def keep_blank(self) -> str:
+        """See that another journal can be begun, also if the disk fills up; else return why not."""
+        try:
+            self._folder.keep_blank()
+        except JournalFullError as error:
+            return error.message
+        return ""
+
     def create(self, migration: str, machine: str, decision: bytes) -> OpenMigration:
-        """Begin a journal with the decision's stored bytes."""
-        journal = self._folder.open(migration)
+        """Begin a journal with the decision's stored bytes.
+
+        On a full disk it is the last that can be begun: what is left is to be kept for refusals,
+        which are journaled like everything else. Raises ``JournalFullError`` if none is left.
+        """
+        journal = self._folder.begin(migration)
         journal.append(decision, sync=True)
         writer = self._writer(Scope.of_migration(migration, machine))
         decided = codec.decode(decision)
         facts = FactWriter(writer, journal, self._host.outbox, decided.envelope.id)
-        return OpenMigration(migration, decided, facts, (), journal)
+        return OpenMigration(migration, decided, facts, (), journal, self.keep_blank())
 
     async def reopen(self, migration: str) -> OpenMigration | None:
         """Open a leftover, and hand to the outbox what the log has not got of it.
@@ -98,7 +113,7 @@ class Journals:
         if signer is not None and LaneSigned.TYPE not in opened.past_types:
             opened.facts.sign(signer)
         await opened.facts.stored()
-        await asyncio.to_thread(opened.journal.remove)
+        await asyncio.to_thread(self._folder.end, opened.migration, opened.journal)
 
     def _writer(
         self,

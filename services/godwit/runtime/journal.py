@@ -7,26 +7,49 @@ is meant to be waited for. It must not know what a record means.
 Records are written over zeros that were flushed before. A file that grows with each record has
 metadata to flush with it, and waits for whatever else the file system has to commit: a median of
 0.6 to 1.2 ms was measured, and 140 ms at worst, where writing over takes 0.3 ms. It also means that
-a disk which fills up cannot end a switchover that has begun.
+a disk which fills up cannot end a switchover that has begun: what a record needs is there before a
+byte of it is written, and every journal keeps some room for its last records.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from godwit_protocol.errors import ConflictError, CorruptError
+from godwit_protocol.errors import ConflictError, CorruptError, RefusedError
 from godwit_protocol.journal import decode_journal, encode_record
 
 JOURNAL_BYTES_MAX: Final = 256 * 1024 * 1024
 RESERVED_BYTES: Final = 16 * 1024
 """How much the file grows at a time, zeros that are flushed at once."""
 HEADROOM_BYTES: Final = 8 * 1024
-"""What every append leaves free for the facts of a stun, which must not wait for more room."""
+"""What a journal keeps for the facts of a stun, which must not wait for more room, and for those of
+an ending, which must be written also on a full disk.
+"""
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class Room(Enum):
+    """What an append may do with the room that is kept."""
+
+    LEAVE = 0
+    """Nothing: if the disk has no more, the record is refused."""
+    NEED = 1
+    """Take it if the disk has no more."""
+    TAKE = 2
+    """Take it at once: the record cannot wait for more."""
+
+
+class JournalFullError(RefusedError):
+    """The disk has no room for the record. Nothing was appended; the journal is as good as it was,
+    or, if it was to be begun, is not there.
+    """
 
 
 class JournalFailedError(CorruptError):
@@ -52,11 +75,12 @@ class Journal:
     def open(cls, path: Path) -> Journal:
         """Open or create the journal at ``path``, cutting a torn tail.
 
-        Raises ``ConflictError`` if another process holds it, ``CorruptError`` if it is damaged.
+        Raises ``ConflictError`` if another process holds it, ``CorruptError`` if it is damaged,
+        ``JournalFullError`` if the disk has no room for another file.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         created = not path.exists()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = _opened(path)
         try:
             _lock(path, descriptor)
             journal = cls(path, descriptor)
@@ -67,17 +91,17 @@ class Journal:
             raise
         return journal
 
-    def append(self, payload: bytes, *, sync: bool, into_headroom: bool = False) -> None:
+    def append(self, payload: bytes, *, sync: bool, room: Room = Room.NEED) -> None:
         """Append one record. With ``sync`` it, and all before it, is on the disk on return.
 
         Without ``sync`` it survives the death of this process, but not of the host, until
-        ``flush``. ``into_headroom``: it is one of the few that room was left for. Raises
-        ``InvalidInputError`` for a payload too large, ``JournalFailedError`` if the disk fails;
+        ``flush``. Raises ``InvalidInputError`` for a payload too large, ``JournalFullError`` if
+        ``room`` is to be left and there is no other, and ``JournalFailedError`` if the disk fails;
         from then on the journal takes nothing more.
         """
         record = encode_record(payload, follows_flush=self._flushed == self._end)
         with self._failing_for_good():
-            self._reserve(len(record) if into_headroom else len(record) + HEADROOM_BYTES)
+            self._make_room(len(record), room)
             _write(self._descriptor, record, self._end)
             self._end += len(record)
         if sync:
@@ -109,6 +133,16 @@ class Journal:
         _sync_directory(self.path.parent)
         self.close()
 
+    def clear(self) -> None:
+        """Take all records out, durably, leave the file its room, and let go of it.
+
+        Raises ``JournalFailedError``.
+        """
+        with self._failing_for_good():
+            _write(self._descriptor, bytes(self._end), 0)
+            os.fdatasync(self._descriptor)
+        self.close()
+
     def _recover(self) -> tuple[bytes, ...]:
         size = os.fstat(self._descriptor).st_size
         if size > JOURNAL_BYTES_MAX:
@@ -123,6 +157,18 @@ class Journal:
         os.fsync(self._descriptor)  # what a former life wrote counts from now on
         self._flushed = self._end
         return journaled.payloads
+
+    def _make_room(self, byte_count: int, room: Room) -> None:
+        if room is Room.TAKE:
+            return self._reserve(byte_count)
+        try:
+            return self._reserve(byte_count + HEADROOM_BYTES)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            if room is Room.LEAVE:
+                raise _failure(self.path, error) from error
+        return self._reserve(byte_count)
 
     def _reserve(self, byte_count: int) -> None:
         """Have zeros on the disk for so many bytes more."""
@@ -139,10 +185,54 @@ class Journal:
             yield
         except OSError as error:
             self._failed = True
-            raise JournalFailedError(
-                f"{self.path} did not take a record: {error.strerror}",
-                hint="look at the disk's space and health, then restart the service",
-            ) from error
+            raise _broken(self.path, error) from error
+
+
+def make_blank(path: Path) -> None:
+    """Have a journal without a record lie at ``path``, durably, with the room of a new one.
+
+    Raises ``JournalFullError`` if there is no room, ``JournalFailedError``: then it is not there.
+    """
+    fresh = path.with_suffix(".new")
+    descriptor = _opened(fresh)
+    try:
+        _write(descriptor, bytes(RESERVED_BYTES), 0)
+        os.fsync(descriptor)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise _failure(path, error) from error
+    finally:
+        os.close(descriptor)
+    move(fresh, path)
+
+
+def move(path: Path, to: Path) -> None:
+    """Rename a journal that nobody holds, durably. Raises ``FileNotFoundError``."""
+    path.rename(to)
+    _sync_directory(to.parent)
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _failure(path, error) from error
+
+
+def _failure(path: Path, error: OSError) -> JournalFullError | JournalFailedError:
+    """What an error says that came before a byte of a record was written."""
+    if error.errno not in NO_ROOM:
+        return _broken(path, error)
+    return JournalFullError(
+        f"no room for a record in {path}: {error.strerror}", hint="free space on the host's disk"
+    )
+
+
+def _broken(path: Path, error: OSError) -> JournalFailedError:
+    return JournalFailedError(
+        f"{path} did not take a record: {error.strerror}",
+        hint="look at the disk's space and health, then restart the service",
+    )
 
 
 def _write(descriptor: int, data: bytes, offset: int) -> None:

@@ -20,6 +20,7 @@ from godwit.host.freeing import freed
 from godwit.host.peer_fence import PeerFence
 from godwit.host.role import RoleRunner
 from godwit.hypervisor.port import Checkpoint, LinkTarget, Outgoing, SentPages, Vmm, VmmState
+from godwit.runtime.journal import JournalFullError
 from godwit.transfer.control import ControlLink
 from godwit.transfer.pacing import Pace
 from godwit_protocol import link, subjects
@@ -176,7 +177,10 @@ class Departure:
 
     def _append(self, effect: fx.Append) -> None:
         self._facts.writer.epoch = self._runner.state.epoch if self._runner.state else 0
-        stored = self._facts.write(effect.event, effect.durability, effect.to, held=effect.held)
+        try:
+            stored = self._facts.append(effect)
+        except JournalFullError as error:
+            return self._runner.tell(inp.JournalFull(message=error.message))
         if effect.durability is Durability.LOGGED:
             event_type = effect.event.TYPE
 
@@ -185,6 +189,7 @@ class Departure:
 
             self._runner.start(self._await_log(stored, event_type), failed)
             self._rehearse(inp.Appended(type=event_type), *_A_STUN)
+        return None
 
     def _rehearse(self, *inputs: inp.Input) -> None:
         """In the next turn of the loop, when what is waited for is under way."""

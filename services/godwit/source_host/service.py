@@ -77,6 +77,7 @@ class SourceHost:
             _log.info("machine_found", machine=vmm.name)
         for migration in self._journals.leftovers():
             await self._recover(migration)
+        self._journals.keep_blank()
         self._tasks.create_task(self._inventory.follow())
         self._tasks.create_task(self._watch_machines())
         self._tasks.create_task(self._orphans.watch())
@@ -166,9 +167,11 @@ class SourceHost:
         self._beginning = machine
         try:
             opened = self._journals.create(migration, machine, codec.encode(decision.envelope))
-            self._run(opened, *await self._begin(opened, started))
+            departing = self._run(opened, *await self._begin(opened, started))
         finally:
             self._beginning = ""
+        if opened.disk_full:
+            await asyncio.wait({departing})  # its journal is for the next one that is refused
 
     async def _is_known(self, migration: str) -> bool:
         scope = Scope.of_migration(migration)
@@ -195,6 +198,7 @@ class SourceHost:
             register,
             migration=opened.migration,
             now_ns=self._host.clock.monotonic_ns(),
+            disk_full=opened.disk_full,
         )
 
     async def _recover(self, migration: str) -> None:
@@ -220,7 +224,9 @@ class SourceHost:
             if f".{self._host.name}.{SERVICE}." in stored.subject:
                 self._tell(codec.decode(stored.data, stored.sequence))
 
-    def _run(self, opened: OpenMigration, state: SourceState, effects: tuple[Effect, ...]) -> None:
+    def _run(
+        self, opened: OpenMigration, state: SourceState, effects: tuple[Effect, ...]
+    ) -> asyncio.Task[None]:
         started = opened.decision.event
         assert isinstance(started, ev.MigrationStarted)
         epoch = started.register_epoch
@@ -242,7 +248,7 @@ class SourceHost:
             finally:
                 del self._departures[opened.migration]
 
-        self._tasks.create_task(run())
+        return self._tasks.create_task(run())
 
     def _is_moving(self, machine: str) -> bool:
         if machine == self._beginning:

@@ -10,8 +10,9 @@ import errno
 from dataclasses import dataclass, field
 from typing import Final
 
+from godwit.host.disk import OpenJournal
 from godwit.host.marks import MemoryMarks
-from godwit.runtime.journal import JournalFailedError
+from godwit.runtime.journal import JournalFailedError, JournalFullError, Room
 from godwit_protocol.errors import ConflictError
 from godwit_protocol.journal import decode_journal, encode_record
 
@@ -20,6 +21,8 @@ from .process import DiedError, Process, World
 
 SYNC_S: Final = 0.0004
 SLOW_S: Final = 0.5
+USED_UP_CHANCE: Final = 0.2
+"""That a journal on a full disk has used up the room that it had: the real one hardly ever has."""
 CURSORS_UNFLUSHED: Final = 20
 """Values of a cursor that may each be what a loss of power leaves, beside none at all."""
 
@@ -40,6 +43,8 @@ class HostDisk:
     files: dict[tuple[str, str], _File] = field(default_factory=dict)
     cursors: dict[str, list[int]] = field(default_factory=dict)
     """By service: every value since it was last certain which one is on the disk."""
+    blanks: set[str] = field(default_factory=set)
+    """Services for which a blank journal lies ready."""
     marks: MemoryMarks = field(default_factory=MemoryMarks)
     """They are never flushed: a loss of power takes them."""
 
@@ -127,6 +132,26 @@ class Journals:
         self._process.step("open a journal")
         return Journal(self._disk, self._process, (self._service, name))
 
+    def keep_blank(self) -> None:
+        """As ``JournalFolder.keep_blank``."""
+        self._process.step("make a blank journal")
+        if self._disk.is_full and self._service not in self._disk.blanks:
+            raise JournalFullError("no room for a journal: no space left on device")
+        self._disk.blanks.add(self._service)
+
+    def begin(self, name: str) -> Journal:
+        """As ``JournalFolder.begin``."""
+        self._process.step("begin a journal")
+        if self._disk.is_full and self._service not in self._disk.blanks:
+            raise JournalFullError("no blank journal, and no room for one")
+        self._disk.blanks.discard(self._service)
+        return self.open(name)
+
+    def end(self, name: str, journal: OpenJournal) -> None:
+        """As ``JournalFolder.end``."""
+        journal.remove()
+        self._disk.blanks.add(self._service)
+
 
 class Journal:
     """``host.disk.OpenJournal``, in the framing of the real one."""
@@ -147,7 +172,7 @@ class Journal:
             self._file.synced_bytes = journaled.whole_bytes
         self.records: tuple[bytes, ...] = journaled.payloads
 
-    def append(self, payload: bytes, *, sync: bool, into_headroom: bool = False) -> None:
+    def append(self, payload: bytes, *, sync: bool, room: Room = Room.NEED) -> None:
         """As ``OpenJournal.append``."""
         process, weather, record = self._process, self._disk.world.weather, encode_record(payload)
         process.check()
@@ -157,7 +182,9 @@ class Journal:
             self._write_part(record)
             process.die("killed in the middle of a journal's write")
             raise DiedError
-        if self._disk.is_full:
+        if self._disk.is_full and room is Room.LEAVE:
+            raise JournalFullError("no room for a record: no space left on device")
+        if self._disk.is_full and self._disk.world.dice.random() < USED_UP_CHANCE:
             self._write_part(record)
             self._failed = True
             raise JournalFailedError("the journal did not take a record: no space left on device")
@@ -175,6 +202,12 @@ class Journal:
         self._file.synced_bytes = len(self._file.data)
         slow = weather.strikes(Fault.DISK_SLOW)
         process.stop_for(SLOW_S * weather.dice.random() if slow else SYNC_S)
+
+    def clear(self) -> None:
+        """As ``OpenJournal.clear``."""
+        self._file.data.clear()
+        self._file.synced_bytes = 0
+        self._file.holder = None
 
     def remove(self) -> None:
         """As ``OpenJournal.remove``."""

@@ -114,7 +114,11 @@ class Runs(LinkMessage, frozen=True, kw_only=True, tag="runs"):
 
 
 class Ping(LinkMessage, frozen=True, kw_only=True, tag="ping"):
-    """Either: I am alive."""
+    """Either: I am alive. ``stun_near``, from a source: in some milliseconds it stuns the machine,
+    if nothing comes between. Nothing hangs on it but how fast the destination is then.
+    """
+
+    stun_near: bool = False
 
 
 class Here(LinkMessage, frozen=True, kw_only=True, tag="here"):

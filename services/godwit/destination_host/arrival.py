@@ -55,6 +55,9 @@ ALIVE_NS: Final = 5_000_000
 
 _log = structlog.get_logger(__name__)
 
+_LOADED: Final = inp.ImageLoaded(pages=0, received_bytes=0, received_ns=0, staged_ns=0)
+"""What a rehearsal takes for it."""
+
 
 class Arrival:
     """One migration to this host."""
@@ -189,6 +192,13 @@ class Arrival:
         loop = asyncio.get_running_loop()
         loop.call_soon(self._runner.rehearse, self._facts.rehearse, given)
 
+    def _rehearse_stun(self) -> None:
+        """The source's machine still runs: what is done now is not in the stun."""
+        state = self._runner.state
+        assert state is not None
+        stage = inp.PeerStage(verify=state.verify)
+        self._runner.rehearse(self._facts.rehearse, stage, _LOADED, inp.PeerGo(heard_ns=0))
+
     async def _obey(self, ordered: ev.RunOrdered) -> inp.Input:
         """Get the proof that the source is off, if it is not there, before the role is told."""
         state = self._runner.state
@@ -248,6 +258,8 @@ class Arrival:
                 self._runner.tell(inp.PeerAbort(reason=message.reason))
             case link.Runs():
                 self._runner.tell(inp.PeerRuns())
+            case link.Ping():
+                self._rehearse_stun()
             case _:
                 self._lost(f"the source said {type(message).__name__}, which is a destination's")
 

@@ -188,6 +188,7 @@ class Departure:
                 return inp.AppendFailed(type=event_type, message=error.message)
 
             self._runner.start(self._await_log(stored, event_type), failed)
+            self._say(link.Ping(stun_near=True))
             self._rehearse(inp.Appended(type=event_type), *_A_STUN)
         return None
 

@@ -26,8 +26,8 @@ READ_BYTES: Final = 256 * 1024
 class ControlLink:
     """One open control connection. Used on one event loop.
 
-    ``on_message`` is called for each message, in order, but never for a ping; ``on_lost`` at most
-    once, with the reason in words, and not after ``close``.
+    ``on_message`` is called for each message, in order, but for a ping only if it says more;
+    ``on_lost`` at most once, with the reason in words, and not after ``close``.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ControlLink:
                     return self._lose("the peer closed the link")
                 for payload in frames.feed(data):
                     message = link.decode(payload)
-                    if not isinstance(message, link.Ping):
+                    if not isinstance(message, link.Ping) or message.stun_near:
                         self._on_message(message)
         except TimeoutError:
             self._lose(f"the peer was silent for {SILENCE_S:g} s")

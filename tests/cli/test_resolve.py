@@ -182,6 +182,13 @@ TAKEN_BACK = reg.taken_back(OWNED, "m")
             "host-1",
             ("host-2 is proven not to run the machine",),
         ),
+        (
+            [STUNNED],
+            [STAGED, mev.MachineFailed(message="dead")],
+            OWNED,
+            "host-2",
+            ("host-2 has said that it has nothing left", "host-1 is off the machine is lost"),
+        ),
     ],
 )
 async def test_what_may_be_lost(

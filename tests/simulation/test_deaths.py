@@ -7,12 +7,14 @@ from calm_cluster import CalmCluster
 
 from godwit.hypervisor.port import VmmState
 from godwit.proof.simulator import folds
+from godwit.runtime.lane import Scope
 from godwit_protocol import subjects
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
-from godwit_protocol.events.migration import AbortReason
+from godwit_protocol.events.migration import AbortReason, Outcome
 from godwit_protocol.register import RegisterValue
 from godwit_protocol.replay.verification import verify
+from godwit_protocol.roles.effects import Address, Service
 from recorded_logs import stories_of
 
 
@@ -21,6 +23,11 @@ def calm() -> Iterator[CalmCluster]:
     cluster = CalmCluster()
     yield cluster
     cluster.world.bury()
+
+
+ALARM_S = 700.0
+"""When the migration's deadline and the coordinator's graces are over."""
+OFF_S = 800.0
 
 
 def check(calm: CalmCluster) -> None:
@@ -172,3 +179,80 @@ def test_a_full_disk_does_not_end_a_service_that_has_read_its_inbox(calm: CalmCl
     calm.until(calm.has_told(mev.MachineStopped))
     calm.rest()
     assert not calm.cluster.restarts
+
+
+@pytest.fixture
+def both_dead(calm: CalmCluster) -> str:
+    """A migration of which the destination has said that its VMM died, behind the gate, and whose
+    source's host has lost its power, for good as it seems. Everybody waits.
+    """
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    migration = calm.migrate()
+    calm.until(lambda: calm.judge.registers["m"].value is RegisterValue.MOVED)
+    there = calm.place("host-2").host
+    there.kill(there.vmms["m"], "killed")
+    calm.until(calm.has_told(mev.MachineFailed))
+    calm.cluster.lose_power(calm.place("host-1"), seconds=OFF_S)
+    calm.rest(ALARM_S)
+    assert calm.told(ev.DoubtRaised) and not calm.told(ev.MigrationEnded)
+    return migration
+
+
+def order(calm: CalmCluster, migration: str, *, is_off: bool) -> None:
+    wanted = ev.RunOrdered(target="host-2", other_is_off=is_off, requested_by="ada@desk")
+    to = Address("host-2", Service.DESTINATION_HOST)
+    calm.put(Scope.of_migration(migration, "m"), wanted, to)
+
+
+def is_over(calm: CalmCluster, migration: str, owner: str = "host-2") -> None:
+    """The machine is lost, and nothing is left of it but what an operator stops."""
+    calm.until(calm.has_told(ev.MigrationEnded))
+    (ended,) = calm.told(ev.MigrationEnded)
+    assert isinstance(ended, ev.MigrationEnded)
+    assert (ended.outcome, ended.reason) == (Outcome.ABORTED, AbortReason.MACHINE_FAILED)
+    calm.rest()
+    assert all(migration not in picture.holdings for picture in calm.judge.pictures.values())
+    calm.rest(OFF_S - ALARM_S)
+    calm.until(lambda: calm.cluster.is_idle)
+    calm.stop(host=owner)
+    calm.until(calm.has_told(mev.MachineStopped))
+    check(calm)
+    stored = calm.cluster.server.streams[subjects.EVENTS].messages
+    assert verify(migration, dict(stories_of(stored))[migration]).faults == ()
+
+
+def test_a_machine_that_is_proven_lost_ends_its_migration(
+    calm: CalmCluster, both_dead: str
+) -> None:
+    order(calm, both_dead, is_off=False)
+    calm.until(calm.has_told(ev.RunOrderRefused))
+    (refused,) = calm.told(ev.RunOrderRefused)
+    assert isinstance(refused, ev.RunOrderRefused) and "powered off" in refused.message
+    calm.rest()
+    assert calm.told(ev.MigrationEnded) == []
+    order(calm, both_dead, is_off=True)
+    is_over(calm, both_dead)
+    (fenced,) = calm.told(ev.HostFenced)
+    assert isinstance(fenced, ev.HostFenced)
+    assert (fenced.target, fenced.vouched_by) == ("host-1", "ada@desk")
+
+
+def test_a_source_that_dies_in_pre_copy_for_good_ends_with_the_proof(calm: CalmCluster) -> None:
+    """The destination has discarded what it had, and waits for nothing."""
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    migration = calm.migrate()
+    calm.until(calm.has_told(ev.PrecopyStarted))
+    calm.cluster.lose_power(calm.place("host-1"), seconds=OFF_S)
+    calm.rest(ALARM_S)
+    assert calm.told(ev.ImageDiscarded) and not calm.told(ev.MigrationEnded)
+    order(calm, migration, is_off=True)
+    is_over(calm, migration, owner="host-1")
+
+
+def test_a_source_that_comes_back_with_nothing_ends_it_by_itself(
+    calm: CalmCluster, both_dead: str
+) -> None:
+    assert not calm.told(ev.HostFenced)
+    is_over(calm, both_dead)

@@ -117,11 +117,11 @@ def test_a_source_of_the_past_frees_what_the_machine_left(released: bool) -> Non
 
 def test_a_machine_that_failed_before_it_was_taken_back_was_given_up_by_nobody() -> None:
     facts = {MachineFailed.TYPE}
-    state, effects = recovery.recover_source(begun_source(STILL_HERE), facts, 0)
+    state, effects = recovery.recover_source(begun_source(STILL_HERE), facts, 0, image_left=True)
     assert state.phase is SourcePhase.RESUMING
     assert isinstance(effects[0], fx.ResumeMachine)
     taken_back = facts | {ev.MachineStunned.TYPE, ev.MachineTakenBack.TYPE}
-    state, _ = recovery.recover_source(begun_source(STILL_HERE), taken_back, 0)
+    state, _ = recovery.recover_source(begun_source(STILL_HERE), taken_back, 0, image_left=True)
     assert state.phase is SourcePhase.DOUBTING
 
 

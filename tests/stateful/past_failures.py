@@ -121,6 +121,30 @@ def both_vmms_dead() -> World:
     return world
 
 
+def both_vmms_dead_and_one_host_gone() -> World:
+    """A stated gap: the destination had said that its VMM was dead, and the source's host never
+    came back. Nobody could end the migration: its claim and its reservation stayed. The proof that
+    the host is off ends it; here an operator's word, which the destination's service wrote down.
+    """
+    world = reached(DESTINATION, "opening")
+    world.break_link()
+    world.do("notice to source")
+    world.do("CompareAndSet succeeds")
+    world.do("OpenGate fails")
+    world.tell(COORDINATOR, inp.ImageLost(host=DESTINATION.host))
+    world.story.outside(world.now_ns, "host-1 loses its power, for good")
+    world.dead.add(SOURCE)
+    world.vmms[SOURCE] = Vmm()
+    world.vmm_died = True
+    world.notices.clear()
+    world.pending = [item for item in world.pending if item.role is not SOURCE]
+    world.drain()
+    world.story.outside(world.now_ns, "an operator vouches to host-2 that host-1 is off")
+    world.tell(COORDINATOR, inp.ImageLost(host=SOURCE.host))
+    world.drain()
+    return world
+
+
 def switched_on_again() -> World:
     """The checker: a host died in the middle of a stun, the destination claimed the machine by the
     proof of it, and the host was switched on again. Its source wanted the machine back from a
@@ -134,7 +158,7 @@ def switched_on_again() -> World:
     world.vmm_died = True
     world.notices.clear()
     world.tell(DESTINATION, inp.PeerFenced())
-    recovered = recovery.recover_source(begun, facts, world.now_ns)
+    recovered = recovery.recover_source(begun, facts, world.now_ns, image_left=False)
     world.begin(SOURCE, f"goes on with S(1), and {', '.join(sorted(facts))}", *recovered)
     world.do("CompareAndSet succeeds")
     world.do("OpenGate succeeds")
@@ -153,7 +177,8 @@ def failed_before_it_was_taken_back() -> World:
     facts = _restart(
         world, SOURCE, "host-1's service dies, when it has said that the machine failed"
     )
-    recovered = recovery.recover_source(begun, facts | {"machine_failed"}, world.now_ns)
+    failed = facts | {"machine_failed"}
+    recovered = recovery.recover_source(begun, failed, world.now_ns, image_left=False)
     world.begin(SOURCE, "goes on", *recovered)
     world.drain()
     return world
@@ -183,6 +208,7 @@ PAST: dict[str, Scenario] = {
         quarantined_and_started_anew,
         order_of_the_past,
         both_vmms_dead,
+        both_vmms_dead_and_one_host_gone,
         switched_on_again,
         failed_before_it_was_taken_back,
         claim_of_the_past,

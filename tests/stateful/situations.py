@@ -236,6 +236,8 @@ _CHANGES: dict[Role, dict[str, dict[str, Any]]] = {
             "migration_deadline_ns": DEADLINE_NS,
         },
         "GPUs are chosen": {"gpus": (1,)},
+        "the source has nothing left": {"lost": frozenset({SOURCE.host})},
+        "the destination has nothing left": {"lost": frozenset({DESTINATION.host})},
     },
 }
 
@@ -367,6 +369,9 @@ def _told_to_coordinator() -> list[Given]:
             "SourceAbandoned",
             inp.SourceAbandoned(reason=AbortReason.MACHINE_FAILED, message="the guest failed"),
         ),
+        Given("ImageLost of the source", inp.ImageLost(host=SOURCE.host)),
+        Given("ImageLost of the destination", inp.ImageLost(host=DESTINATION.host)),
+        Given("ImageLost of a third host", inp.ImageLost(host="host-3")),
         Given("Activated", inp.Activated()),
         Given("SourceReleased", inp.SourceReleased()),
         Given("Appended", inp.Appended(type="start_decided")),

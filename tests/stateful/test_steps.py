@@ -253,6 +253,7 @@ JOURNALS: dict[Role, tuple[tuple[Any, ...], ...]] = {
         (*_BACK, ev.MigrationAbandoned),
         (*_GONE, ev.MachineReleased),
         (*_BACK, ev.MachineReleased),
+        (*_GONE, mev.MachineFailed),
     ),
     DESTINATION: (
         (),
@@ -286,21 +287,25 @@ def by_register(recovered: Any) -> Iterator[tuple[str, Outcome]]:
             yield f"{HOLDS}{name}", (f"refused: {error.message}",)
 
 
-def restarted(role: Role, facts: frozenset[str], register: Any, *, runs: bool = False) -> Outcome:
+def restarted(role: Role, facts: frozenset[str], register: Any, *, found: bool) -> Outcome:
+    """``found``: whether the source's VMM lives, or the destination's runs."""
     begun = situations(role, next(iter(phases(role))))[0].state
     begun = msgspec.structs.replace(begun, register=register)
     if role is SOURCE:
-        return outcome(begun, *recovery.recover_source(begun, facts, SOON_NS))
-    recovered = recovery.recover_destination(begun, facts, SOON_NS, machine_runs=runs)
+        return outcome(begun, *recovery.recover_source(begun, facts, SOON_NS, image_left=found))
+    recovered = recovery.recover_destination(begun, facts, SOON_NS, machine_runs=found)
     return outcome(begun, *recovered)
 
 
-def test_each_recovery_of_a_source_is_the_one_that_was_reviewed() -> None:
+@pytest.mark.parametrize("left", [False, True], ids=["without-image", "with-image"])
+def test_each_recovery_of_a_source_is_the_one_that_was_reviewed(*, left: bool) -> None:
     lines = []
     for name, facts in journals(SOURCE):
         lines.append(f"journal: {name}")
-        lines += table(by_register(lambda view, facts=facts: restarted(SOURCE, facts, view)))
-    compared("recovery-of-source", lines)
+        lines += table(
+            by_register(lambda view, facts=facts: restarted(SOURCE, facts, view, found=left))
+        )
+    compared(f"recovery-of-source-{'with' if left else 'without'}-image", lines)
 
 
 @pytest.mark.parametrize("runs", [False, True], ids=["stands", "runs"])
@@ -309,7 +314,7 @@ def test_each_recovery_of_a_destination_is_the_one_that_was_reviewed(*, runs: bo
     for name, facts in journals(DESTINATION):
         lines.append(f"journal: {name}")
         lines += table(
-            by_register(lambda view, facts=facts: restarted(DESTINATION, facts, view, runs=runs))
+            by_register(lambda view, facts=facts: restarted(DESTINATION, facts, view, found=runs))
         )
     compared(f"recovery-of-destination-that-{'runs' if runs else 'stands'}", lines)
 

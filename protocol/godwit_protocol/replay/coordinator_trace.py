@@ -77,10 +77,11 @@ class CoordinatorTrace:
         """Where a coordinator is that has seen all so far."""
         return self._intents[0].state
 
-    def learn(self, event: Event, time_ns: int) -> None:
+    def learn(self, recorded: Recorded, time_ns: int) -> None:
         """Any event of the migration, stored at ``time_ns``."""
-        given = input_of(event)
-        if given is None or not self._facts.is_new(event):
+        event, host = recorded.event, recorded.envelope.host
+        given = input_of(event, host)
+        if given is None or not self._facts.is_new(event, host):
             return
         self._past.append(_Turn(self._intents, given, time_ns))
         self._intents = _told(self._intents, given, time_ns)

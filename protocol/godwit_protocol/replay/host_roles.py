@@ -46,7 +46,8 @@ def source_trace(
             begun, effects = begin(view, seen.now_ns)
             if not facts:
                 yield begun, effects
-            yield recovery.recover_source(begun, facts, seen.now_ns)
+            for yes in (True, False):
+                yield recovery.recover_source(begun, facts, seen.now_ns, image_left=yes)
             yield succession.source_after(begun, facts)
 
     def guesses(kind: type[Input], state: SourceState, event: Event) -> Iterable[Input]:

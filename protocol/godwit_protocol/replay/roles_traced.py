@@ -61,7 +61,7 @@ class RolesTraced:
             step = self._decision(recorded, subject)
         elif lane in (Lane.SOURCE, Lane.DESTINATION):
             step = self._fact(recorded, subject)
-        self._coordinator.learn(event, time_ns)
+        self._coordinator.learn(recorded, time_ns)
         self._begin(recorded)
         return step
 

@@ -13,7 +13,8 @@ in the log, never on what it wanted to write. From there the hosts' facts decide
 
 The coordinator is never needed during the stun. It ends a started migration on the hosts' word
 alone, never on their silence: a silent party is ordered to abort, and if it stays silent an alarm
-says so.
+says so. The word may be a proof that the other one is off: when neither host can have an image, the
+machine is lost, and that is the end.
 
 Times are wall clock in nanoseconds since the epoch, so that another replica can take over. A
 coordinator that restarts feeds the whole log of the migration through ``step`` and leaves out the
@@ -89,6 +90,8 @@ class CoordinatorState(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth_changes: int = 0
     """How many of them the source was told, once it was told to start."""
     alarmed: bool = False
+    lost: frozenset[str] = frozenset()
+    """Hosts on which nothing of the machine is left."""
 
 
 Effects = tuple[Effect, ...]
@@ -348,6 +351,15 @@ def _abandoned(state: CoordinatorState, given: Input, _now_ns: int) -> Result:
     return _end(state, Outcome.ABORTED, given.reason, given.message)
 
 
+def _image_lost(state: CoordinatorState, given: Input, _now_ns: int) -> Result:
+    """A destination that refuses after the start has discarded what it had."""
+    host = given.host if isinstance(given, inp.ImageLost) else state.destination
+    after = _replace(state, lost=state.lost | {host})
+    if not {state.source, state.destination} <= after.lost:
+        return after, ()
+    return _end(after, Outcome.ABORTED, AbortReason.MACHINE_FAILED, _LOST)
+
+
 def _activated(state: CoordinatorState, _given: Input, now_ns: int) -> Result:
     after = _replace(
         state,
@@ -398,6 +410,7 @@ def _logged(event: Event, to: fx.Address | None = None) -> Effect:
 _replace = msgspec.structs.replace
 
 _CANCELLED: Final = (AbortReason.CANCELLED, "cancelled by an operator")
+_LOST: Final = "the machine is lost: neither host can have anything of it"
 _RESULTS: Final[tuple[type[Input], ...]] = (
     inp.Appended,
     inp.ClaimSettled,
@@ -409,6 +422,7 @@ _RESULTS: Final[tuple[type[Input], ...]] = (
     inp.EndKnown,
     inp.CancelWanted,
     inp.BandwidthWanted,
+    inp.ImageLost,
     inp.SourceAbandoned,
     inp.Activated,
     inp.SourceReleased,
@@ -449,6 +463,8 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[CoordinatorState]]:
         if phase not in (p.CONSIDERING, p.SETTLING, p.ENDED):
             rows[phase, inp.EndKnown] = row(_end_known, p.SETTLING)
     for phase in (p.MOVING, p.ABORTING):
+        rows[phase, inp.ImageLost] = row(_image_lost, phase, p.SETTLING)
+        rows[phase, inp.Refused] = row(_image_lost, phase, p.SETTLING)
         rows[phase, inp.SourceAbandoned] = row(_abandoned, p.SETTLING)
         rows[phase, inp.Activated] = row(_activated, p.RELEASING)
         rows[phase, inp.SourceReleased] = row(_released, p.SETTLING)

@@ -8,6 +8,7 @@ from typing import Final
 from ..events import Event
 from ..events import bandwidth as bev
 from ..events import migration as ev
+from ..events.machine import MachineFailed
 from ..events.migration import AbortReason
 from . import inputs as inp
 from .inputs import Input
@@ -18,21 +19,40 @@ BANDWIDTH_REQUESTS_MAX: Final = 1000
 
 class Facts:
     """Which events are told to the coordinator of one migration, the same in every replica: of each
-    kind the first; but each request of a bandwidth, up to ``BANDWIDTH_REQUESTS_MAX``.
+    kind the first; of a loss the first of each host; but each request of a bandwidth, up to
+    ``BANDWIDTH_REQUESTS_MAX``.
     """
 
     def __init__(self) -> None:
-        self._told: Counter[type[Event]] = Counter()
+        self._told: Counter[tuple[type[Event], str]] = Counter()
 
-    def is_new(self, event: Event) -> bool:
-        """Whether an event, the next of the migration's that means something, is to be told."""
-        self._told[type(event)] += 1
+    def is_new(self, event: Event, host: str = "") -> bool:
+        """Whether an event of ``host``, the next of the migration's that means something, is to be
+        told.
+        """
+        kind = type(event), _lost_on(event, host)
+        self._told[kind] += 1
         is_repeated = isinstance(event, bev.BandwidthRequested)
-        return self._told[type(event)] <= (BANDWIDTH_REQUESTS_MAX if is_repeated else 1)
+        return self._told[kind] <= (BANDWIDTH_REQUESTS_MAX if is_repeated else 1)
 
 
-def input_of(event: Event) -> Input | None:
-    """Return what an event of a migration tells the coordinator; None if nothing."""
+def _lost_on(event: Event, host: str) -> str:
+    """The host that has nothing of the machine any more, if that is what the event says."""
+    match event:
+        case MachineFailed():
+            return host
+        case ev.HostFenced():
+            return event.target
+        case _:
+            return ""
+
+
+def input_of(event: Event, host: str = "") -> Input | None:
+    """Return what an event of a migration, written by ``host``, tells the coordinator; None if
+    nothing.
+    """
+    if lost := _lost_on(event, host):
+        return inp.ImageLost(host=lost)
     match event:
         case ev.ReservationGranted():
             return inp.Granted(placements=event.placements)

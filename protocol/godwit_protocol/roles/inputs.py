@@ -345,6 +345,14 @@ class BandwidthWanted(Input, frozen=True, kw_only=True):
     requested_by: str = ""
 
 
+class ImageLost(Input, frozen=True, kw_only=True):
+    """What ``host`` had of the machine is gone: it says that its VMM is dead, or the other host has
+    proof that it was off.
+    """
+
+    host: str
+
+
 class SourceAbandoned(Input, frozen=True, kw_only=True):
     """The source runs the machine and will not move it."""
 

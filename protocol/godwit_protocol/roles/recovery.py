@@ -22,6 +22,7 @@ from . import effects as fx
 from .destination_state import DestinationState
 from .effects import Effect
 from .source_deciding import run_again
+from .source_endings import to_destination
 from .source_state import SourceState
 
 Effects = tuple[Effect, ...]
@@ -30,12 +31,13 @@ RESTARTED = "the host's service was restarted"
 
 
 def recover_source(
-    begun: SourceState, facts: AbstractSet[str], now_ns: int
+    begun: SourceState, facts: AbstractSet[str], now_ns: int, *, image_left: bool
 ) -> tuple[SourceState, Effects]:
     """Go on from ``begun``, the state that the migration began in, with the register as it is now.
 
     ``facts``: the types of the events in the journal. The journal is a witness against a register
     that lost a write: what it says was taken back, had all the proof that was needed.
+    ``image_left``: whether the VMM lives that the machine was stunned in.
     """
     phase = source_state.Phase
     if ev.MigrationAbandoned.TYPE in facts:
@@ -62,8 +64,24 @@ def recover_source(
         cas = _cas(state, reg.overruled(record, state.host, state.migration))
         return _at(state, phase.RECLAIMING), (_alarm(state), cas)
     if yielded:
-        return _at(state, phase.YIELDED), ()
+        return _yielded(state, facts, image_left=image_left)
     return _take_back(state, record, gone=ev.GoGiven.TYPE in facts)
+
+
+def _yielded(
+    state: SourceState, facts: AbstractSet[str], *, image_left: bool
+) -> tuple[SourceState, Effects]:
+    """The destination owns the machine. If nothing of it is left here, not even an operator's order
+    can have it run here: that is said, for then a destination that has nothing either was the last.
+    """
+    yielded = _at(state, source_state.Phase.YIELDED)
+    if image_left:
+        return yielded, ()
+    gone = msgspec.structs.replace(yielded, gave_up=True)
+    if MachineFailed.TYPE in facts:
+        return gone, ()
+    failed = MachineFailed(message="the VMM that the machine was stunned in is dead")
+    return gone, (to_destination(state, failed, fx.Durability.JOURNALED),)
 
 
 def _take_back(

@@ -150,9 +150,10 @@ def _add_troubles(rows: dict[tuple[StrEnum, type[Input]], Row[SourceState]]) -> 
     )
     for given in doubts:
         rows[p.COMMITTED, given] = row(deciding.intend_abort, p.COMMITTED, p.ABORTING)
-    for phase in (p.COMMITTED, p.ABORTING, p.YIELDED):
+    for phase in (p.COMMITTED, p.ABORTING):
         rows[phase, inp.PeerFenced] = row(deciding.note, phase)
-    rows[p.DOUBTING, inp.PeerFenced] = row(endings.is_lost, p.DOUBTING, p.ABANDONED)
+    for phase in (p.YIELDED, p.DOUBTING):
+        rows[phase, inp.PeerFenced] = row(endings.is_lost, phase, p.ABANDONED)
     for phase in (p.ABORTING, p.YIELDED, p.DOUBTING):
         rows[phase, inp.PeerQuarantined] = row(deciding.note, phase)
     for phase in (p.YIELDED, p.DOUBTING):

@@ -22,7 +22,7 @@ from godwit_protocol.errors import (
 )
 from godwit_protocol.events import Recorded
 from godwit_protocol.events import migration as ev
-from godwit_protocol.events.migration import Outcome
+from godwit_protocol.events.migration import AbortReason, Outcome
 from godwit_protocol.projections import MigrationSummary
 from godwit_protocol.register import RegisterRecord
 
@@ -91,9 +91,11 @@ def resolve(
     if as_json_:
         output.print_json(as_json(summary))
     else:
+        is_lost = summary.reason is AbortReason.MACHINE_FAILED
+        now = "is lost" if is_lost else f"runs on {run_on}"
         output.print_line(
             f"migration {summary.id} is resolved ({summary.outcome});"
-            f" machine {summary.machine} runs on {run_on}"
+            f" machine {summary.machine} {now}"
         )
 
 

@@ -103,8 +103,9 @@ class Conductor:
             self._stands(stored.subject, stored.sequence, event)
             if envelope.host == self._name:
                 self._position = ChainPosition(envelope.lane_sequence, stored_hash(stored.data))
-        known = isinstance(event, MigrationRequested) or input_of(event) is not None
-        if known and self._known.is_new(event):
+        given = input_of(event, envelope.host)
+        known = isinstance(event, MigrationRequested) or given is not None
+        if known and self._known.is_new(event, envelope.host):
             self._facts.append(_Fact(recorded, stored.time_ns))
             self._fact_came.set()
 
@@ -144,7 +145,7 @@ class Conductor:
         event = fact.recorded.event
         if isinstance(event, MigrationRequested):
             return await self._consider(event)
-        given = input_of(event)
+        given = input_of(event, fact.recorded.envelope.host)
         assert given is not None
         return given
 

@@ -14,13 +14,14 @@ from godwit.content.store import ContentStore
 from godwit.host.context import HostContext
 from godwit.host.inbox import Inbox
 from godwit.host.journals import Journals, OpenMigration
-from godwit.host.orders import refuse_order
+from godwit.host.orders import answer_order
 from godwit.host.orphans import NEVER_RAN, Orphans
 from godwit.hypervisor.port import VmmState
 from godwit.runtime.health import Health
 from godwit.runtime.lane import LaneWriter, Scope, position_in_log
 from godwit.transfer.port import Acceptor
 from godwit_protocol import codec
+from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import Event, Lane, Recorded
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
@@ -50,6 +51,7 @@ class DestinationHost:
         self._inbox = Inbox(host.log, host.name, SERVICE, host.disk.cursor(SERVICE))
         self._journals = Journals(host, SERVICE, Lane.DESTINATION)
         self._arrivals: dict[str, Arrival] = {}
+        self._answering = asyncio.Lock()
         self._content = ContentStore(
             host.hypervisor, host.config.content_directory, enabled=host.config.content_store
         )
@@ -71,8 +73,27 @@ class DestinationHost:
             with structlog.contextvars.bound_contextvars(
                 migration=decision.envelope.migration, machine=decision.envelope.machine
             ):
-                await self._take(decision)
-            self._inbox.finish(decision)
+                if self._is_late_order(decision):
+                    self._tasks.create_task(self._answer(decision))
+                else:
+                    await self._take(decision)
+                    self._inbox.finish(decision)
+
+    def _is_late_order(self, decision: Recorded) -> bool:
+        """Whether an operator orders what no role here can obey; the answer may take a minute."""
+        return (
+            isinstance(decision.event, ev.RunOrdered)
+            and decision.envelope.migration not in self._arrivals
+        )
+
+    async def _answer(self, order: Recorded) -> None:
+        async with self._answering:
+            try:
+                await answer_order(self._host, Lane.DESTINATION, order)
+            except GodwitError as error:
+                _log.error("order_not_answered", error=error.message, code=error.code)
+            else:
+                self._inbox.finish(order)
 
     async def _take(self, decision: Recorded, *, is_new: bool = True) -> None:
         migration = decision.envelope.migration
@@ -91,8 +112,6 @@ class DestinationHost:
                 self._tell(migration, inp.PeerFenced())
             case ev.RunOrdered() as ordered if arrival := self._arrivals.get(migration):
                 arrival.order(decision.envelope.id, ordered, is_new=is_new)
-            case ev.RunOrdered() if is_new:
-                await refuse_order(self._host, Lane.DESTINATION, decision)
             case _:
                 _log.debug("decision_without_effect", type=decision.envelope.type)
 

@@ -122,9 +122,15 @@ def register_words(record: RegisterRecord | None) -> str:
 
 def losses(doubt: Doubt, record: RegisterRecord | None, run_on: str) -> tuple[str, ...]:
     """What may be lost, or go wrong, if the machine is run on ``run_on``: each a sentence."""
+    other = doubt.other(run_on)
+    side = doubt.other(other.host)
+    if {mev.MachineFailed.TYPE, ev.ImageDiscarded.TYPE} & side.facts:
+        return (
+            f"{run_on} has said that it has nothing left to run. With proof that"
+            f" {other.host} is off the machine is lost, and the migration ends.",
+        )
     to_source = run_on == doubt.source.host
     told = _lost_on_source(doubt, record) if to_source else _lost_on_destination(doubt, record)
-    other = doubt.other(run_on)
     if doubt.is_proven_still(other):
         return (*told, f"{other.host} is proven not to run the machine.")
     return (

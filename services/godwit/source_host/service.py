@@ -16,7 +16,7 @@ from godwit.gpus.port import GpuSource
 from godwit.host.context import HostContext
 from godwit.host.inbox import Inbox
 from godwit.host.journals import Journals, OpenMigration
-from godwit.host.orders import refuse_order
+from godwit.host.orders import answer_order
 from godwit.host.orphans import RAN, Orphans
 from godwit.runtime.health import Health
 from godwit.runtime.lane import Scope, position_in_log
@@ -62,6 +62,7 @@ class SourceHost:
         self._inventory = Inventory(host, gpus)
         self._link = SharedLink(host.config.link_bandwidth)
         self._orphans = Orphans(host, RAN, self._is_busy, self._machines.tell)
+        self._answering = asyncio.Lock()
         self._reported: dict[str, int] = {}
         """Machines that failed, and the register's epoch in which the log says so."""
 
@@ -106,10 +107,14 @@ class SourceHost:
                 departure.order(decision.envelope.id, event, is_new=True)
                 self._inbox.finish(decision)
             case ev.RunOrdered():
-                self._carry_out(decision, refuse_order(self._host, Lane.SOURCE, decision))
+                self._carry_out(decision, self._answer(decision))
             case _:
                 self._tell(decision)
                 self._inbox.finish(decision)
+
+    async def _answer(self, order: Recorded) -> None:
+        async with self._answering:
+            await answer_order(self._host, Lane.SOURCE, order)
 
     def _tell(self, decision: Recorded) -> None:
         event, migration = decision.event, decision.envelope.migration
@@ -212,7 +217,8 @@ class SourceHost:
         if state.has_gone_on(state.register):
             state, effects = succession.source_after(state, opened.past_types)
         else:
-            state, effects = recover_source(state, opened.past_types, now_ns)
+            left = await self._host.hypervisor.find(state.machine) is not None
+            state, effects = recover_source(state, opened.past_types, now_ns, image_left=left)
         _log.warning("migration_recovered", migration=migration, phase=state.phase)
         self._run(opened, state, effects)
         await self._tell_again(migration)

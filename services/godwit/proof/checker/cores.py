@@ -176,7 +176,9 @@ class Core:
 
     step: Callable[[Any, Input, int], tuple[Any, Effects]]
     recover: Callable[[Any, AbstractSet[str], bool], tuple[Any, Effects]]
-    """Takes the state that the role began in, its journal's types, and whether its VMM runs."""
+    """Takes the state that the role began in, its journal's types, and what it finds of its VMM: a
+    source whether it lives, a destination whether it runs.
+    """
     begin: Callable[[reg.RegisterView], tuple[Any, Effects]]
     next_deadline_ns: Callable[[Any], int | None]
     terminal: AbstractSet[Any]
@@ -191,8 +193,8 @@ def _begin_destination(register: reg.RegisterView) -> tuple[Any, Effects]:
     return destination.begin(ORDERED, register, migration="m", now_ns=0)
 
 
-def _recover_source(begun: Any, facts: AbstractSet[str], _runs: bool) -> tuple[Any, Effects]:
-    return recovery.recover_source(begun, facts, 0)
+def _recover_source(begun: Any, facts: AbstractSet[str], lives: bool) -> tuple[Any, Effects]:
+    return recovery.recover_source(begun, facts, 0, image_left=lives)
 
 
 def _recover_destination(begun: Any, facts: AbstractSet[str], runs: bool) -> tuple[Any, Effects]:
@@ -266,14 +268,14 @@ class Roles:
             outcome = self._steps[key] = self._try(role, given, LATE_NS if is_late else 0)
         return outcome
 
-    def recover(self, facts: int, register: Sequence[int], *, machine_runs: bool) -> Outcome:
+    def recover(self, facts: int, register: Sequence[int], *, vmm_found: bool) -> Outcome:
         """Where a restarted service goes on, from its journal, the register and the VMM."""
-        key = (facts, register[-1], len(register), machine_runs)
+        key = (facts, register[-1], len(register), vmm_found)
         outcome = self._recoveries.get(key)
         if outcome is None:
             begun, _ = self._core.begin(self._view(register))
             types = FactTypes(name for name, fact in FACTS.items() if facts & fact)
-            recovered = self._core.recover(begun, types, machine_runs)
+            recovered = self._core.recover(begun, types, vmm_found)
             outcome = self._recoveries[key] = self._outcome(*recovered)
         return outcome
 

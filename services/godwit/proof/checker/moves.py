@@ -231,12 +231,12 @@ class Moves:
 
     def _restart(self, world: World, who: int, side: Side) -> Iterator[Move]:
         """It reads its journal and the register, which may show what it held before."""
-        runs = side.vmm is Vmm.RUNNING
+        found = side.vmm is Vmm.RUNNING if who else Vmm.NONE < side.vmm < Vmm.DEAD
         recover = self.roles[who].recover
-        outcome = recover(side.journal, world.register, machine_runs=runs)
+        outcome = recover(side.journal, world.register, vmm_found=found)
         yield from self._carry_out(Draft(world), Label(What.RESTART, who), Kind.DUE, outcome)
         if len(world.register) > 1:
-            outcome = recover(side.journal, world.register[:-1], machine_runs=runs)
+            outcome = recover(side.journal, world.register[:-1], vmm_found=found)
             label = Label(What.RESTART, who, detail=1)
             yield from self._carry_out(Draft(world), label, Kind.FAULT, outcome)
 

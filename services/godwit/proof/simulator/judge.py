@@ -352,7 +352,9 @@ class Judge:
                 self.accuse(f"migration {name} of {self.migrations[name].machine} never ended")
         for name, truth in self.migrations.items():
             completed = any(ended.outcome is Outcome.COMPLETED for ended in truth.ended)
-            if truth.ended and completed != truth.moved and not truth.lost_writes:
+            is_lost = any(ended.reason is AbortReason.MACHINE_FAILED for ended in truth.ended)
+            is_excused = truth.lost_writes or (is_lost and truth.lost_image)
+            if truth.ended and completed != truth.moved and not is_excused:
                 self.accuse(f"migration {name}: completed {completed}, but moved {truth.moved}")
             is_settled = truth.machine not in self.unsettled
             if (

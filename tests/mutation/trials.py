@@ -16,6 +16,7 @@ import importlib.machinery
 import importlib.util
 import os
 import resource
+import select
 import signal
 import sys
 import time
@@ -163,15 +164,15 @@ def _write(pipe: int, test: str) -> None:
 
 
 def _ended(child: int) -> int:
-    deadline_s = time.monotonic() + TRIAL_S_MAX
-    while time.monotonic() < deadline_s:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return BROKEN_STATUS
+    watched = os.pidfd_open(child)
+    try:
+        has_ended, _, _ = select.select([watched], [], [], TRIAL_S_MAX)
+    finally:
+        os.close(watched)
+    if not has_ended:
+        os.killpg(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) if has_ended else BROKEN_STATUS
 
 
 def _run_tests(tests: Sequence[str], plugin: object) -> int:

@@ -6,14 +6,13 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from godwit.runtime.clock import SystemClock
 from godwit.runtime.lane import LaneWriter, Scope
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import find_binary
-from godwit_protocol.errors import UnreachableError
 from godwit_protocol.events import Event, Lane
 from godwit_protocol.events.migration import CancelRequested
 from nats_cluster import free_port
@@ -38,31 +37,37 @@ async def running(directory: Path) -> AsyncIterator[Guarded]:
     server = await asyncio.create_subprocess_exec(
         *(find_binary(), "-c", config, "-a", "127.0.0.1", "-p", str(port)),
         env={**os.environ, **passwords},
+        stderr=asyncio.subprocess.PIPE,
     )
+    assert server.stderr is not None
     try:
+        async with asyncio.timeout(READY_S_MAX):
+            await _ready(server.stderr)
+        reading = asyncio.create_task(server.stderr.read())
         yield Guarded(port)
     finally:
         server.terminate()
         await server.wait()
+    await reading
+
+
+async def _ready(told: asyncio.StreamReader) -> None:
+    """Wait until the server says that it takes connections."""
+    while b"Server is ready" not in (line := await told.readline()):
+        assert line, "the server ended"
 
 
 def configured(directory: Path) -> Path:
     shutil.copy(ROOT / "deploy" / "nats-users.conf", directory)
     config = directory / "nats.conf"
     config.write_text(
-        f'log_file: "{directory}/nats.log"\n'
-        f'jetstream {{ store_dir: "{directory}/jetstream" }}\n'
-        'include "nats-users.conf"\n'
+        f'jetstream {{ store_dir: "{directory}/jetstream" }}\ninclude "nats-users.conf"\n'
     )
     return config
 
 
 async def connected(url: str) -> NatsLog:
-    async with asyncio.timeout(READY_S_MAX):
-        while True:
-            with suppress(UnreachableError):
-                return await NatsLog.connect(url, name="owner")
-            await asyncio.sleep(0.01)
+    return await NatsLog.connect(url, name="owner")
 
 
 async def tell(

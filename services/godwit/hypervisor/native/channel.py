@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from pathlib import Path
 from typing import Final, TypeVar
@@ -15,6 +16,9 @@ from godwit_protocol.errors import DeadlineError, RemoteProtocolError, Unreachab
 
 from . import wire
 
+AT_ONCE_MS: Final = 1
+"""How long the event loop's own thread waits for an answer that is expected at once. To turn to
+something else, and be woken, takes longer than such an answer."""
 _READ_BYTES: Final = 2**18
 
 A = TypeVar("A", bound=wire.Message)
@@ -33,24 +37,27 @@ class Channel:
         # Handles on VMMs come and go by the dozen, and nobody is told to close one.
         self.close()
 
-    async def ask(self, command: wire.Message, kind: type[A], deadline_s: float) -> A:
-        """Send ``command`` and return its answer, which must be a ``kind``.
+    async def ask(
+        self, command: wire.Message, kind: type[A], deadline_s: float, *, at_once: bool = False
+    ) -> A:
+        """Send ``command`` and return its answer, which must be a ``kind``. ``at_once``: a stun
+        waits for it, and nothing else on this loop is to be done before it for ``AT_ONCE_MS``.
 
         Raises ``UnreachableError`` when nobody listens or the peer dies, ``DeadlineError`` when it
         is silent for ``deadline_s``, else what the peer answers. After either, or a cancellation,
         the command may or may not have been obeyed.
         """
-        answer, fds = await self.ask_with_fds(command, kind, deadline_s)
+        answer, fds = await self.ask_with_fds(command, kind, deadline_s, at_once=at_once)
         assert not fds, f"{kind.__name__} came with descriptors"
         return answer
 
     async def ask_with_fds(
-        self, command: wire.Message, kind: type[A], deadline_s: float
+        self, command: wire.Message, kind: type[A], deadline_s: float, *, at_once: bool = False
     ) -> tuple[A, list[int]]:
         """As ``ask``; the descriptors that came with the answer are the caller's to close."""
         try:
             async with asyncio.timeout(deadline_s), self._turn:
-                body, fds = await self._exchange(wire.frame(command))
+                body, fds = await self._exchange(wire.frame(command), at_once=at_once)
         except TimeoutError as error:
             what = type(command).__name__
             raise DeadlineError(f"{self._path}: no answer to {what} in {deadline_s} s") from error
@@ -73,11 +80,13 @@ class Channel:
             self._connection = wire.connect(self._path)
         return self._connection
 
-    async def _exchange(self, data: bytes) -> tuple[bytes, list[int]]:
+    async def _exchange(self, data: bytes, *, at_once: bool) -> tuple[bytes, list[int]]:
         fds: list[int] = []
         try:
             connection = self._connected()
             await asyncio.get_running_loop().sock_sendall(connection, data)
+            if at_once:
+                _wait_here(connection)
             while (body := wire.take_frame(self._received)) is None:
                 await self._read_on(connection, fds)
         except BaseException:
@@ -103,6 +112,12 @@ class Channel:
             fds += came
             self._received += data
             return
+
+
+def _wait_here(connection: socket.socket) -> None:
+    look = select.poll()
+    look.register(connection, select.POLLIN)
+    look.poll(AT_ONCE_MS)
 
 
 async def readable(fd: int) -> None:

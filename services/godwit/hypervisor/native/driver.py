@@ -71,7 +71,7 @@ class NativeVmm:
 
     async def pause(self) -> Checkpoint:
         """RUNNING or PAUSED; see ``port.Vmm``. Never waits for the log."""
-        paused = await self._channel.ask(wire.Pause(), wire.Paused, ANSWER_S_MAX)
+        paused = await self._channel.ask(wire.Pause(), wire.Paused, ANSWER_S_MAX, at_once=True)
         return Checkpoint(paused.checkpoint, paused.stopped_ns)
 
     async def resume(self, epoch: int) -> int:
@@ -88,7 +88,9 @@ class NativeVmm:
 
     async def open_gate(self, epoch: int) -> int:
         """LOADED; see ``port.Vmm``. Never waits for the log."""
-        return (await self._channel.ask(wire.OpenGate(epoch), wire.Running, ANSWER_S_MAX)).began_ns
+        opening = wire.OpenGate(epoch)
+        running = await self._channel.ask(opening, wire.Running, ANSWER_S_MAX, at_once=True)
+        return running.began_ns
 
     async def memory(self) -> MachineMemory:
         """Any state: the machine's memory, mapped into this process too. The caller closes it."""

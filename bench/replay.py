@@ -32,6 +32,7 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "logs" / "v1-completed
 VERIFIED_EVENTS = 20_000
 FOLLOWED_MAX = 1000
 SERVED_EVENTS = 50_000
+"""Few, unless asked otherwise: storing them takes long, each is flushed to the disk."""
 APPENDS_AT_ONCE = 256
 
 
@@ -97,19 +98,19 @@ async def stored(log: NatsLog, count: int) -> None:
     await flush()
 
 
-async def served(folder: Path) -> tuple[int, float, float]:
+async def served(folder: Path, count: int) -> tuple[int, float, float]:
     """As ``folded``, from a server: seconds that passed, and those of this process."""
     server = await NatsServer.start(folder)
     try:
-        return await _read_from(server.url)
+        return await _read_from(server.url, count)
     finally:
         await server.stop()
 
 
-async def _read_from(url: str) -> tuple[int, float, float]:
+async def _read_from(url: str, count: int) -> tuple[int, float, float]:
     log = await NatsLog.connect(url, name="bench")
     await provision(log)
-    await stored(log, SERVED_EVENTS)
+    await stored(log, count)
     began_s, used_s, events = time.perf_counter(), time.process_time(), 0
     summaries = Summaries()
     async for message in log.read(subjects.whole_migration("*")):
@@ -142,7 +143,9 @@ def peak_mib() -> float:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--events", type=int, default=1_000_000)
-    count = arguments.parse_args().events
+    arguments.add_argument("--served", type=int, default=SERVED_EVENTS)
+    given = arguments.parse_args()
+    count = given.events
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log"
         for events in (count // 10, count):
@@ -151,11 +154,13 @@ def main() -> None:
             print(
                 f"folded   {read:>9,} events: {read / took_s:>9,.0f} a second, {peak_mib():.0f} MiB"
             )
-        read, took_s, used_s = ending.run(served(Path(folder) / "server"))
-        print(
-            f"served   {read:>9,} events: {read / took_s:>9,.0f} a second,"
-            f" {read / used_s:,.0f} a second of processor time"
-        )
+        for events in (given.served // 10, given.served):
+            place = Path(folder) / f"server-{events}"
+            read, took_s, used_s = ending.run(served(place, events))
+            print(
+                f"served   {read:>9,} events: {read / took_s:>9,.0f} a second,"
+                f" {read / used_s:,.0f} a second of processor time, {peak_mib():.0f} MiB"
+            )
         read, took_s = verified()
         print(f"verified {read:>9,} events: {read / took_s:>9,.0f} a second")
 

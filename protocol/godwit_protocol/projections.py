@@ -129,10 +129,12 @@ class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 def fold(summary: MigrationSummary, recorded: Recorded) -> MigrationSummary:
     """Return the summary after one more event of its migration."""
     envelope, event = recorded.envelope, recorded.event
-    told = _TOLD_BY.get(type(event))
+    told, events = _TOLD_BY.get(type(event)), summary.events + 1
+    if told is None and summary.machine:
+        return _replace(summary, events=events, last_type=envelope.type)
     changes = told(summary, envelope, event) if told is not None else {}
     changes.setdefault("machine", summary.machine or envelope.machine)
-    return _replace(summary, events=summary.events + 1, last_type=envelope.type, **changes)
+    return _replace(summary, events=events, last_type=envelope.type, **changes)
 
 
 def _requested(_: MigrationSummary, envelope: Envelope, event: ev.MigrationRequested) -> _Changes:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nats
 import nats.errors
@@ -20,6 +23,7 @@ from godwit_protocol.events.migration import CancelRequested
 from guarded_server import Guarded, tell
 
 ROOT = Path(__file__).parents[2]
+WATCHING = ROOT / "docs" / "watching.md"
 READY_S_MAX = 20
 
 
@@ -129,3 +133,55 @@ async def say_again(guarded: Guarded, sequence: int) -> None:
                     break  # heard, and not answered
             await asyncio.sleep(0.01)
     await client.close()
+
+
+async def test_the_line_for_the_nats_command_says_who_did_what(
+    guarded: Guarded, owner: NatsLog
+) -> None:
+    """What ``nats sub SUBJECT --headers-only`` does, in the protocol's own words: no client library
+    is needed to read an event's headers. Where the command is installed, it is run itself.
+    """
+    watched = re.search(r"`nats sub '([^']+)' --headers-only`", WATCHING.read_text("utf-8"))
+    assert watched is not None, "the line stands in the docs"
+    program = shutil.which("nats")
+    heard = await (
+        by_command(program, guarded, owner, watched[1])
+        if program
+        else by_protocol(guarded, owner, watched[1])
+    )
+    assert "ce-type: godwit.v1.cancel_requested" in heard
+    assert "ce-source: /godwit/operator/desk" in heard
+    assert "ce-subject: migration/x1" in heard
+    assert "Nats-Sequence: 1" in heard
+
+
+async def by_protocol(guarded: Guarded, owner: NatsLog, subject: str) -> str:
+    """The headers of one message."""
+    found = urlsplit(guarded.watch_url)
+    reader, writer = await asyncio.open_connection(found.hostname, found.port)
+    options = {"user": found.username, "pass": found.password, "headers": True, "verbose": False}
+    writer.write(f"CONNECT {json.dumps(options)}\r\nSUB {subject} 1\r\nPING\r\n".encode())
+    async with asyncio.timeout(READY_S_MAX):
+        assert (await reader.readline()).startswith(b"INFO ")
+        assert await reader.readline() == b"PONG\r\n", "subscribed, and nothing was denied"
+        await tell(owner, 1)
+        words = (await reader.readline()).split()
+        assert words[0] == b"HMSG"
+        headers = await reader.readexactly(int(words[-2]))
+    writer.close()
+    return headers.decode()
+
+
+async def by_command(program: str, guarded: Guarded, owner: NatsLog, subject: str) -> str:
+    """What the real command prints of one message."""
+    options = ("--server", guarded.watch_url, "--inbox-prefix", "_INBOX.watch", "--count", "1")
+    process = await asyncio.create_subprocess_exec(
+        *(program, "sub", subject, "--headers-only", *options),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(READY_S_MAX):
+        said = (await process.stdout.readline()).decode()  # that it is subscribed
+        await tell(owner, 1)
+        return said + (await process.communicate())[0].decode()

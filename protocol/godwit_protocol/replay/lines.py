@@ -7,6 +7,7 @@ same for readers without MessagePack; nothing reads it back. It must not know wh
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -110,19 +111,23 @@ def decode_line(line: bytes, number: int) -> Message:
         raise CorruptError(f"line {number} cannot be read: {error}") from error
 
 
-def decode_event(line: bytes, number: int) -> Recorded | None:
-    """Return the event in line ``number``; None if it is another stream's message.
+def decode_events(numbered: Iterable[tuple[int, bytes]]) -> Iterator[Recorded]:
+    """The events in numbered lines; other streams' messages are passed over.
 
-    As ``decode_line`` and ``codec.decode``, in half the time: nothing else of the line is decoded.
+    As ``decode_line`` and ``codec.decode``, in half the time: nothing else of a line is decoded,
+    and nothing is called for one that need not be.
     """
-    try:
-        bare = _bare_decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptError(f"line {number} cannot be read: {error}") from error
-    return event_in(bare)
+    decode_bare, decode = _bare_decoder.decode, codec.decode
+    for number, line in numbered:
+        try:
+            bare = decode_bare(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise CorruptError(f"line {number} cannot be read: {error}") from error
+        if bare.subject.startswith(_EVENT_SUBJECTS):
+            yield decode(bare.data, bare.sequence)
 
 
-def event_in(message: Message | Bare) -> Recorded | None:
+def event_in(message: Message) -> Recorded | None:
     """The event in a message; None if it is another stream's. Raises as ``codec.decode``."""
     if not message.subject.startswith(_EVENT_SUBJECTS):
         return None

@@ -75,13 +75,10 @@ class LogFile:
                 messages = parquet_file.read_messages(self.path)
                 yield from filter(None, map(lines.event_in, messages))
                 return
-            for number, line in self._lines(opened):
-                try:
-                    recorded = lines.decode_event(line, number)
-                except CorruptError as error:
-                    raise CorruptError(f"{self.path}: {error.message}") from error
-                if recorded is not None:
-                    yield recorded
+            try:
+                yield from lines.decode_events(self._lines(opened))
+            except CorruptError as error:
+                raise CorruptError(f"{self.path}: {error.message}") from error
 
     def _lines(self, opened: IO[bytes]) -> Iterator[tuple[int, bytes]]:
         """The lines after the head, numbered."""

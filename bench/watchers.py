@@ -7,7 +7,7 @@ from the log, decodes them, and hears the telemetry. That process has the lowest
 subscribers would have other computers: what is measured is what the server and the services do for
 them. No move counts unless each subscriber has heard every event of it.
 
-    python bench/watchers.py [--size-mib 1024] [--turns 30] [--quick] [--json FILE]
+    python bench/watchers.py [--size-mib 1024] [--turns 24] [--quick] [--json FILE]
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ async def _ready(url: str) -> None:
 
 
 async def main() -> None:
-    given = records.given(__doc__, size_mib=1024, quick_mib=64, turns=30)
+    given = records.given(__doc__, size_mib=1024, quick_mib=64, turns=24)
     async with AsyncExitStack() as opened:
         directory = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="watchers-")))
         port, pid = await opened.enter_async_context(guarded_server(directory))

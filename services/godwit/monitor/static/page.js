@@ -111,7 +111,7 @@ function drawList() {
   const running = [...migrations.values()].filter((each) => each.running).length;
   setText(byId("count"), `${shown} of ${known} shown, ${running} running`);
   byId("older").hidden = !hasMore || migrations.size >= KEPT_MAX;
-  const told = `${leftOut} older ones are only in the log: godwit migration list`;
+  const told = `${leftOut.toLocaleString("en")} older ones are only in the log: godwit migration list`;
   setText(byId("left-out"), leftOut ? told : "");
   setText(byId("none"), known ? "No migration matches." : "No migration yet.");
   byId("none").hidden = shown > 0;

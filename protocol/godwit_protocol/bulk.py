@@ -11,7 +11,7 @@ it with ROUND_END and the totals that it sent, which must equal what came. Where
 digested, the totals have the digest of each frame, header and payload, added up: the sum of what
 was sent must be that of what was applied.
 
-    hello  { { RUN | SCATTER | ZERO | ZERO_SCATTER | OFFER }  ROUND_END }  END
+    hello  { [ SPREAD ] { RUN | SCATTER | ZERO | ZERO_SCATTER | OFFER }  ROUND_END }  END
 
 A RUN or SCATTER may come compressed, by a method that was agreed on before (``PACKED``). What it
 comes to is known from its header all the same, and is more than its payload. Its digest is of its
@@ -21,25 +21,43 @@ Only an OFFER, which the first round may have, is answered: a byte a chunk, 1 if
 has the chunk now. Such a chunk counts as carried on both sides; the writer sends the others.
 
 An address always travels on the same connection (``connection_of_page``), because only within a
-connection is there an order: so an older copy of a page never lands on a newer one.
+connection is there an order: so an older copy of a page never lands on a newer one. A SPREAD
+changes over how many of the connections addresses are spread, from its round on. Then an address
+may come on another connection than before: so the round before must be applied, on all of them.
 
 This module knows neither sockets nor memory nor clocks.
 """
 
 from __future__ import annotations
 
-import struct
 from enum import Enum
 from typing import Final
 
 import msgspec
 
+from .bulk_frames import (
+    CHUNK_DIGEST_BYTES,
+    CHUNK_PAGES,
+    CONNECTIONS_MAX,
+    DIGEST_BYTES,
+    FIRST_ROUND,
+    OFFERED_CHUNKS_MAX,
+    PACKED,
+    PAGE_NUMBER_BYTES,
+    ROUNDS_MAX,
+    SCATTER_PAGES_MAX,
+    TOTALS,
+    TOTALS_BYTES,
+    BulkLink,
+    connection_of_page,
+    frame_fault,
+    payload_bytes,
+)
 from .compression import Compression
 from .errors import CorruptError, LocalProtocolError, RemoteProtocolError
 from .framing import (
     HEADER_BYTES,
     PREAMBLE_KINDS,
-    SESSION_BYTES,
     Buffer,
     Frame,
     FrameKind,
@@ -48,56 +66,33 @@ from .framing import (
     encode_header,
     encode_preamble,
 )
-from .machine import PAGE_BYTES
 
-CONNECTIONS_MAX: Final = 64
-CHUNK_PAGES: Final = (2 << 20) // PAGE_BYTES
-"""Pages in a chunk: neighbouring addresses that share a connection. No run crosses its border."""
-SCATTER_PAGES_MAX: Final = (1 << 20) // PAGE_BYTES
-PAGE_NUMBER_BYTES: Final = 8
-CHUNK_DIGEST_BYTES: Final = 32
-OFFERED_CHUNKS_MAX: Final = 16
-"""In one frame: what filling them takes is a fraction of what a connection may stand still."""
-FIRST_ROUND: Final = 1
-ROUNDS_MAX: Final = 4096
-"""Bounds what a reader's shell must remember; convergence ends far below it."""
+__all__ = (
+    "CHUNK_DIGEST_BYTES",
+    "CHUNK_PAGES",
+    "CONNECTIONS_MAX",
+    "DIGEST_BYTES",
+    "FIRST_ROUND",
+    "OFFERED_CHUNKS_MAX",
+    "PACKED",
+    "PAGE_NUMBER_BYTES",
+    "ROUNDS_MAX",
+    "SCATTER_PAGES_MAX",
+    "TOTALS_BYTES",
+    "BulkLink",
+    "BulkReader",
+    "BulkWriter",
+    "HeaderNeeded",
+    "PayloadNeeded",
+    "RoundTotals",
+    "connection_of_page",
+    "packed_digest",
+    "payload_bytes",
+)
 
-DIGEST_BYTES: Final = 16
 _DIGESTS: Final = 1 << 8 * DIGEST_BYTES
 
-PACKED: Final = {
-    FrameKind.RUN_LZ4: (FrameKind.RUN, Compression.LZ4),
-    FrameKind.SCATTER_LZ4: (FrameKind.SCATTER, Compression.LZ4),
-    FrameKind.RUN_ZSTD: (FrameKind.RUN, Compression.ZSTD),
-    FrameKind.SCATTER_ZSTD: (FrameKind.SCATTER, Compression.ZSTD),
-}
-"""What each kind of compressed frame is otherwise, and the method."""
 _PACKED_AS: Final = {plain_and_method: kind for kind, plain_and_method in PACKED.items()}
-_TOTALS: Final = struct.Struct(f"<QQQ{DIGEST_BYTES}s")
-TOTALS_BYTES: Final = _TOTALS.size
-
-
-class BulkLink(msgspec.Struct, frozen=True):
-    """What both ends of the bulk connections agree on beforehand."""
-
-    session: bytes
-    connections: int
-    region_pages: tuple[int, ...]
-    """Size of each region in pages."""
-    digested: bool = False
-    """Whether every frame is digested, on both sides."""
-    compressions: tuple[Compression, ...] = ()
-    """The methods by which pages may come compressed."""
-
-    def checked(self) -> BulkLink:
-        """Return self. Raises ``LocalProtocolError`` if no link can be so."""
-        if len(self.session) != SESSION_BYTES:
-            raise LocalProtocolError(f"a session id has {SESSION_BYTES} bytes: {self.session!r}")
-        if not 1 <= self.connections <= CONNECTIONS_MAX:
-            raise LocalProtocolError(
-                f"a link has 1 to {CONNECTIONS_MAX} bulk connections, not {self.connections}"
-            )
-        return self
 
 
 class RoundTotals(msgspec.Struct, frozen=True):
@@ -133,92 +128,15 @@ class PayloadNeeded(msgspec.Struct, frozen=True):
     frame: Frame
 
 
-def connection_of_page(page: int, connections: int) -> int:
-    """Index of the bulk connection on which a page, of whichever region, travels."""
-    return page // CHUNK_PAGES % connections
-
-
 def packed_digest(digest: int) -> bytes:
     """A sum of digests as the link carries it: ``DIGEST_BYTES``."""
     return digest.to_bytes(DIGEST_BYTES, "little")
-
-
-def payload_bytes(kind: FrameKind, page_count: int) -> int:
-    """How long the payload of a frame of this kind must be, which is not one of ``PACKED``."""
-    match kind:
-        case FrameKind.RUN:
-            return page_count * PAGE_BYTES
-        case FrameKind.SCATTER:
-            return page_count * (PAGE_NUMBER_BYTES + PAGE_BYTES)
-        case FrameKind.ZERO_SCATTER:
-            return page_count * PAGE_NUMBER_BYTES
-        case FrameKind.OFFER:
-            return page_count // CHUNK_PAGES * (PAGE_NUMBER_BYTES + CHUNK_DIGEST_BYTES)
-        case FrameKind.ROUND_END:
-            return TOTALS_BYTES
-        case _:
-            return 0
 
 
 def _totals_of(frame: Frame) -> RoundTotals:
     """What a frame that names pages carries: an offer carries none until it is answered."""
     carried = 0 if frame.kind is FrameKind.OFFER else frame.page_count
     return RoundTotals(carried, frame.payload_bytes, frames=1)
-
-
-def _fault(link: BulkLink, frame: Frame) -> str:
-    """What is wrong with a frame's shape and place, or nothing. Both ends ask this."""
-    if frame.round_number > ROUNDS_MAX:
-        return f"belongs to round {frame.round_number}, over {ROUNDS_MAX}"
-    if frame.kind in PACKED:
-        return _packed_fault(link, frame)
-    if frame.payload_bytes != payload_bytes(frame.kind, frame.page_count):
-        return f"has a payload of {frame.payload_bytes} bytes for {frame.page_count} pages"
-    return _place_fault(link, frame)
-
-
-def _packed_fault(link: BulkLink, frame: Frame) -> str:
-    kind, method = PACKED[frame.kind]
-    if method not in link.compressions:
-        return f"is compressed by {method.value}, which was not agreed on"
-    whole_bytes = payload_bytes(kind, frame.page_count)
-    if not whole_bytes - frame.page_count * PAGE_BYTES < frame.payload_bytes < whole_bytes:
-        return f"has {frame.payload_bytes} bytes for {frame.page_count} pages, compressed"
-    return _place_fault(link, msgspec.structs.replace(frame, kind=kind))
-
-
-def _place_fault(link: BulkLink, frame: Frame) -> str:
-    """What is wrong with what a frame names. It is not one of ``PACKED``."""
-    if frame.kind in (FrameKind.ROUND_END, FrameKind.END):
-        return "names pages" if frame.region or frame.first_page or frame.page_count else ""
-    if frame.region >= len(link.region_pages):
-        return f"names region {frame.region} of {len(link.region_pages)}"
-    if frame.kind in (FrameKind.SCATTER, FrameKind.ZERO_SCATTER):
-        fits = 1 <= frame.page_count <= SCATTER_PAGES_MAX and frame.first_page == 0
-        return "" if fits else f"scatters {frame.page_count} pages from {frame.first_page}"
-    if frame.kind is FrameKind.OFFER:
-        return _offer_fault(frame)
-    return _run_fault(link, frame)
-
-
-def _offer_fault(frame: Frame) -> str:
-    if frame.round_number != FIRST_ROUND:
-        return "comes after the first round"
-    chunks, rest = divmod(frame.page_count, CHUNK_PAGES)
-    fits = 1 <= chunks <= OFFERED_CHUNKS_MAX and rest == 0 and frame.first_page == 0
-    return "" if fits else f"offers {frame.page_count} pages from {frame.first_page}"
-
-
-def _run_fault(link: BulkLink, frame: Frame) -> str:
-    if not 1 <= frame.page_count <= CHUNK_PAGES - frame.first_page % CHUNK_PAGES:
-        return f"has {frame.page_count} pages from page {frame.first_page}, across a chunk's border"
-    end = frame.first_page + frame.page_count
-    if end > link.region_pages[frame.region]:
-        size = link.region_pages[frame.region]
-        return f"ends at page {end} of region {frame.region}, which has {size}"
-    if connection_of_page(frame.first_page, link.connections) != frame.connection:
-        return f"carries page {frame.first_page}, which travels on another connection"
-    return ""
 
 
 class BulkWriter:
@@ -235,6 +153,8 @@ class BulkWriter:
         self._round = FIRST_ROUND
         self._totals = RoundTotals()
         self._ended = False
+        self.spread = link.connections
+        """Over how many connections the pages go, from the first."""
 
     @property
     def round_number(self) -> int:
@@ -257,6 +177,15 @@ class BulkWriter:
                 self._link.connections,
             )
         )
+
+    def spread_over(self, connections: int) -> bytes:
+        """The whole frame by which pages go over so many connections from this round on. It is the
+        round's first on each connection, and the round before is applied.
+        """
+        length = payload_bytes(FrameKind.SPREAD, connections)
+        frame = self._checked(FrameKind.SPREAD, 0, 0, connections, length)
+        self.spread = connections
+        return encode_header(frame)
 
     def run(self, region: int, first_page: int, page_count: int) -> bytes:
         """Header of a run; its ``page_count`` pages follow."""
@@ -313,7 +242,7 @@ class BulkWriter:
         self._round += 1
         self._totals = RoundTotals()
         digest = packed_digest(totals.digest)
-        return header + _TOTALS.pack(totals.pages, totals.payload_bytes, totals.frames, digest)
+        return header + TOTALS.pack(totals.pages, totals.payload_bytes, totals.frames, digest)
 
     def end(self) -> bytes:
         """The whole frame that closes the connection; between two rounds only."""
@@ -354,7 +283,7 @@ class BulkWriter:
             page_count,
             length,
         )
-        fault = "comes after END" if self._ended else _fault(self._link, frame)
+        fault = "comes after END" if self._ended else frame_fault(self._link, frame, self.spread)
         if fault:
             raise LocalProtocolError(f"a {kind.name} frame {fault}")
         self._sequence += 1
@@ -387,6 +316,8 @@ class BulkReader:
         self._sequence = 1  # the preamble was 0
         self._round = FIRST_ROUND
         self._totals = RoundTotals()
+        self.spread = link.connections
+        """Over how many connections the pages go, from the first."""
         self._phase = _Phase.HEADER
         self._frame: Frame | None = None
 
@@ -407,7 +338,11 @@ class BulkReader:
         self._expect(_Phase.HEADER)
         self._phase = _Phase.REFUSED
         frame = decode_header(data)
-        fault = self._order_fault(frame) or self._round_fault(frame) or _fault(self._link, frame)
+        fault = (
+            self._order_fault(frame)
+            or self._round_fault(frame)
+            or frame_fault(self._link, frame, self.spread)
+        )
         if fault:
             raise RemoteProtocolError(
                 f"a {frame.kind.name} frame {fault}"
@@ -440,7 +375,7 @@ class BulkReader:
         self._phase, self._frame = _Phase.REFUSED, None
         if len(payload) != TOTALS_BYTES:
             raise RemoteProtocolError(f"totals have {TOTALS_BYTES} bytes, not {len(payload)}")
-        pages, byte_count, frames, digest = _TOTALS.unpack(payload)
+        pages, byte_count, frames, digest = TOTALS.unpack(payload)
         sent = RoundTotals(pages, byte_count, frames, int.from_bytes(digest, "little"))
         came = self._totals
         place = f"round {self._round} on connection {self._connection}"
@@ -478,7 +413,7 @@ class BulkReader:
             return "is not the first of its connection"
         if frame.round_number != self._round:
             return f"belongs to round {frame.round_number}"
-        if frame.kind is FrameKind.END and self._totals.frames:
+        if frame.kind in (FrameKind.END, FrameKind.SPREAD) and self._totals.frames:
             return "comes inside a round"
         return ""
 
@@ -488,6 +423,9 @@ class BulkReader:
                 self._phase = _Phase.ENDED
             case FrameKind.ROUND_END:
                 self._phase, self._frame = _Phase.TOTALS, frame
+            case FrameKind.SPREAD:
+                self.spread = frame.page_count
+                self._await_header()
             case _:
                 self._totals = self._totals.plus(_totals_of(frame))
                 if frame.payload_bytes:

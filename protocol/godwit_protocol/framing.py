@@ -65,6 +65,8 @@ class FrameKind(IntEnum):
     OFFER = 9
     """Whole chunks of a region that the destination may hold already; the payload is their numbers
     (u64), then their digests. It is answered on the same connection."""
+    SPREAD = 14
+    """From this round on pages go over ``page_count`` connections, the first ones; no payload."""
     RUN_LZ4 = 10
     """As RUN, the pages compressed; they are fewer bytes then."""
     SCATTER_LZ4 = 11

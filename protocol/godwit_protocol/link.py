@@ -46,13 +46,15 @@ class Hello(LinkMessage, frozen=True, kw_only=True, tag="hello"):
 class Welcome(LinkMessage, frozen=True, kw_only=True, tag="welcome"):
     """Destination: the memory is populated, the bulk connections may come. ``holds_content``: it
     has chunks of other machines or files that the machine may have too, and takes offers.
-    ``compressions``: names of the methods by which pages may come compressed.
+    ``compressions``: names of the methods by which pages may come compressed. ``cores``: what it
+    may use; 0: it takes no change of how many connections carry pages.
     """
 
     version: int
     populate_ns: int
     holds_content: bool = False
     compressions: tuple[str, ...] = ()
+    cores: int = 0
 
 
 class RoundApplied(LinkMessage, frozen=True, kw_only=True, tag="round_applied"):

@@ -14,7 +14,8 @@ from godwit.gpus.choosing import open_gpus
 from godwit.gpus.library import NvmlError
 from godwit.gpus.nvml import NvmlGpus
 from godwit.gpus.port import GpuSource
-from godwit.runtime.config import ConfigError, Service, load
+from godwit.runtime.config import Service, load
+from godwit.runtime.variable import ConfigError
 from godwit_protocol.errors import InvalidInputError, UnsupportedError
 from godwit_protocol.facts import Setting
 from nvml_player import Player, synthetic

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from godwit.runtime.choices import LogFormat
-from godwit.runtime.config import ConfigError, Service, load, rows
+from godwit.runtime.config import Service, load, rows
+from godwit.runtime.variable import ConfigError
 
 HOST = {"GODWIT_HOST": "host-1"}
 
@@ -63,6 +64,12 @@ def test_what_saves_bytes_is_on_and_can_be_switched_off() -> None:
     off = {"GODWIT_OMIT_REWRITTEN": "off", "GODWIT_LET_HOT_WAIT": "off"}
     config = load(Service.SOURCE_HOST, HOST | off)
     assert (config.omit_rewritten, config.let_hot_wait) == (False, False)
+
+
+def test_the_number_of_connections_is_measured_unless_it_is_given() -> None:
+    assert load(Service.SOURCE_HOST, HOST).bulk_connections == 0
+    given = load(Service.SOURCE_HOST, {**HOST, "GODWIT_BULK_CONNECTIONS": "auto"})
+    assert given.bulk_connections == 0
 
 
 def test_the_directory_follows_the_runtime_directory() -> None:

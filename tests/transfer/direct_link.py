@@ -100,6 +100,7 @@ async def direct(
     offer_content: bool = True,
     leaves: SentLeaves | None = None,
     compressions: tuple[Compression, ...] = (),
+    spread: int = 0,
     via: Callable[[int], int] = lambda port: port,
 ) -> AsyncIterator[Direct]:
     """``via``: given the destination's port, the one that the source is to connect to."""
@@ -121,6 +122,7 @@ async def direct(
         omit_rewritten=omit_rewritten,
         offer_content=offer_content and content is not None,
         leaves=leaves,
+        spread=spread,
         stall_s=stall_s,
     )
     try:

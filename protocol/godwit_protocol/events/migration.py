@@ -114,7 +114,8 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     ``compression``: the method by which pages were compressed, if any were. It left
     ``compression_bytes`` out of ``sent_bytes``, and took ``compression_ns`` of the sending threads'
     time, with trying it. ``link_bytes_per_second``: what the link carries, as measured then, for
-    the round's own rate does not tell; 0 if nothing was compressed.
+    the round's own rate does not tell; 0 if nothing was compressed. ``connections``: how many
+    carried the pages; 0: not told.
     ``cap_bytes_per_second``: the least bandwidth that was allowed while it was sent; 0: any.
     Waiting for it took ``paced_ns`` of the sending threads' time, counted so.
     ``look_ns``: what finding ``remaining_bytes`` took, where the stun must take as long for its
@@ -142,6 +143,7 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     compression_bytes: int = 0
     compression_ns: int = 0
     link_bytes_per_second: int = 0
+    connections: int = 0
     cap_bytes_per_second: int = 0
     paced_ns: int = 0
     look_ns: int = 0

@@ -20,6 +20,7 @@ from godwit.host.freeing import freed
 from godwit.host.peer_fence import PeerFence
 from godwit.host.role import RoleRunner
 from godwit.hypervisor.port import Incoming, Vmm, VmmState
+from godwit.runtime.cores import usable_cores
 from godwit.transfer.control import ControlLink
 from godwit.transfer.port import Acceptor, BulkSession, ByteReader, ByteWriter
 from godwit_protocol import link
@@ -181,6 +182,7 @@ class Arrival:
                 message,
                 holds_content=self._holds_content,
                 compressions=tuple(method.value for method in self._compressions),
+                cores=usable_cores(),
             )
         if self._control is not None:
             self._control.say(self._facts.telling(message))

@@ -210,6 +210,8 @@ class SentPages:
     """What it took of the sending threads' time, all connections together."""
     link_bytes_per_second: int = 0
     """What the link carries, as measured where pages were compressed; else 0."""
+    connections: int = 0
+    """How many carried the pages."""
     waiting_bytes: int = 0
     """Dirty pages that were not sent."""
 
@@ -244,6 +246,9 @@ class LinkTarget:
     """Whether chunks are offered by digest before they are sent."""
     compressions: tuple[Compression, ...] = ()
     """The methods by which pages may be compressed where that pays, the fastest first."""
+    spread: int = 0
+    """Over how many of the connections the first round goes, to be changed by measurement; 0: over
+    all, always."""
     pace: Pace | None = None
     """What spaces the frames; None: nothing does."""
 

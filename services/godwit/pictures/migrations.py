@@ -159,6 +159,7 @@ def _round_json(done: ev.RoundCompleted) -> dict[str, Any]:
     return {
         "round": figures.round,
         "pages": figures.pages,
+        "connections": figures.connections or None,
         "sent_bytes": figures.sent_bytes,
         "wire_bytes": figures.wire_bytes,
         "zero_bytes": figures.zero_bytes,

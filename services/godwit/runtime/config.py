@@ -22,7 +22,7 @@ from godwit_protocol.quantities import parse_duration_ns
 from . import places, values
 from .choices import DirtyTracking, GpuOrigin, LogFormat, Retention
 from .values import GPUS_MAX
-from .variable import Variable, VariableRow
+from .variable import ConfigError, Variable, VariableRow
 
 PORT_MAX: Final = 65535
 BULK_CONNECTIONS_MAX: Final = 64
@@ -45,16 +45,6 @@ _ALL: Final = frozenset(Service)
 _SERVICES: Final = _ALL - {Service.COMMAND, Service.PROVISION}
 _WRITERS: Final = _SERVICES - {Service.MONITOR}
 _HOST_SERVICES: Final = frozenset({Service.SOURCE_HOST, Service.DESTINATION_HOST})
-
-
-class ConfigError(InvalidInputError):
-    """A variable has a value that cannot be right. ``variable`` and ``value`` say which."""
-
-    def __init__(self, variable: str, value: str, allowed: str) -> None:
-        found = f"is {value!r}" if value else "is not set"
-        super().__init__(f"{variable} {found}", hint=f"give {allowed}")
-        self.variable = variable
-        self.value = value
 
 
 def _variable(
@@ -223,10 +213,11 @@ class Config:
     bulk_connections: int = field(
         metadata=_variable(
             "GODWIT_BULK_CONNECTIONS",
-            values.whole_number(1, BULK_CONNECTIONS_MAX),
-            f"1 to {BULK_CONNECTIONS_MAX}",
-            "2",
-            "How many connections carry a migration's pages.",
+            values.number_or_auto(1, BULK_CONNECTIONS_MAX),
+            f"auto, or 1 to {BULK_CONNECTIONS_MAX}",
+            "auto",
+            "How many connections carry a migration's pages: so many, or as both hosts' cores and"
+            " the bandwidth suggest and measuring tells.",
             read_by=_HOST_SERVICES,
         )
     )

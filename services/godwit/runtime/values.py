@@ -52,6 +52,12 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def number_or_auto(low: int, high: int) -> Callable[[str], int]:
+    """Return what parses a whole number from ``low`` to ``high``, or ``auto``, which is 0."""
+    parse = whole_number(low, high)
+    return lambda text: 0 if text == "auto" else parse(text)
+
+
 def name_or_nothing(text: str) -> str:
     """Return a name, or the empty text."""
     return checked_name(text, "configured") if text else ""

@@ -1,4 +1,4 @@
-"""What is said of one environment variable, for the parser and for the docs. Pure data."""
+"""What is said of one environment variable, for the parser and for the docs. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from godwit_protocol.errors import InvalidInputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +33,13 @@ class VariableRow:
     default: str
     doc: str
     read_by: tuple[str, ...]
+
+
+class ConfigError(InvalidInputError):
+    """A variable has a value that cannot be right. ``variable`` and ``value`` say which."""
+
+    def __init__(self, variable: str, value: str, allowed: str) -> None:
+        found = f"is {value!r}" if value else "is not set"
+        super().__init__(f"{variable} {found}", hint=f"give {allowed}")
+        self.variable = variable
+        self.value = value

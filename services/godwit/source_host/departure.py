@@ -20,11 +20,13 @@ from godwit.host.freeing import freed
 from godwit.host.peer_fence import PeerFence
 from godwit.host.role import RoleRunner
 from godwit.hypervisor.port import Checkpoint, LinkTarget, Outgoing, SentPages, Vmm, VmmState
+from godwit.runtime.cores import usable_cores
 from godwit.runtime.journal import JournalFullError
 from godwit.transfer.control import ControlLink
 from godwit.transfer.pacing import Pace
 from godwit_protocol import link, subjects
 from godwit_protocol.compression import agreed
+from godwit_protocol.connections import first_number, opened
 from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
 from godwit_protocol.events import Recorded
 from godwit_protocol.events import migration as ev
@@ -243,7 +245,7 @@ class Departure:
             port=effect.port,
             session=session_of(self.migration),
             token=effect.token,
-            connections=self._host.config.bulk_connections,
+            connections=self._host.config.bulk_connections or opened(usable_cores()),
             digested=self._is_digested(),
             omit_zeros=self._host.config.omit_zeros,
             omit_rewritten=self._host.config.omit_rewritten,
@@ -261,6 +263,7 @@ class Departure:
             target,
             offer_content=welcome.holds_content and self._host.config.content_store,
             compressions=agreed(self._host.config.compression, welcome.compressions),
+            spread=self._first_number(target.connections, welcome.cores),
         )
         await self._outgoing.connect(target)
         _log.info("link_up", took_ms=(self._host.clock.monotonic_ns() - started_ns) / 1e6)
@@ -269,6 +272,14 @@ class Departure:
             resident_bytes=link.extents_bytes(extents),
             populate_ns=welcome.populate_ns,
         )
+
+    def _first_number(self, number_max: int, cores_there: int) -> int:
+        """Of the connections that carry the first round; 0: all, as the operator or a destination
+        that knows no other way will have it.
+        """
+        if self._host.config.bulk_connections or not cores_there:
+            return 0
+        return first_number(number_max, usable_cores(), cores_there, self._pace.bytes_per_second)
 
     def _is_digested(self) -> bool:
         state = self._runner.state

@@ -34,6 +34,7 @@ def figures_of(
         compression_bytes=sent.compression_bytes,
         compression_ns=sent.compression_ns,
         link_bytes_per_second=sent.link_bytes_per_second,
+        connections=sent.connections,
         cap_bytes_per_second=held.cap_bytes_per_second,
         paced_ns=held.paced_ns,
     )

@@ -11,7 +11,6 @@ Knows nothing of frames or sockets: each connection counts what it does in a ``F
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from godwit.runtime.cores import usable_cores
 from godwit_protocol.compression import (
     Compression,
     Sample,
@@ -110,7 +110,7 @@ class Compressing:
         )
         self._work = work
         self._flows = flows
-        self._threads = max(1, min(len(flows), len(os.sched_getaffinity(0))))
+        self._threads = max(1, min(len(flows), usable_cores()))
         self._samples: list[Sample] = []
         self._measured = math.inf
         self.sampling_ns = 0

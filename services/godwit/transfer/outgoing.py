@@ -114,6 +114,15 @@ class OutgoingConnection:
         """Open the connection."""
         self.connection.send(self._writer.preamble(token))
 
+    @property
+    def spread(self) -> int:
+        """Over how many connections pages go."""
+        return self._writer.spread
+
+    def spread_over(self, connections: int) -> None:
+        """From the next round on pages go over so many connections; the last one is applied."""
+        self.connection.send(self._writer.spread_over(connections), more_follows=True)
+
     def begin_round(self, rewritten: RewrittenPages | None, *, may_offer: bool) -> None:
         """Count from here. ``rewritten``: if pages are to be looked for that need not go out;
         ``may_offer``: if chunks are to be offered first, should this be the first round.
@@ -132,11 +141,11 @@ class OutgoingConnection:
         for region in work:
             there = self._fill(region)
             for runs in blocks(region.runs):
-                pieces = pieces_on(runs, self._index, self._link.connections)
+                pieces = pieces_on(runs, self._index, self._writer.spread)
                 for some in batches(without(pieces, there)):
                     self._send_pieces(region, some)
             for runs in blocks(region.zero_runs):
-                self._send_zeros(region, pieces_on(runs, self._index, self._link.connections))
+                self._send_zeros(region, pieces_on(runs, self._index, self._writer.spread))
         totals = self._writer.totals
         end = self._writer.round_end()
         self.connection.send(end)
@@ -158,7 +167,7 @@ class OutgoingConnection:
         if not self._may_offer or self.round_number != FIRST_ROUND:
             return NO_CHUNKS
         started_ns = time.monotonic_ns()
-        chunks = whole_chunks(region.runs, self._index, self._link.connections)
+        chunks = whole_chunks(region.runs, self._index, self._writer.spread)
         there = filled(region.pages, chunks, lambda *offer: self._answered(region.region, *offer))
         self.filled_chunks += len(there)
         self.content_ns += time.monotonic_ns() - started_ns

@@ -72,8 +72,10 @@ class _Incoming:
         connection: BulkConnection,
         regions: Sequence[PageView],
         content: Content | None,
+        may_change: Callable[[int], bool],
     ) -> None:
-        self._link = link
+        """``may_change``: whether all that came before a round is applied."""
+        self._may_change = may_change
         self._index = index
         self._connection = connection
         self._regions = regions
@@ -106,11 +108,25 @@ class _Incoming:
                     round_ended(frame.round_number, self._reader.take_totals(self._totals))
                 case FrameKind.END:
                     pass  # the reader needs no more
+                case FrameKind.SPREAD:
+                    self._check_change(frame)
                 case _:
                     self._digest_more(self._header)
                     self._take_pages(frame)
                     if self._digest is not None:
                         self._reader.digested(self._digest.taken())
+
+    @property
+    def round_number(self) -> int:
+        """The round that comes next, or is coming."""
+        return self._reader.round_number
+
+    def _check_change(self, frame: Frame) -> None:
+        """An address may come on another connection now: what came before must be in its place."""
+        if not self._may_change(frame.round_number):
+            raise RemoteProtocolError(
+                f"a {frame.kind.name} frame comes while round {frame.round_number - 1} is under way"
+            )
 
     def _take_pages(self, frame: Frame) -> None:
         match frame.kind:
@@ -214,7 +230,7 @@ class _Incoming:
                 f" {numbers.max()} of region {frame.region}, which has {end}"
             )
         chunks = numbers // (CHUNK_PAGES // pages_each)
-        if np.any(chunks % self._link.connections != self._index):
+        if np.any(chunks % self._reader.spread != self._index):
             raise RemoteProtocolError(
                 f"a {frame.kind.name} frame names pages that travel on another connection"
             )
@@ -256,6 +272,7 @@ class IncomingSession:
         self._stall_s = stall_s
         self._loop = asyncio.get_running_loop()
         self._connections: dict[int, BulkConnection] = {}
+        self._incoming: list[_Incoming] = []
         self._threads: list[threading.Thread] = []
         self._rounds: list[_RoundProgress] = []
         self._connections_ended = 0
@@ -279,8 +296,14 @@ class IncomingSession:
             return
         connection = BulkConnection(sock, stall_s=self._stall_s)
         incoming = _Incoming(
-            self.link, preamble.connection, connection, self._regions, self._content
+            self.link,
+            preamble.connection,
+            connection,
+            self._regions,
+            self._content,
+            self._is_over_before,
         )
+        self._incoming.append(incoming)
         thread = threading.Thread(
             target=self._serve,
             args=(incoming, connection),
@@ -320,6 +343,11 @@ class IncomingSession:
             self._fail(AbortedError("this side closed the link"))
         await asyncio.to_thread(_join, self._threads)
         self._regions.clear()
+        self._incoming.clear()
+
+    def _is_over_before(self, round_number: int) -> bool:
+        """Whether each connection has ended the rounds before it; asked by any thread."""
+        return all(each.round_number >= round_number for each in self._incoming.copy())
 
     def _is_applied(self, round_number: int) -> bool:
         index = round_number - FIRST_ROUND

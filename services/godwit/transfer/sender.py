@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Final, TypeVar
 
-from godwit_protocol.bulk import CHUNK_PAGES, BulkLink, RoundTotals, packed_digest
+from godwit_protocol.bulk import CHUNK_PAGES, FIRST_ROUND, BulkLink, RoundTotals, packed_digest
 from godwit_protocol.compression import Compression
+from godwit_protocol.connections import TELLING_BYTES, Carried, next_number
 from godwit_protocol.errors import AbortedError, LocalProtocolError, UnreachableError
 from godwit_protocol.machine import PAGE_BYTES
 
@@ -65,6 +66,8 @@ class SentRound:
     """What it took of the connections' threads, together, with trying it."""
     link_bytes_per_second: int = 0
     """What the link carries, as measured where pages were compressed; else 0."""
+    connections: int = 0
+    """How many carried the pages."""
 
 
 class _Unpaced:
@@ -94,9 +97,12 @@ class BulkSender:
         omit_rewritten: bool,
         offer_content: bool,
         leaves: SentLeaves | None,
+        spread: int,
     ) -> None:
         """Use ``connect`` instead."""
         self._link = link
+        self._spread = spread
+        self._carried: list[Carried] = []
         # What the destination fills does not pass by, and could not be entered.
         self._offer_content = offer_content and leaves is None
         self._leaves = leaves
@@ -132,6 +138,7 @@ class BulkSender:
         omit_rewritten: bool = True,
         offer_content: bool = False,
         leaves: SentLeaves | None = None,
+        spread: int = 0,
         timeout_s: float = CONNECT_TIMEOUT_S,
         stall_s: float = STALL_S,
     ) -> BulkSender:
@@ -139,7 +146,9 @@ class BulkSender:
         to be zero are named only. ``omit_rewritten``: those that hold what was sent of them before
         are left out, as long as finding them is measured to pay. ``offer_content``: chunks are
         offered to the destination before they are sent, which it must have asked for. ``leaves``:
-        where to enter what goes out; nothing is offered then.
+        where to enter what goes out; nothing is offered then. ``spread``: over how many of the
+        connections the first round goes; then as many as are measured to carry most. 0: over all,
+        always.
 
         Whether the destination admitted them is for it to say, on the control connection. Raises
         ``UnreachableError``.
@@ -158,6 +167,7 @@ class BulkSender:
                 omit_rewritten=omit_rewritten,
                 offer_content=offer_content,
                 leaves=leaves,
+                spread=spread,
             )
             for outgoing in sender._outgoing:
                 outgoing.hello(token)
@@ -170,8 +180,9 @@ class BulkSender:
     def send_round(
         self, round_number: int, work: Sequence[RegionWork], *, in_stun: bool = False
     ) -> SentRound:
-        """Send a round, and block until the kernel has all of it. Rounds count from 1, no gaps.
-        ``in_stun``: the guest is paused, and nothing is tried that may take longer.
+        """Send a round, and block until the kernel has all of it. Rounds count from 1, no gaps, and
+        the destination has applied the last one. ``in_stun``: the guest is paused, and nothing is
+        tried that may take longer.
 
         That the destination has applied it is for the destination to say. Raises
         ``LocalProtocolError`` for another round or runs outside a region (nothing was sent then),
@@ -185,7 +196,10 @@ class BulkSender:
         may_offer = self._offer_content and not in_stun
         for outgoing in self._outgoing:
             outgoing.begin_round(rewritten, may_offer=may_offer)
-        flows = [outgoing.flow for outgoing in self._outgoing]
+        if self._spread and not in_stun:
+            self._spread_pages(round_number)
+        spread = self._outgoing[0].spread
+        flows = [outgoing.flow for outgoing in self._outgoing[:spread]]
         self._compressing.begin_round(work, flows, in_stun=in_stun)
         is_small = sum(int(region.runs[:, 1].sum()) for region in work) <= SMALL_ROUND_PAGES
         on_all = self._one_by_one if is_small else self._on_every_connection
@@ -211,8 +225,10 @@ class BulkSender:
             compression_bytes=sum(flow.saved_bytes for flow in flows),
             compression_ns=sum(flow.packing_ns for flow in flows) + self._compressing.sampling_ns,
             link_bytes_per_second=link_bytes_per_second,
+            connections=spread,
         )
         self._judge(sent)
+        self._note(round_number, sent)
         return sent
 
     def sent_digest(self) -> bytes:
@@ -253,6 +269,25 @@ class BulkSender:
         rewritten = self._rewritten
         is_sought = rewritten and rewritten.is_sought(round_number, in_stun=in_stun)
         return rewritten if is_sought else None
+
+    def _spread_pages(self, round_number: int) -> None:
+        """Over another number of connections, if that is faster or to be tried. An address may go
+        by another one then: the round before is applied, so nothing older is under way.
+        """
+        number = self._outgoing[0].spread
+        if round_number == FIRST_ROUND:
+            number = self._spread
+        elif self._carried:
+            number = next_number(self._carried, self._link.connections)
+        if number != self._outgoing[0].spread:
+            self._one_by_one(lambda outgoing: outgoing.spread_over(number))
+
+    def _note(self, round_number: int, sent: SentRound) -> None:
+        """The first round is of long runs, and no measure for those that follow."""
+        is_free = sent.compression is Compression.NONE and not self._pacer.bytes_per_second
+        if round_number > FIRST_ROUND and sent.sent_bytes >= TELLING_BYTES and is_free:
+            rate = sent.wire_bytes / sent.duration_ns * 1e9
+            self._carried.append(Carried(sent.connections, rate))
 
     def _judge(self, sent: SentRound) -> None:
         if self._rewritten is not None:

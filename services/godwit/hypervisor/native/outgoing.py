@@ -89,6 +89,7 @@ class OutgoingMemory:
                 omit_rewritten=target.omit_rewritten,
                 offer_content=target.offer_content,
                 leaves=self._leaves,
+                spread=target.spread,
             )
             self._sender = sender
         if self._aborted:
@@ -225,6 +226,7 @@ class OutgoingMemory:
             compression_bytes=sent.compression_bytes,
             compression_ns=sent.compression_ns,
             link_bytes_per_second=sent.link_bytes_per_second,
+            connections=sent.connections,
             waiting_bytes=waiting_bytes,
         )
 

@@ -4,25 +4,41 @@ is held back is compressed, if that is faster.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
+from typing import cast
 
+import msgspec
 import pytest
 import text_guest
 
 from godwit.cli.bandwidth import order_bandwidth
 from godwit.pictures.migrations import as_json
+from godwit_protocol import subjects
 from godwit_protocol.compression import Compression
 from godwit_protocol.errors import ConflictError
 from godwit_protocol.events.bandwidth import BandwidthOrdered, BandwidthRequested
 from godwit_protocol.events.migration import Limits, Outcome, PrecopyStarted, Verify
 from godwit_protocol.pacing import BURST_BYTES
-from operations import Operations
+from operations import EVENT_S_MAX, Operations
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
 TEXT = f"{Path(text_guest.__file__)}:Text"
 CAP = 250_000
 """Bytes a second: the machine's 16 MiB would take a minute."""
+
+
+async def under_way(operations: Operations, migration: str) -> None:
+    """Wait until the first bytes of a round have gone out, and the rest waits for its turn."""
+    subject = subjects.telemetry("migration", migration, "progress")
+    heard = cast("AsyncGenerator[tuple[str, bytes], None]", operations.log.listen((subject,)))
+    async with aclosing(heard), asyncio.timeout(EVENT_S_MAX):
+        async for _, data in heard:
+            if msgspec.msgpack.decode(data)["sent_bytes"] > 0:
+                return
 
 
 async def test_a_bandwidth_is_raised_while_a_migration_runs(
@@ -32,6 +48,7 @@ async def test_a_bandwidth_is_raised_while_a_migration_runs(
     await operations.start(name, "godwit.guests.memhog:Memhog", env=env)
     migration = await operations.request(name, "host-2", Limits(bandwidth_bytes_per_second=CAP))
     await operations.event(migration, PrecopyStarted)
+    await under_way(operations, migration)
     changed = await order_bandwidth(operations.log, migration, 2 * CAP)
     assert changed.limits.bandwidth_bytes_per_second == 2 * CAP
     await order_bandwidth(operations.log, migration, 0)

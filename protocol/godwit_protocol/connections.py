@@ -35,8 +35,10 @@ def opened(cores: int) -> int:
 
 def first_number(number_max: int, cores_here: int, cores_there: int, bytes_per_second: int) -> int:
     """How many of ``number_max`` carry the first round. ``bytes_per_second``: what is allowed; 0:
-    as much as the link carries.
+    as much as the link carries. 0 if ``cores_there`` is: such a destination takes no change.
     """
+    if not cores_there:
+        return 0
     busy = -(-bytes_per_second // BUSY_BYTES_PER_SECOND) or number_max
     return max(1, min(number_max, cores_here, cores_there, busy))
 

@@ -37,6 +37,7 @@ def test_the_first_number_is_within_what_both_hosts_have(
         (16, 16, 625_000_000, 1),
         (16, 16, 5_000_000_000, 5),
         (1, 16, 0, 1),
+        (16, 0, 0, 0),
     ],
 )
 def test_it_follows_cores_and_bandwidth(

@@ -240,12 +240,13 @@ class Departure:
         spec = (await vmm.status()).spec
         self._outgoing = await vmm.outgoing()
         extents = await self._outgoing.held()
+        given = self._host.config.bulk_connections
         target = LinkTarget(
             address=effect.address,
             port=effect.port,
             session=session_of(self.migration),
             token=effect.token,
-            connections=self._host.config.bulk_connections or opened(usable_cores()),
+            connections=given or opened(usable_cores()),
             digested=self._is_digested(),
             omit_zeros=self._host.config.omit_zeros,
             omit_rewritten=self._host.config.omit_rewritten,
@@ -259,11 +260,12 @@ class Departure:
         async with asyncio.timeout(WELCOME_S_MAX):
             welcome = await self._welcome
         self._pace.join()
+        cores, allowed = usable_cores(), self._pace.bytes_per_second
         target = replace(
             target,
             offer_content=welcome.holds_content and self._host.config.content_store,
             compressions=agreed(self._host.config.compression, welcome.compressions),
-            spread=self._first_number(target.connections, welcome.cores),
+            spread=0 if given else first_number(target.connections, cores, welcome.cores, allowed),
         )
         await self._outgoing.connect(target)
         _log.info("link_up", took_ms=(self._host.clock.monotonic_ns() - started_ns) / 1e6)
@@ -272,14 +274,6 @@ class Departure:
             resident_bytes=link.extents_bytes(extents),
             populate_ns=welcome.populate_ns,
         )
-
-    def _first_number(self, number_max: int, cores_there: int) -> int:
-        """Of the connections that carry the first round; 0: all, as the operator or a destination
-        that knows no other way will have it.
-        """
-        if self._host.config.bulk_connections or not cores_there:
-            return 0
-        return first_number(number_max, usable_cores(), cores_there, self._pace.bytes_per_second)
 
     def _is_digested(self) -> bool:
         state = self._runner.state

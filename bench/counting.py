@@ -32,7 +32,9 @@ def _write_at_the_end_of_each_migration(path: Path) -> None:
     original = Journal.remove
 
     def remove(self: Journal) -> None:
-        path.write_text(json.dumps(dict(_calls)))
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(dict(_calls)))
+        partial.replace(path)  # whole or not at all: somebody waits for it
         original(self)
 
     Journal.remove = remove  # type: ignore[method-assign]

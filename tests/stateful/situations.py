@@ -236,8 +236,8 @@ _CHANGES: dict[Role, dict[str, dict[str, Any]]] = {
             "migration_deadline_ns": DEADLINE_NS,
         },
         "GPUs are chosen": {"gpus": (1,)},
-        "the source has nothing left": {"lost": frozenset({SOURCE.host})},
-        "the destination has nothing left": {"lost": frozenset({DESTINATION.host})},
+        "the source has nothing left": {"lost": (SOURCE.host,)},
+        "the destination has nothing left": {"lost": (DESTINATION.host,)},
     },
 }
 

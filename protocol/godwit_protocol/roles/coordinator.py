@@ -90,8 +90,8 @@ class CoordinatorState(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth_changes: int = 0
     """How many of them the source was told, once it was told to start."""
     alarmed: bool = False
-    lost: frozenset[str] = frozenset()
-    """Hosts on which nothing of the machine is left."""
+    lost: tuple[str, ...] = ()
+    """Hosts on which nothing of the machine is left, sorted."""
 
 
 Effects = tuple[Effect, ...]
@@ -354,8 +354,8 @@ def _abandoned(state: CoordinatorState, given: Input, _now_ns: int) -> Result:
 def _image_lost(state: CoordinatorState, given: Input, _now_ns: int) -> Result:
     """A destination that refuses after the start has discarded what it had."""
     host = given.host if isinstance(given, inp.ImageLost) else state.destination
-    after = _replace(state, lost=state.lost | {host})
-    if not {state.source, state.destination} <= after.lost:
+    after = _replace(state, lost=tuple(sorted({*state.lost, host})))
+    if not {state.source, state.destination} <= {*after.lost}:
         return after, ()
     return _end(after, Outcome.ABORTED, AbortReason.MACHINE_FAILED, _LOST)
 

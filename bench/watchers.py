@@ -3,9 +3,9 @@
 An idle machine is moved to and fro, in pairs: once with 50 subscribers, once with none, in changing
 order. The subscribers are one process of its own with 50 connections, each as the user that may
 only watch (deploy/nats-users.conf), and each does what ``godwit watch`` does: it follows all events
-from the log, decodes them, and hears the telemetry. That process has the lowest priority, as
-subscribers would have other computers: what is measured is what the server and the services do for
-them. No move counts unless each subscriber has heard every event of it.
+from the log, decodes them, and hears the telemetry. Meanwhile that process has the lowest
+priority, as subscribers would have other computers: what is measured is what the server and the
+services do for them. No move counts unless each subscriber has heard every event of it.
 
     python bench/watchers.py [--size-mib 1024] [--turns 24] [--quick] [--json FILE]
 """
@@ -54,7 +54,7 @@ class Subscriber:
         self._watching = WatchingLog(log)
         self._after = self._last = after
         self._moved_on = asyncio.Event()
-        self.heard = 0
+        self.heard: list[int] = []
 
     async def follow(self) -> None:
         """Take every event, until cancelled."""
@@ -62,7 +62,8 @@ class Subscriber:
         events = reading.events(self._watching, filters, after_sequence=self._after, follow=True)
         async with aclosing(events):
             async for recorded in events:
-                self.heard, self._last = self.heard + 1, recorded.sequence
+                self._last = recorded.sequence
+                self.heard.append(self._last)
                 self._moved_on.set()
 
     async def listen(self) -> None:
@@ -79,7 +80,6 @@ class Subscriber:
 
 async def subscribers(url: str, count: int) -> None:
     """Their process: at a line that it reads they come, at the next they go and tell of it."""
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     while await _line():
         async with AsyncExitStack() as opened:
             logs = [await _connected(url, opened) for _ in range(count)]
@@ -91,13 +91,22 @@ async def subscribers(url: str, count: int) -> None:
                 working += [tasks.create_task(each.listen()) for each in there]
                 await asyncio.gather(*(each.until(end) for each in there))
                 print("there", flush=True)
+                _yield_to_others(os.SCHED_IDLE)
                 await _line()
+                _yield_to_others(os.SCHED_OTHER)
                 up_to = await _end(logs[0])
                 await asyncio.gather(*(each.until(up_to) for each in there))
                 for task in working:
                     task.cancel()
-        told = {"after": end - 1, "up_to": up_to, "heard": [each.heard for each in there]}
+        heard = [sum(place <= up_to for place in each.heard) for each in there]
+        told = {"after": end - 1, "up_to": up_to, "heard": heard}
         print(json.dumps(told), flush=True)
+
+
+def _yield_to_others(policy: int) -> None:
+    """All threads of this process."""
+    for task in Path("/proc/self/task").iterdir():
+        os.sched_setscheduler(int(task.name), policy, os.sched_param(0))
 
 
 async def _connected(url: str, opened: AsyncExitStack) -> NatsLog:

@@ -36,8 +36,9 @@ class Move:
     """One migration that completed."""
 
     summary: MigrationSummary
+    requested_ns: int
     first_byte_ns: int
-    """When pre-copy began, CLOCK_MONOTONIC."""
+    """When pre-copy began, CLOCK_MONOTONIC, as is when the move was asked for."""
     create_ns: int
 
     @property
@@ -70,13 +71,23 @@ class Move:
         return (self.create_ns + self.summary.populate_ns) / 1e9
 
     @property
+    def until_it_ran_ns(self) -> int:
+        """From the request to the first step on the destination."""
+        return self.summary.marks.first_step_ns - self.requested_ns
+
+    @property
     def control_share(self) -> float:
-        """The part of the time from the request to the end that neither made nor moved memory."""
+        """The part of that time that neither made nor moved memory."""
         parts = self.summary.marks.components_ns()
         moved_ns = sum(done.figures.duration_ns for done in self.summary.rounds)
         moved_ns += parts["scan"] + parts["copy"] + parts["receive"]
         moved_ns += self.create_ns + self.summary.populate_ns
-        return 1 - moved_ns / self.summary.duration_ns
+        return 1 - moved_ns / self.until_it_ran_ns
+
+    @property
+    def release_s(self) -> float:
+        """From then to the end: the source frees the memory that it held."""
+        return (self.summary.duration_ns - self.until_it_ran_ns) / 1e9
 
 
 class Lab:
@@ -128,17 +139,19 @@ class Lab:
         return await self._told(summary)
 
     async def _told(self, summary: MigrationSummary) -> Move:
-        first_byte_ns = create_ns = 0
+        requested_ns = first_byte_ns = create_ns = 0
         async for stored in self.log.read(subjects.whole_migration(summary.id)):
             recorded = codec.decode(stored.data, stored.sequence)
             match recorded.event:
+                case ev.MigrationRequested():
+                    requested_ns = recorded.envelope.monotonic_ns
                 case ev.PrecopyStarted():
                     first_byte_ns = recorded.envelope.monotonic_ns
                 case ev.DestinationPrepared(create_ns=took_ns):
                     create_ns = took_ns
                 case _:
                     pass
-        return Move(summary, first_byte_ns, create_ns)
+        return Move(summary, requested_ns, first_byte_ns, create_ns)
 
 
 @asynccontextmanager

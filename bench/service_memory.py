@@ -22,6 +22,7 @@ import records
 from moves import HOSTS, Lab, lab
 
 from godwit.hypervisor.native.memory import available_bytes
+from godwit.source_host import inventory
 from godwit_protocol.events.migration import Limits
 
 GOAL_MIB = 150.0
@@ -29,6 +30,8 @@ RATE = 100_000_000
 LIMITS = Limits(stun_limit_ns=1_000_000_000)
 NAME = "large"
 LOOK_S = 0.02
+ANNOUNCED_S = 2 * inventory.LOOK_S
+"""Until then a host that the machine has left may still announce its memory as taken."""
 SPARE_MIB = 2048
 """For everything else on this computer."""
 SERVICES = ("source_host", "destination_host")
@@ -70,6 +73,8 @@ async def measure(there: Lab, size_mib: int, turns: int) -> records.Record:
     found: dict[str, list[float]] = {service: [] for service in SERVICES}
     async with there.memhog(NAME, f"{size_mib}MiB", rate=RATE):
         for turn in range(turns):
+            if turn:
+                await asyncio.sleep(ANNOUNCED_S)
             hosts = HOSTS if turn % 2 == 0 else HOSTS[::-1]
             pids = [
                 there.cluster.pid(f"{host}-{service}")

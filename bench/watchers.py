@@ -1,11 +1,13 @@
 """Does a migration pay for being watched?
 
-An idle machine is moved to and fro, in pairs: once with 50 subscribers, once with none, in changing
-order. The subscribers are one process of its own with 50 connections, each as the user that may
-only watch (deploy/nats-users.conf), and each does what ``godwit watch`` does: it follows all events
-from the log, decodes them, and hears the telemetry. Meanwhile that process has the lowest
-priority, as subscribers would have other computers: what is measured is what the server and the
-services do for them. No move counts unless each subscriber has heard every event of it.
+An idle machine is moved to and fro, in changing order: with 50 subscribers, and with none. The
+subscribers are one process of its own with 50 connections, each as the user that may only watch
+(deploy/nats-users.conf), and each does what ``godwit watch`` does: it follows all events from the
+log, decodes them, and hears the telemetry. Who watches has a computer of his own: so the process
+is stopped while the machine moves, everything is sent to it all the same, and it reads afterwards.
+What is measured is what the server and the services do for it. Beside that the process runs
+meanwhile, at the lowest priority, on the cores that the migration needs. No move counts unless
+each subscriber has heard every event of it.
 
     python bench/watchers.py [--size-mib 1024] [--turns 24] [--quick] [--json FILE]
 """
@@ -16,15 +18,16 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import ending
 import records
@@ -125,6 +128,14 @@ async def _line() -> str:
     return await asyncio.to_thread(sys.stdin.readline)
 
 
+class Watchers(Enum):
+    """Who watches a move."""
+
+    NOBODY = "nobody watches"
+    ELSEWHERE = "watched from elsewhere"
+    HERE = "watched from the same cores"
+
+
 class Audience:
     """The subscribers' process, from here."""
 
@@ -132,10 +143,16 @@ class Audience:
         self._process = process
 
     @asynccontextmanager
-    async def there(self, log: NatsLog) -> AsyncIterator[None]:
+    async def there(self, log: NatsLog, watchers: Watchers) -> AsyncIterator[None]:
         """Meanwhile all of them listen. Fails if one of them has missed an event."""
+        if watchers is Watchers.NOBODY:
+            yield
+            return
         assert await self._ask() == b"there\n"
+        if watchers is Watchers.ELSEWHERE:
+            self._process.send_signal(signal.SIGSTOP)
         yield
+        self._process.send_signal(signal.SIGCONT)
         told = json.loads(await self._ask())
         messages = reading.messages(log, reading.ALL_EVENTS, after_sequence=told["after"])
         async with aclosing(messages):
@@ -174,39 +191,43 @@ class Found:
     server_share: float
 
 
-async def turn(there: Lab, audience: Audience, server_pid: int, *, first: bool) -> list[Found]:
-    """Moves with and without subscribers; ``first``: the one with them is."""
-    found: dict[bool, Found] = {}
-    for watched in (first, not first):
-        async with AsyncExitStack() as stack:
-            if watched:
-                await stack.enter_async_context(audience.there(there.log))
+Turn = dict[Watchers, Found]
+
+
+async def turn(there: Lab, audience: Audience, server_pid: int, number: int) -> Turn:
+    """A move in each way; the first of them changes with the turn's number."""
+    found: Turn = {}
+    ways = list(Watchers)
+    first = number % len(ways)
+    for watchers in ways[first:] + ways[:first]:
+        async with audience.there(there.log, watchers):
             before, began = cpu_s(server_pid), time.monotonic()
             move = await there.move(NAME)
             took = time.monotonic() - began
-            found[watched] = Found(move, (cpu_s(server_pid) - before) / took)
-    return [found[True], found[False]]
+            found[watchers] = Found(move, (cpu_s(server_pid) - before) / took)
+    return found
 
 
-def rows(turns: list[list[Found]]) -> list[records.Row]:
+def rows(turns: list[Turn]) -> list[records.Row]:
     """The table."""
-
-    def row(
-        measure: str, unit: str, values: list[tuple[float, float]], goal: float | None, **how: Any
-    ) -> records.Row:
-        ours, theirs = zip(*values, strict=True)
-        peer = "nobody watches"
-        return records.Row(
-            measure, unit, ours, goal, peer=peer, theirs=theirs, interval=True, **how
-        )
-
-    rates = [tuple(it.move.precopy_bytes_per_second * 8 / 1e9 for it in both) for both in turns]
-    stuns = [tuple(it.move.stun_ms for it in both) for both in turns]
-    shares = [tuple(it.server_share * 100 for it in both) for both in turns]
+    figures: list[tuple[str, str, Callable[[Found], float], float | None, bool]] = [
+        ("pre-copy", "Gbit/s", lambda it: it.move.precopy_bytes_per_second * 8 / 1e9, 0.99, True),
+        ("stun", "ms", lambda it: it.move.stun_ms, 1.01, False),
+        ("the event log's server", "% of a core", lambda it: it.server_share * 100, None, False),
+    ]
     return [
-        row("pre-copy", "Gbit/s", rates, 0.99, at_least=True),
-        row("stun", "ms", stuns, 1.01),
-        row("the event log's server", "% of a core", shares, None),
+        records.Row(
+            f"{what}, {watchers.value}",
+            unit,
+            [figure(each[watchers]) for each in turns],
+            goal if watchers is Watchers.ELSEWHERE else None,
+            at_least=at_least,
+            peer=Watchers.NOBODY.value,
+            theirs=[figure(each[Watchers.NOBODY]) for each in turns],
+            interval=True,
+        )
+        for watchers in (Watchers.ELSEWHERE, Watchers.HERE)
+        for what, unit, figure, goal, at_least in figures
     ]
 
 
@@ -216,12 +237,10 @@ async def measure(
     """``server_pid``: of the event log's server."""
     async with there.memhog(NAME, f"{size_mib}MiB"):
         await there.move(NAME)
-        found = [
-            await turn(there, audience, server_pid, first=number % 2 == 0)
-            for number in range(turns)
-        ]
+        found = [await turn(there, audience, server_pid, number) for number in range(turns)]
     notes = [
-        f"An idle machine of {size_mib} MiB; subscribers in one process, of the lowest priority.",
+        f"An idle machine of {size_mib} MiB; {SUBSCRIBERS} subscribers in one process, which is"
+        " stopped meanwhile (elsewhere) or has the lowest priority (the same cores).",
         "Ratios with the 95 % interval of their median.",
     ]
     return records.Record("bench/watchers.py", rows(found), turns, notes)

@@ -70,7 +70,10 @@ class Shell:
         """What a shell offers when the user asks it to complete the last word."""
         line, at = " ".join(("godwit", *words)), str(len(words))
         asked = {"COMP_WORDS": line, "COMP_CWORD": at, "_GODWIT_COMPLETE": "complete_bash"}
-        return (await self.run(**asked)).split()
+        async with asyncio.timeout(COMMAND_S_MAX):
+            while not (offered := (await self.run(**asked)).split()):
+                pass  # on a busy machine it gave up, silently: the user presses Tab again
+        return offered
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from .connection import open_log
 if TYPE_CHECKING:
     from godwit.runtime.event_log import EventLog
 
-COMPLETION_S_MAX: Final = 1.5
+COMPLETION_S_MAX: Final = 4.0
 
 
 def machines(incomplete: str) -> list[str]:

@@ -31,8 +31,9 @@ class Guarded:
 
 
 @asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[Guarded]:
-    config, port = configured(directory), free_port()
+async def running(directory: Path, also: str = "") -> AsyncIterator[Guarded]:
+    """``also``: what else stands in its configuration."""
+    config, port = configured(directory, also), free_port()
     passwords = {"GODWIT_NATS_PASSWORD": "owner", "GODWIT_NATS_WATCH_PASSWORD": "looker"}
     server = await asyncio.create_subprocess_exec(
         *(find_binary(), "-c", config, "-a", "127.0.0.1", "-p", str(port)),
@@ -57,11 +58,11 @@ async def _ready(told: asyncio.StreamReader) -> None:
         assert line, "the server ended"
 
 
-def configured(directory: Path) -> Path:
+def configured(directory: Path, also: str = "") -> Path:
     shutil.copy(ROOT / "deploy" / "nats-users.conf", directory)
     config = directory / "nats.conf"
     config.write_text(
-        f'jetstream {{ store_dir: "{directory}/jetstream" }}\ninclude "nats-users.conf"\n'
+        f'jetstream {{ store_dir: "{directory}/jetstream" }}\ninclude "nats-users.conf"\n{also}'
     )
     return config
 

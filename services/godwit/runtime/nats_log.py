@@ -20,12 +20,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any, Final, Self
 
 import msgspec
-import nats.errors
 import structlog
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from godwit.runtime import jetstream_api as api
+from godwit.runtime import websockets
 from godwit.runtime.event_log import MESSAGE_ID_HEADER, AppendConflictError, Stored
 from godwit.runtime.pull_reader import PullReader
 from godwit.runtime.values import server_urls
@@ -37,6 +35,12 @@ from godwit_protocol.errors import (
     UnreachableError,
 )
 from godwit_protocol.subjects import stream_of
+
+with websockets.left_out():
+    import nats.errors
+    from nats.aio import transport
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
 
 CONNECT_S_MAX: Final = 5.0
 RECONNECT_WAIT_S: Final = 0.1
@@ -100,6 +104,7 @@ class NatsLog:
             servers = server_urls(url)
         except ValueError as error:
             raise InvalidInputError(f"{url!r} is not the URL of a NATS server") from error
+        websockets.put_into(transport, if_needed_for=servers)
         log = cls()
         try:
             async with asyncio.timeout(timeout_s):

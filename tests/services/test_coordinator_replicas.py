@@ -10,7 +10,9 @@ import pytest
 
 from godwit.runtime.lane import Scope
 from godwit.runtime.nats_server import NatsServer
+from godwit_protocol import codec
 from godwit_protocol.events import CHAIN_START, Event, Lane, stored_hash
+from godwit_protocol.events import bandwidth as bev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.estimate import EstimateMade
 from godwit_protocol.events.migration import AbortReason, Outcome
@@ -19,6 +21,9 @@ from .service_processes import StartService
 from .world import Watch, World
 
 pytestmark = pytest.mark.e2e
+
+BANDWIDTHS = [125_000 * number for number in range(1, 9)]
+"""Asked for one after the other, faster than anybody could answer."""
 
 
 async def carried_out(world: World, watch: Watch, migration: Scope, hosts: tuple[str, str]) -> None:
@@ -143,9 +148,26 @@ async def test_a_restart_of_the_log_is_waited_out(
     assert [process.stop() for process in running] == [0, 0]
 
 
+async def changed_again_and_again(world: World, watch: Watch, migration: Scope) -> None:
+    """Each of the operator's requests becomes one order, in their order, whoever writes it."""
+    for number, bandwidth in enumerate(BANDWIDTHS):
+        wanted = bev.BandwidthRequested(order=str(number), bandwidth_bytes_per_second=bandwidth)
+        await world.write(Lane.OPERATOR, "test", migration, wanted)
+    last = await watch.until(bev.BandwidthOrdered, len(BANDWIDTHS))
+    ordered = watch.all_of(bev.BandwidthOrdered)
+    told = [(each.change, each.order, each.bandwidth_bytes_per_second) for each in ordered]
+    assert told == [
+        (number + 1, str(number), bandwidth) for number, bandwidth in enumerate(BANDWIDTHS)
+    ]
+    standing = await world.log.last(watch.subject_of(bev.BandwidthOrdered))
+    assert standing is not None
+    assert codec.decode(standing.data, standing.sequence).event == last
+
+
 async def test_two_coordinators_take_each_decision_once(
     own_world: World, start_service: StartService
 ) -> None:
+    """Also those that are taken again and again while the machine moves."""
     world = own_world
     start_service("gpu_state_tracker")
     names = ("coordinator-a", "coordinator-b")
@@ -156,12 +178,18 @@ async def test_two_coordinators_take_each_decision_once(
     async def moved(machine: str) -> Watch:
         migration = await world.request(machine, hosts[1])
         async with world.watch(migration) as watch:
-            await carried_out(world, watch, migration, hosts)
+            await watch.until(ev.PreparationOrdered)
+            await world.prepare(migration, hosts[1])
+            await watch.until(ev.MigrationStarted)
+            await changed_again_and_again(world, watch, migration)
+            await world.move(migration, *hosts)
+            await watch.until(ev.MigrationEnded)
         return watch
 
     for watch in await asyncio.gather(*map(moved, machines)):
         assert watch.all_of(ev.MigrationEnded)[0].outcome is Outcome.COMPLETED
-        assert decisions(watch) == EACH_ONCE
+        orders = Counter({bev.BandwidthOrdered.TYPE: len(BANDWIDTHS)})
+        assert decisions(watch) == EACH_ONCE + orders
         assert_chains(watch)
     for machine in machines:
         await world.wait_claim_free(machine)

@@ -66,14 +66,15 @@ class Noted:
     def lift(self) -> None:
         self.pace.lift()
 
-    def check(self, rate: int, until_ns: int = 2**63) -> None:
-        """In any time no more than the rate, and one burst."""
-        passed = [each for each in self.passed if each[0] <= until_ns]
-        for first, (begin_ns, _) in enumerate(passed):
-            sums = accumulate(size for _, size in passed[first:])
-            for (at_ns, _), sent in zip(passed[first:], sums, strict=True):
-                allowed = rate * (at_ns - begin_ns) + BURST_BYTES * SECOND_NS
-                assert sent * SECOND_NS <= allowed
+
+def check(rate: int, *pacers: Noted, since_ns: int = -1) -> None:
+    """In any time no more than the rate, and one burst each, of all of them together."""
+    passed = sorted(each for pacer in pacers for each in pacer.passed if each[0] > since_ns)
+    for first, (begin_ns, _) in enumerate(passed):
+        sums = accumulate(size for _, size in passed[first:])
+        for (at_ns, _), sent in zip(passed[first:], sums, strict=True):
+            allowed = rate * (at_ns - begin_ns) + len(pacers) * BURST_BYTES * SECOND_NS
+            assert sent * SECOND_NS <= allowed
 
 
 async def send(link: Direct, number: int = 1) -> None:
@@ -87,7 +88,7 @@ async def test_all_connections_together_are_held_to_the_cap() -> None:
     pacer = Noted(SharedLink(clock=clock).pace(80 * MBIT), clock)
     async with direct(2, 8 * CHUNK_PAGES, pacer=pacer) as link:
         await send(link)
-        pacer.check(80 * MBIT)
+        check(80 * MBIT, pacer)
         assert sum(size for _, size in pacer.passed) >= ROUND_BYTES
         held = pacer.pace.held()
         assert held.cap_bytes_per_second == 80 * MBIT
@@ -135,17 +136,29 @@ async def test_two_migrations_share_a_link_and_the_last_has_all_of_it() -> None:
         direct(2, 8 * CHUNK_PAGES, pacer=other) as second,
     ):
         await asyncio.gather(send(first), send(second))
-        for pacer in (one, other):
-            pacer.check(80 * MBIT)
+        check(160 * MBIT, one, other)
+        changed_ns = clock.now_ns()
         other.pace.set_cap(40 * MBIT)
-        assert (one.pace.bytes_per_second, other.pace.bytes_per_second) == (120 * MBIT, 40 * MBIT)
+        await asyncio.gather(send(first, 2), send(second, 2))
+        check(160 * MBIT, one, other, since_ns=changed_ns)
+        check(40 * MBIT, other, since_ns=changed_ns)
         other.lift()
         assert one.pace.bytes_per_second == 160 * MBIT
-        changed_ns = clock.now_ns()
-        await send(first, 2)
-        one.passed = [each for each in one.passed if each[0] > changed_ns]
-        one.check(160 * MBIT)
         assert one.pace.held().cap_bytes_per_second == 80 * MBIT
+
+
+async def test_a_share_that_is_not_used_is_lent() -> None:
+    """The one waits between two rounds; the other has all of the link, and says so."""
+    clock = WaitedClock()
+    shared = SharedLink(160 * MBIT, clock)
+    one, other = [Noted(shared.pace(0), clock) for _ in range(2)]
+    assert not other.passed
+    async with direct(1, 8 * CHUNK_PAGES, pacer=one) as link:
+        for number in range(1, 4):
+            await send(link, number)
+        assert one.pace.bytes_per_second == 160 * MBIT
+    sent = sum(size for _, size in one.passed)
+    assert 160 * MBIT * clock.now_ns() / SECOND_NS <= sent - BURST_BYTES + 1_000_000
 
 
 def test_a_pace_that_has_not_joined_takes_no_share() -> None:

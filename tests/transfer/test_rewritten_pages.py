@@ -1,6 +1,7 @@
 """Pages that were written again with what they held do not travel, and no other is left out."""
 
 import asyncio
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -10,23 +11,36 @@ from hypothesis import strategies as st
 
 from godwit.transfer import compressing
 from godwit.transfer.keyed_digest import KEY_BYTES
-from godwit.transfer.rewritten import TELLING_PAGES, RewrittenPages
+from godwit.transfer.pacing import SharedLink
+from godwit.transfer.partition import NO_RUNS
+from godwit.transfer.rewritten import RewrittenPages, is_sampled
 from godwit.transfer.sender import SentRound
 from godwit_protocol.bulk import CHUNK_PAGES
 from godwit_protocol.compression import METHODS, Compression
+from godwit_protocol.rewriting import (
+    SAMPLE_PAGES_MIN,
+    SAMPLED_CHUNKS,
+    Looked,
+    Search,
+    Searching,
+    after,
+)
 
 PAGES = 2 * CHUNK_PAGES
 EVERY_PAGE = range(PAGES)
 FEW = 6
+SLOW = 40_000_000
+"""Bytes a second: a page takes far longer to send than to look at."""
 WAYS = [(), *((method,) for method in METHODS)]
 WRITES = st.lists(st.tuples(st.integers(0, FEW - 1), st.integers(0, 2)), max_size=6)
 
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking always pays, from the first round on; and compressing the smallest round."""
+    """Everything is looked at, from the first round on; and the smallest round compressed."""
     monkeypatch.setattr(compressing, "ROUND_PAGES_MIN", 1)
     monkeypatch.setattr(RewrittenPages, "is_sought", lambda *_, in_stun: True)
+    monkeypatch.setattr(RewrittenPages, "parted", lambda _, pieces: (pieces, NO_RUNS))
     monkeypatch.setattr(RewrittenPages, "judge", lambda *_, **figures: None)
 
 
@@ -144,42 +158,73 @@ async def test_it_can_be_switched_off() -> None:
             assert (sent.pages, sent.rewritten_bytes, sent.rewritten_ns) == (PAGES, 0, 0)
 
 
-async def test_rounds_that_leave_nothing_out_are_soon_no_longer_looked_at() -> None:
+async def test_of_rounds_that_leave_nothing_out_a_sample_is_looked_at_and_soon_nothing() -> None:
     async with direct(1, PAGES) as link:
         looked = []
         for number in (1, 2, 3, 4):
             link.here[0].stamp(EVERY_PAGE, number)
-            looked.append((await sent_in(link, number, EVERY_PAGE)).rewritten_ns > 0)
-        assert looked == [False, True, True, False]
+            looked.append((await sent_in(link, number, EVERY_PAGE)).looked_bytes)
+        assert looked == [0, CHUNK_PAGES * 4096, CHUNK_PAGES * 4096, 0]
+        assert np.array_equal(link.here[0].pages, link.there[0].pages)
 
 
-def judged(*rounds: tuple[int, int, int, int]) -> RewrittenPages:
-    pages = RewrittenPages((8,), bytes(KEY_BYTES))
-    for sent, omitted, sending_ns, looking_ns in rounds:
-        pages.judge(sent=sent, omitted=omitted, sending_ns=sending_ns, looking_ns=looking_ns)
-    return pages
+async def test_where_the_sample_was_rewritten_everything_is_looked_at() -> None:
+    async with direct(1, PAGES, pacer=SharedLink().pace(SLOW)) as link:
+        link.here[0].stamp(EVERY_PAGE, 1)
+        omitted = [await sent_in(link, number, EVERY_PAGE) for number in (1, 2, 3, 4, 5)]
+        sample = CHUNK_PAGES * 4096
+        assert [sent.rewritten_bytes for sent in omitted] == [0, 0, sample, sample, PAGES * 4096]
+        assert [sent.looked_bytes for sent in omitted[3:]] == [PAGES * 4096] * 2
+        assert np.array_equal(link.here[0].pages, link.there[0].pages)
 
 
-FIRST = (TELLING_PAGES, 0, TELLING_PAGES * 2000, 0)
-"""A round that took 2 us a page."""
-NOTING = (100, 0, 1, 30_000)
+@given(st.integers(0, 2**40))
+def test_the_sample_is_one_chunk_of_sixteen_wherever_one_begins(block: int) -> None:
+    chunks = np.arange(block * SAMPLED_CHUNKS, (block + 1) * SAMPLED_CHUNKS)
+    assert is_sampled(chunks).sum() == 1
+    assert is_sampled(np.zeros(1, np.int64)).all(), "the smallest machine has a sample"
+
+
+@pytest.mark.parametrize("stride", [2, 3, 4, 16, 64])
+def test_no_stride_falls_in_with_the_sample(stride: int) -> None:
+    chunks = np.arange(0, 1 << 16, stride)
+    assert is_sampled(chunks).mean() == pytest.approx(1 / SAMPLED_CHUNKS, rel=0.2)
+
+
+PAGE_NS = 2000.0
+NOTED = Looked(100, 0, 30_000, PAGE_NS)
+SAVED = Looked(100, 50, 30_000, PAGE_NS)
+IN_VAIN = Looked(100, 10, 30_000, PAGE_NS)
+TOO_FEW = Looked(SAMPLE_PAGES_MIN - 1, 0, 5_000, PAGE_NS)
 
 
 @pytest.mark.parametrize(
-    ("rounds", "sought", "sought_in_stun"),
+    ("rounds", "search", "in_stun"),
     [
-        ([FIRST], True, False),
-        ([FIRST, NOTING], True, False),
-        ([FIRST, NOTING, (50, 50, 1, 30_000)], True, True),
-        ([FIRST, NOTING, (90, 10, 1, 30_000)], False, False),
-        ([FIRST, NOTING, (50, 50, 1, 30_000), (90, 10, 1, 30_000)], False, False),
-        ([FIRST, NOTING, (50, 50, 1, 30_000), (0, 0, 0, 0)], True, True),
+        ([], Search.SAMPLE, False),
+        ([NOTED], Search.SAMPLE, False),
+        ([NOTED, TOO_FEW], Search.SAMPLE, False),
+        ([TOO_FEW, IN_VAIN], Search.SAMPLE, False),
+        ([NOTED, IN_VAIN], Search.NOTHING, False),
+        ([NOTED, SAVED], Search.EVERYTHING, False),
+        ([NOTED, SAVED, IN_VAIN], Search.EVERYTHING, False),
+        ([NOTED, SAVED, NOTED, SAVED], Search.EVERYTHING, True),
+        ([NOTED, SAVED, NOTED, SAVED, IN_VAIN], Search.NOTHING, False),
+        ([NOTED, IN_VAIN, SAVED], Search.NOTHING, False),
     ],
 )
 def test_it_is_sought_as_long_as_it_saves_more_than_it_costs(
-    rounds: list[tuple[int, int, int, int]], sought: bool, sought_in_stun: bool
+    rounds: list[Looked], search: Search, in_stun: bool
 ) -> None:
-    pages = judged(*rounds)
+    searching = reduce(after, rounds, Searching())
+    assert (searching.search, searching.has_paid) == (search, in_stun)
+
+
+def test_the_first_round_is_never_looked_at_and_the_stun_only_if_it_paid() -> None:
+    pages = RewrittenPages((8,), bytes(KEY_BYTES))
     assert not pages.is_sought(1, in_stun=False)
-    assert pages.is_sought(2, in_stun=False) is sought
-    assert pages.is_sought(9, in_stun=True) is sought_in_stun
+    assert pages.is_sought(2, in_stun=False)
+    assert not pages.is_sought(2, in_stun=True)
+    for _ in range(4):
+        pages.judge(sent=300, looked=100, omitted=50, sending_ns=600_000, looking_ns=30_000)
+    assert pages.is_sought(9, in_stun=True)

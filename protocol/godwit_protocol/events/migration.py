@@ -108,7 +108,7 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     ``digest_ns``: what digesting took of the sending threads' time, all connections together.
     ``zero_bytes``: pages that were zero, and only named; finding them took ``zero_ns``, counted so.
     ``rewritten_bytes``: pages that held what was sent of them before, and were left out; finding
-    them took ``rewritten_ns``.
+    them took ``rewritten_ns``. ``looked_bytes``: pages that were looked at for that.
     ``content_bytes``: chunks that the destination held already, and that were only named; offering
     them took ``content_ns`` of the round, on the connection that it took longest on.
     ``compression``: the method by which pages were compressed, if any were. It left
@@ -149,6 +149,7 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     look_ns: int = 0
     hot_bytes: int = 0
     waiting_bytes: int = 0
+    looked_bytes: int = 0
 
 
 class MigrationRequested(Event, frozen=True, kw_only=True):

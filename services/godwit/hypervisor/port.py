@@ -198,6 +198,8 @@ class SentPages:
     """Pages that held what was sent of them before, and were left out."""
     rewritten_ns: int = 0
     """What finding them took, counted so."""
+    looked_bytes: int = 0
+    """Pages that were looked at for that."""
     content_bytes: int = 0
     """Chunks that the destination held already, and that were only named."""
     content_ns: int = 0

@@ -166,6 +166,7 @@ def _round_json(done: ev.RoundCompleted) -> dict[str, Any]:
         "zero_ms": milliseconds(figures.zero_ns),
         "rewritten_bytes": figures.rewritten_bytes,
         "rewritten_ms": milliseconds(figures.rewritten_ns),
+        "looked_bytes": figures.looked_bytes,
         "content_bytes": figures.content_bytes,
         "content_ms": milliseconds(figures.content_ns),
         "compression": figures.compression.value,

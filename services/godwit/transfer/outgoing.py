@@ -132,7 +132,7 @@ class OutgoingConnection:
         self.wire_bytes = self.duration_ns = 0
         self.flow = Flow()
         self.zero_pages = self.zero_ns = 0
-        self.rewritten_pages = self.rewritten_ns = 0
+        self.looked_pages = self.rewritten_pages = self.rewritten_ns = 0
         self.filled_chunks = self.content_ns = 0
 
     def send_round(self, work: Sequence[RegionWork]) -> RoundTotals:
@@ -196,22 +196,27 @@ class OutgoingConnection:
             started_ns = time.monotonic_ns()
             pieces, zeros = split_zeros(region.pages, pieces)
             self.zero_ns += time.monotonic_ns() - started_ns
-        if self._rewritten is None and self._leaves is None:
+        if self._rewritten is not None:
+            looked_at, pieces = self._rewritten.parted(pieces)
+            self._send_remembered(region, looked_at, self._rewritten)
+        if self._leaves is None:
             self._send_runs(region, pieces)
         else:
-            self._send_remembered(region, pieces)
+            self._send_remembered(region, pieces, None)
         self._send_zeros(region, zeros)
 
-    def _send_remembered(self, region: RegionWork, pieces: Runs) -> None:
+    def _send_remembered(
+        self, region: RegionWork, pieces: Runs, rewritten: RewrittenPages | None
+    ) -> None:
         """Send copies, and remember by their digests what they were: the very bytes that go out."""
         for numbers in scattered(pieces):
             copies = region.pages[numbers]
             if self._leaves is not None:
                 self._leaves.add(region.region, numbers, copies)
-            if self._rewritten is None:
+            if rewritten is None:
                 self._send_copies(region, numbers, copies)
             else:
-                changed = self._changed(self._rewritten, region.region, numbers, copies)
+                changed = self._changed(rewritten, region.region, numbers, copies)
                 self._send_copies(region, numbers[changed], copies[changed])
 
     def _changed(
@@ -227,6 +232,7 @@ class OutgoingConnection:
         self.rewritten_ns += time.monotonic_ns() - started_ns
         unchanged = len(numbers) - int(changed.sum())
         self.rewritten_pages += unchanged
+        self.looked_pages += len(numbers)
         return changed if unchanged else slice(None)  # a slice copies nothing
 
     def _send_copies(

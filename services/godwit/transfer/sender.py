@@ -54,6 +54,8 @@ class SentRound:
     """Pages that held what was sent of them before, and were left out."""
     rewritten_ns: int
     """What finding them took of the connections' threads, together."""
+    looked_bytes: int = 0
+    """Pages that were looked at for that."""
     content_bytes: int = 0
     """Chunks that the destination held already, and that were only named."""
     content_ns: int = 0
@@ -219,6 +221,7 @@ class BulkSender:
             zero_ns=sum(outgoing.zero_ns for outgoing in self._outgoing),
             rewritten_bytes=sum(each.rewritten_pages for each in self._outgoing) * PAGE_BYTES,
             rewritten_ns=sum(outgoing.rewritten_ns for outgoing in self._outgoing),
+            looked_bytes=sum(each.looked_pages for each in self._outgoing) * PAGE_BYTES,
             content_bytes=content_pages * PAGE_BYTES,
             content_ns=max(outgoing.content_ns for outgoing in self._outgoing),
             compression=self._compressing.used,
@@ -294,6 +297,7 @@ class BulkSender:
             threads_ns = sum(each.duration_ns - each.content_ns for each in self._outgoing)
             self._rewritten.judge(
                 sent=sent.sent_bytes // PAGE_BYTES,
+                looked=sent.looked_bytes // PAGE_BYTES,
                 omitted=sent.rewritten_bytes // PAGE_BYTES,
                 sending_ns=threads_ns - sent.zero_ns - sent.rewritten_ns,
                 looking_ns=sent.rewritten_ns,

@@ -220,6 +220,7 @@ class OutgoingMemory:
             zero_ns=sent.zero_ns,
             rewritten_bytes=sent.rewritten_bytes,
             rewritten_ns=sent.rewritten_ns,
+            looked_bytes=sent.looked_bytes,
             content_bytes=sent.content_bytes,
             content_ns=sent.content_ns,
             compression=sent.compression,

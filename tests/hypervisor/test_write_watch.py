@@ -1,6 +1,8 @@
 """A look at what a running machine writes: each page once, and never in a migration's way."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 from native_host import machine_spec
@@ -8,7 +10,7 @@ from native_host import machine_spec
 from godwit.hypervisor.native import tracking_lease
 from godwit.hypervisor.native.paths import MachineFolder
 from godwit.hypervisor.native.tracking_lease import TrackingLease, times_taken
-from godwit.hypervisor.port import Watchable
+from godwit.hypervisor.port import VmmState, Watchable
 from godwit_protocol.errors import ConflictError, DeadlineError, UnreachableError
 from godwit_protocol.machine import PAGE_BYTES
 
@@ -59,6 +61,34 @@ async def test_a_migration_goes_before_a_watch(host, client):
     await watch.begin()
     assert (await watch.look()).bytes_by_region[FRAMEBUFFER] == 0
     await watch.close()
+
+
+async def test_a_look_that_fails_keeps_no_handle(host, client):
+    """One would keep its socket until Python's collector came by."""
+    vmm = await running(host)
+    gc.disable()
+    try:
+        handle = await looked_in_vain(host)
+        await asyncio.sleep(0)  # the loop itself still holds what woke this task
+        assert handle() is None
+    finally:
+        gc.enable()
+    assert (await vmm.status()).state is VmmState.RUNNING
+
+
+async def looked_in_vain(host):
+    """A migration takes the lease during a look. Returns what is left of the handle."""
+    (vmm,) = await host.hypervisor.find_all()
+    handle = weakref.ref(vmm)
+    watch = await vmm.watch()
+    await watch.begin()
+    outgoing = await vmm.outgoing()
+    try:
+        await watch.look()
+    except ConflictError:
+        await watch.close()
+    await outgoing.close()
+    return handle
 
 
 async def test_the_watch_of_a_dead_machine_says_so(host, client):

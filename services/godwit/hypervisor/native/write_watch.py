@@ -44,15 +44,19 @@ class NativeWriteWatch:
 
     async def close(self) -> None:
         """See ``port.WriteWatch``."""
-        if self._working is not None:
-            await asyncio.wait({self._working})  # it works with what is about to be closed
+        working, self._working = self._working, None
+        if working is not None:
+            await asyncio.wait({working})  # it works with what is about to be closed
         self._tracker.close()
         self._memory.close()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        working = asyncio.create_task(asyncio.to_thread(work))
-        self._working = working
-        return await asyncio.shield(working)
+        self._working = asyncio.create_task(asyncio.to_thread(work))
+        try:
+            return await asyncio.shield(self._working)
+        finally:
+            if self._working.done():  # its error keeps this frame: nothing here may keep it
+                self._working = None
 
     def _begin(self) -> Look:
         lease = TrackingLease.try_take(self._folder)

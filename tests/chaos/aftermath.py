@@ -85,7 +85,8 @@ async def check(arena: Arena, migration: str) -> bool:
     verified = verify(migration, stored)
     faults += [str(fault) for fault in verified.faults]
     faults += [text for text in verified.unproven if text == UNENDED]
-    lives = bool(await _running_on(arena, subject.name))
+    # By the log, which agrees with the VMMs since all is settled; one may be slow to answer now.
+    lives = not await _is_dead(arena, await arena.operations.record(subject.name), migration)
     if lives and not faults:
         faults += await _faults_of_memory(arena, subject)
         faults += await _faults_of_replies(arena, subject)

@@ -1,8 +1,9 @@
 """How fast is pre-copy while the guest writes, and how fast is QEMU's own?
 
 A guest that writes 200 MB/s anywhere in its memory is moved by Godwit, and one of the same size and
-rate by QEMU under emulation, turn by turn. The rate is that of all bytes that went out until the
-machine was stunned.
+rate by QEMU under emulation, turn by turn. Both write a word of a page, and sleep in between
+(``word_guest.py``, ``qemu_guest.s``). The rate is that of all bytes that went out until the machine
+was stunned.
 
     python bench/writing_move.py [--size-mib 2048] [--turns 5] [--quick] [--json FILE]
 
@@ -15,19 +16,22 @@ from __future__ import annotations
 import asyncio
 import statistics
 import tempfile
+import time
 from pathlib import Path
 
 import ending
 import records
 from moves import Lab, Move, lab
 from peers import has, without
-from qemu_peer import PROGRAM, Migrated, Writes, migrated
+from qemu_peer import PAGE_BYTES, PROGRAM, RATE_S, Migrated, Writes, migrated
 
+from godwit.cli.machine import make_spec
 from godwit_protocol.events.migration import Limits, Verify
 
 RATE = 200_000_000
 LIMITS = Limits(stun_limit_ns=1_000_000_000)
 NAME = "writer"
+GUEST = f"{Path(__file__).with_name('word_guest.py')}:Words"
 QEMU_STUN_MS = 300
 """QEMU's own default."""
 MEASURE = "pre-copy while the guest writes"
@@ -41,9 +45,10 @@ async def measure(there: Lab, size_mib: int, turns: int, *, qemu: bool) -> recor
     """``qemu``: whether it is to be measured too."""
     ours: list[Move] = []
     theirs: dict[str, list[Migrated]] = {peer: [] for peer in PEERS if qemu}
-    async with there.memhog(NAME, f"{size_mib}MiB", rate=0):
+    written: list[float] = []
+    async with there.machine(make_spec(NAME, GUEST, ram=f"{size_mib}MiB")):
         for _ in range(turns):
-            ours.append(await _ours(there))
+            ours.append(await _ours(there, written))
             for peer, found in theirs.items():
                 found.append(await asyncio.to_thread(_theirs, size_mib, populated=PEERS[peer]))
     rates = [gbit(move.precopy_bytes_per_second) for move in ours]
@@ -56,6 +61,7 @@ async def measure(there: Lab, size_mib: int, turns: int, *, qemu: bool) -> recor
         total_s = [each.total_s for each in found]
         rows.append(records.Row(WHOLE, "s", whole_s, None, False, peer, total_s))
     notes = [f"Guests of {size_mib} MiB that write {RATE // 10**6} MB/s anywhere."]
+    notes.append(f"Ours was seen to write {statistics.median(written) / 1e6:.0f} MB/s.")
     if qemu:
         every = [each for found in theirs.values() for each in found]
         seen = statistics.median(each.written_bytes_per_second for each in every)
@@ -64,11 +70,17 @@ async def measure(there: Lab, size_mib: int, turns: int, *, qemu: bool) -> recor
     return records.Record("bench/writing_move.py", rows, turns, notes)
 
 
-async def _ours(there: Lab) -> Move:
-    """One move; between moves the guest does not write, so that it takes nothing from QEMU."""
-    await there.ask(NAME, {"op": "set", "rate": RATE})
+async def _ours(there: Lab, written: list[float]) -> Move:
+    """One move, and before it, what the guest is seen to write. Between moves it does not write, so
+    that it takes nothing from QEMU.
+    """
+    before = (await there.ask(NAME, {"rate": RATE}))["pages_written"]
+    began = time.monotonic()
+    await asyncio.sleep(RATE_S)
+    pages = (await there.ask(NAME, {}))["pages_written"] - before
+    written.append(pages * PAGE_BYTES / (time.monotonic() - began))
     move = await there.move(NAME, LIMITS, Verify.OFF)
-    await there.ask(NAME, {"op": "set", "rate": 0})
+    await there.ask(NAME, {"rate": 0})
     return move
 
 

@@ -4,6 +4,7 @@ A connection is a thread on each host. It begins with as many as both hosts have
 the bandwidth that is allowed can keep busy. From the second round on, which is of scattered pages
 as all that follow, each round tells what its number carries: twice and half as many are tried, one
 round each, and are kept if that was faster by ``GAIN_MIN``. Each number is tried once: it ends.
+Where each round is much smaller than the one before, nothing is tried: it would gain nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ OPENED_MIN: Final = 2
 OPENED_MAX: Final = 8
 TELLING_BYTES: Final = 16 * 1024**2
 """A round of fewer says nothing of the number of connections."""
+SHRINKING: Final = 0.5
+"""If rounds become less than this share of the one before, all that are still to come are less than
+the one in which another number would be tried, and may be twice as slow."""
 
 
 class Carried(NamedTuple):
@@ -43,13 +47,22 @@ def first_number(number_max: int, cores_here: int, cores_there: int, bytes_per_s
     return max(1, min(number_max, cores_here, cores_there, busy))
 
 
-def next_number(rounds: Sequence[Carried], number_max: int) -> int:
-    """How many carry the next round, after ``rounds`` (at least one), of up to ``number_max``."""
+def may_try(pages: int, pages_before: int) -> bool:
+    """Whether a round of so many pages may try another number, after one of ``pages_before``."""
+    return pages >= SHRINKING * pages_before
+
+
+def next_number(rounds: Sequence[Carried], number_max: int, *, trying: bool = True) -> int:
+    """How many carry the next round, after ``rounds`` (at least one), of up to ``number_max``: the
+    best that is known, or if ``trying`` one that is not.
+    """
     best, rates = rounds[0].connections, dict[int, float]()
     for number, rate in rounds:
         rates[number] = rate
         fastest = max(rates, key=rates.__getitem__)
         if rates[fastest] >= GAIN_MIN * rates[best]:
             best = fastest
+    if not trying:
+        return best
     untried = (n for n in (2 * best, best // 2) if 1 <= n <= number_max and n not in rates)
     return next(untried, best)

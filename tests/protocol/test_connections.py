@@ -12,6 +12,7 @@ from godwit_protocol.connections import (
     GAIN_MIN,
     Carried,
     first_number,
+    may_try,
     next_number,
     opened,
 )
@@ -82,3 +83,13 @@ def test_chance_changes_nothing(number_max: int, rate: float, noise: list[float]
 def test_a_link_on_which_more_is_faster_gets_more() -> None:
     numbers = [number for number, _ in climbed(1, 8, float, 6)]
     assert numbers == [1, 2, 4, 8, 8, 8, 8]
+
+
+def test_where_rounds_shrink_by_half_nothing_is_tried_and_the_best_that_is_known_stays() -> None:
+    assert may_try(500, 1000)
+    assert not may_try(499, 1000)
+    carried = [Carried(2, 10.0)]
+    assert next_number(carried, 4) == 4
+    assert next_number(carried, 4, trying=False) == 2
+    carried.append(Carried(4, 20.0))
+    assert next_number(carried, 4, trying=False) == 4

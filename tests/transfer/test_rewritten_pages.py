@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from godwit.transfer import compressing
 from godwit.transfer.keyed_digest import KEY_BYTES
-from godwit.transfer.pacing import SharedLink
 from godwit.transfer.partition import NO_RUNS
 from godwit.transfer.rewritten import RewrittenPages, is_sampled
 from godwit.transfer.sender import SentRound
@@ -29,8 +28,6 @@ from godwit_protocol.rewriting import (
 PAGES = 2 * CHUNK_PAGES
 EVERY_PAGE = range(PAGES)
 FEW = 6
-SLOW = 40_000_000
-"""Bytes a second: a page takes far longer to send than to look at."""
 WAYS = [(), *((method,) for method in METHODS)]
 WRITES = st.lists(st.tuples(st.integers(0, FEW - 1), st.integers(0, 2)), max_size=6)
 
@@ -168,8 +165,17 @@ async def test_of_rounds_that_leave_nothing_out_a_sample_is_looked_at_and_soon_n
         assert np.array_equal(link.here[0].pages, link.there[0].pages)
 
 
-async def test_where_the_sample_was_rewritten_everything_is_looked_at() -> None:
-    async with direct(1, PAGES, pacer=SharedLink().pace(SLOW)) as link:
+async def test_where_the_sample_was_rewritten_everything_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The times are made up: to send takes far longer than to look."""
+    judge = RewrittenPages.judge
+
+    def judged(pages: RewrittenPages, **figures: int) -> None:
+        judge(pages, **figures | {"sending_ns": 10**12, "looking_ns": 1})
+
+    monkeypatch.setattr(RewrittenPages, "judge", judged)
+    async with direct(1, PAGES) as link:
         link.here[0].stamp(EVERY_PAGE, 1)
         omitted = [await sent_in(link, number, EVERY_PAGE) for number in (1, 2, 3, 4, 5)]
         sample = CHUNK_PAGES * 4096

@@ -21,10 +21,12 @@ from tampering import Tampered
 PAGES = 8 * CHUNK_PAGES
 
 
-async def round_of(link: Direct, number: int, *, in_stun: bool = False) -> SentRound:
-    """All pages, which are new."""
-    link.here[0].stamp(range(PAGES), number)
-    everything = [work(0, link.here[0], runs((0, PAGES)))]
+async def round_of(
+    link: Direct, number: int, pages: int = PAGES, *, in_stun: bool = False
+) -> SentRound:
+    """The first ``pages``, which are new."""
+    link.here[0].stamp(range(pages), number)
+    everything = [work(0, link.here[0], runs((0, pages)))]
     async with asyncio.timeout(DEADLINE_S):
         sent = await asyncio.to_thread(link.sender.send_round, number, everything, in_stun=in_stun)
         await link.session.round_applied(number)
@@ -66,6 +68,13 @@ async def test_a_number_is_tried_and_kept_if_it_was_faster(monkeypatch: pytest.M
         rates[4] = 1.0
         used = [(await round_of(link, number)).connections for number in (6, 7, 8)]
         assert used == [4, 1, 2], "it has become slower; its neighbour is tried, and is not better"
+
+
+async def test_nothing_is_tried_where_rounds_shrink_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "TELLING_BYTES", 1)
+    async with direct(4, PAGES, spread=2) as link:
+        rounds = [(1, PAGES), (2, PAGES), (3, PAGES // 2 - 1), (4, PAGES // 2 - 1)]
+        assert [(await round_of(link, *each)).connections for each in rounds] == [2, 2, 2, 4]
 
 
 async def test_nothing_is_tried_in_the_stun_or_where_the_number_is_the_operators() -> None:

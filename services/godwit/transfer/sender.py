@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from godwit_protocol.bulk import CHUNK_PAGES, FIRST_ROUND, BulkLink, RoundTotals, packed_digest
 from godwit_protocol.compression import Compression
-from godwit_protocol.connections import TELLING_BYTES, Carried, next_number
+from godwit_protocol.connections import TELLING_BYTES, Carried, may_try, next_number
 from godwit_protocol.errors import AbortedError, LocalProtocolError, UnreachableError
 from godwit_protocol.machine import PAGE_BYTES
 
@@ -105,6 +105,8 @@ class BulkSender:
         self._link = link
         self._spread = spread
         self._carried: list[Carried] = []
+        self._found_pages = 0
+        """What the last round was to send."""
         # What the destination fills does not pass by, and could not be entered.
         self._offer_content = offer_content and leaves is None
         self._leaves = leaves
@@ -198,12 +200,14 @@ class BulkSender:
         may_offer = self._offer_content and not in_stun
         for outgoing in self._outgoing:
             outgoing.begin_round(rewritten, may_offer=may_offer)
+        found_pages = sum(int(region.runs[:, 1].sum()) for region in work)
         if self._spread and not in_stun:
-            self._spread_pages(round_number)
+            self._spread_pages(round_number, trying=may_try(found_pages, self._found_pages))
+        self._found_pages = found_pages
         spread = self._outgoing[0].spread
         flows = [outgoing.flow for outgoing in self._outgoing[:spread]]
         self._compressing.begin_round(work, flows, in_stun=in_stun)
-        is_small = sum(int(region.runs[:, 1].sum()) for region in work) <= SMALL_ROUND_PAGES
+        is_small = found_pages <= SMALL_ROUND_PAGES
         on_all = self._one_by_one if is_small else self._on_every_connection
         totals = reduce(RoundTotals.plus, on_all(lambda outgoing: outgoing.send_round(work)))
         self._sent = self._sent.plus(totals)
@@ -273,7 +277,7 @@ class BulkSender:
         is_sought = rewritten and rewritten.is_sought(round_number, in_stun=in_stun)
         return rewritten if is_sought else None
 
-    def _spread_pages(self, round_number: int) -> None:
+    def _spread_pages(self, round_number: int, *, trying: bool) -> None:
         """Over another number of connections, if that is faster or to be tried. An address may go
         by another one then: the round before is applied, so nothing older is under way.
         """
@@ -281,7 +285,7 @@ class BulkSender:
         if round_number == FIRST_ROUND:
             number = self._spread
         elif self._carried:
-            number = next_number(self._carried, self._link.connections)
+            number = next_number(self._carried, self._link.connections, trying=trying)
         if number != self._outgoing[0].spread:
             self._one_by_one(lambda outgoing: outgoing.spread_over(number))
 

@@ -1,27 +1,31 @@
 """How fast a log is folded, from a file and from a server: ``python bench/replay.py``.
 
-A file of a golden migration over and over, each time under another id, is folded as the commands
-fold it. Memory is the process's most, at a tenth of the events and at all of them.
+A file of a golden migration over and over, each time under another id, is folded as
+``godwit migration list`` folds a log. The resident memory is told as it was after a tenth of the
+events, and at its most after that: it is flat if these are equal.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import resource
+import os
 import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import ending
+import nats
+import servers
 
+from godwit.pictures import reading
+from godwit.runtime.event_log import MESSAGE_ID_HEADER, LogReader
 from godwit.runtime.log_file import LogFile
 from godwit.runtime.nats_log import NatsLog
-from godwit.runtime.nats_server import NatsServer
 from godwit.runtime.provision import provision
-from godwit_protocol import codec, subjects
+from godwit_protocol import subjects
 from godwit_protocol.events import Recorded
 from godwit_protocol.projections import MigrationSummary, fold
 from godwit_protocol.replay import lines
@@ -29,11 +33,10 @@ from godwit_protocol.replay.stories import Stories
 from godwit_protocol.replay.verification import verify
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "logs" / "v1-completed.ndjson"
-VERIFIED_EVENTS = 20_000
 FOLLOWED_MAX = 1000
-SERVED_EVENTS = 50_000
-"""Few, unless asked otherwise: storing them takes long, each is flushed to the disk."""
-APPENDS_AT_ONCE = 256
+PIPELINED = 500
+"""So many are sent to a server before it must have acknowledged the last of them."""
+ACKNOWLEDGED_S_MAX = 30.0
 
 
 def copies(count: int) -> Iterator[lines.Message]:
@@ -48,7 +51,7 @@ def copies(count: int) -> Iterator[lines.Message]:
                 sequence=number * len(messages) + place,
                 time_ns=stored.time_ns,
                 data=stored.data.replace(own.encode(), other.encode()),
-                headers=dict(stored.headers),
+                headers={**stored.headers, MESSAGE_ID_HEADER: f"{number}-{place}"},
             )
 
 
@@ -72,62 +75,86 @@ class Summaries:
             self._known.popitem(last=False)
 
 
-def folded(path: Path) -> tuple[int, float]:
-    """How many events the file had, and seconds of processor time that folding them took."""
-    began_s, events = time.process_time(), 0
-    summaries = Summaries()
-    for recorded in LogFile(path).events():
+@dataclass
+class Folded:
+    """What folding a log took; seconds of this process's processor time, and those that passed."""
+
+    events: int = 0
+    used_s: float = 0.0
+    took_s: float = 0.0
+    early_mib: float = 0.0
+    most_mib: float = 0.0
+
+    def told(self, what: str) -> str:
+        """A line."""
+        return (
+            f"{what:8} {self.events:>9,} events: {self.events / self.used_s:>9,.0f} a second of"
+            f" processor time, {self.events / self.took_s:,.0f} a second;"
+            f" memory {self.early_mib:.0f} MiB after a tenth, {self.most_mib:.0f} at most"
+        )
+
+
+async def folded(log: LogReader, count: int) -> Folded:
+    """Fold a log of about ``count`` events."""
+    found, summaries = Folded(), Summaries()
+    began_s, used_s = time.perf_counter(), time.process_time()
+    async for recorded in reading.events(log, subjects.whole_migration("*")):
         summaries.take(recorded)
-        events += 1
-    return events, time.process_time() - began_s
+        found.events += 1
+        if found.events % max(count // 10, 1) == 0:
+            mib = resident_mib()
+            found.early_mib = found.early_mib or mib
+            found.most_mib = max(found.most_mib, mib)
+    found.took_s = time.perf_counter() - began_s
+    found.used_s = time.process_time() - used_s
+    return found
 
 
-async def stored(log: NatsLog, count: int) -> None:
-    """Put copies into a server, many at a time; each keeps its place in its own migration."""
-    batch: list[lines.Message] = []
+async def served(folder: Path, count: int) -> Folded:
+    """As ``folded``, from a server. It takes the events without flushing each to the disk: what is
+    measured is how they are read.
+    """
+    async with servers.running(("-js", "-sd", folder)) as (port, _):
+        url = f"nats://127.0.0.1:{port}"
+        log = await NatsLog.connect(url, name="bench")
+        try:
+            await provision(log)
+            await stored(url, count)
+            found = await folded(log, count)
+            assert found.events >= count, f"the server has {found.events} of {count} events"
+            return found
+        finally:
+            await log.close()
 
-    async def flush() -> None:
-        ids = (str(message.sequence) for message in batch)
-        await asyncio.gather(*(log.append(m.subject, m.data, message_id=next(ids)) for m in batch))
-        batch.clear()
 
-    for message in copies(count):
-        batch.append(message)
-        if len(batch) >= APPENDS_AT_ONCE:
-            await flush()
-    await flush()
-
-
-async def served(folder: Path, count: int) -> tuple[int, float, float]:
-    """As ``folded``, from a server: seconds that passed, and those of this process."""
-    server = await NatsServer.start(folder)
+async def stored(url: str, count: int) -> None:
+    """Put copies into a server, many at a time. What is before an acknowledged one is stored."""
+    client = await nats.connect(url)
     try:
-        return await _read_from(server.url, count)
+        for number, message in enumerate(copies(count), start=1):
+            put = (message.subject, message.data)
+            if number % PIPELINED:
+                await client.publish(*put, headers=message.headers)
+            else:
+                await client.request(*put, timeout=ACKNOWLEDGED_S_MAX, headers=message.headers)
+        await client.flush()
     finally:
-        await server.stop()
+        await client.close()
 
 
-async def _read_from(url: str, count: int) -> tuple[int, float, float]:
-    log = await NatsLog.connect(url, name="bench")
-    await provision(log)
-    await stored(log, count)
-    began_s, used_s, events = time.perf_counter(), time.process_time(), 0
-    summaries = Summaries()
-    async for message in log.read(subjects.whole_migration("*")):
-        summaries.take(codec.decode(message.data, message.sequence))
-        events += 1
-    taken = events, time.perf_counter() - began_s, time.process_time() - used_s
-    await log.close()
-    return taken
+def resident_mib() -> float:
+    """Of this process, now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def verified() -> tuple[int, float]:
-    """As ``folded``, with each migration verified. Copies have the first one's hashes: but for that
-    the work is the same.
+def verified(count: int) -> tuple[int, float]:
+    """As ``folded``, with each migration verified; events and the seconds that they took. Copies
+    have the first one's hashes: but for that the work is the same.
     """
     began_s, events = time.perf_counter(), 0
     together = Stories[lines.Message]()
-    for number, message in enumerate(copies(VERIFIED_EVENTS)):
+    for number, message in enumerate(copies(count)):
         events = number + 1
         for story in together.take(message):
             verify(*story)
@@ -136,33 +163,20 @@ def verified() -> tuple[int, float]:
     return events, time.perf_counter() - began_s
 
 
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--events", type=int, default=1_000_000)
-    arguments.add_argument("--served", type=int, default=SERVED_EVENTS)
+    arguments.add_argument("--served", type=int, default=50_000)
+    arguments.add_argument("--verified", type=int, default=20_000)
     given = arguments.parse_args()
-    count = given.events
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log"
-        for events in (count // 10, count):
-            write(path, events)
-            read, took_s = folded(path)
-            print(
-                f"folded   {read:>9,} events: {read / took_s:>9,.0f} a second, {peak_mib():.0f} MiB"
-            )
-        for events in (given.served // 10, given.served):
-            place = Path(folder) / f"server-{events}"
-            read, took_s, used_s = ending.run(served(place, events))
-            print(
-                f"served   {read:>9,} events: {read / took_s:>9,.0f} a second,"
-                f" {read / used_s:,.0f} a second of processor time, {peak_mib():.0f} MiB"
-            )
-        read, took_s = verified()
-        print(f"verified {read:>9,} events: {read / took_s:>9,.0f} a second")
+        write(path, given.events)
+        print(ending.run(folded(LogFile(path), given.events)).told("folded"), flush=True)
+        path.unlink()
+        print(ending.run(served(Path(folder), given.served)).told("served"), flush=True)
+    read, took_s = verified(given.verified)
+    print(f"verified {read:>9,} events: {read / took_s:>9,.0f} a second")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Does a migration pay for being watched?
 
-An idle machine is moved to and fro, in changing order: with 50 subscribers, and with none. The
-subscribers are one process of its own with 50 connections, each as the user that may only watch
-(deploy/nats-users.conf), and each does what ``godwit watch`` does: it follows all events from the
-log, decodes them, and hears the telemetry. Who watches has a computer of his own: so the process
-is stopped while the machine moves, everything is sent to it all the same, and it reads afterwards.
-What is measured is what the server and the services do for it. Beside that the process runs
-meanwhile, at the lowest priority, on the cores that the migration needs. No move counts unless
-each subscriber has heard every event of it.
+An idle machine is moved to and fro, four times with 50 subscribers and four times with none, turn
+by turn in changing order. The subscribers are one process of its own with 50 connections, each as
+the user that may only watch (deploy/nats-users.conf), and each does what ``godwit watch`` does: it
+follows all events from the log, decodes them, and hears the telemetry. Who watches has a computer
+of his own: so the process is stopped while the machine moves, everything is sent to it all the
+same, and it reads afterwards. What is measured is what the server and the services do for it.
+In some turns the process also runs meanwhile, at the lowest priority, on the cores that the
+migration needs. No move counts unless each subscriber has heard every event of it.
 
     python bench/watchers.py [--size-mib 1024] [--turns 24] [--quick] [--json FILE]
 """
@@ -19,11 +19,11 @@ import json
 import os
 import shutil
 import signal
-import socket
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -31,20 +31,21 @@ from pathlib import Path
 
 import ending
 import records
+import servers
 from moves import Lab, Move, lab
 from sampling import cpu_s
 
 from godwit.pictures import reading
 from godwit.pictures.board import progress_subject, told_progress
 from godwit.runtime.nats_log import NatsLog
-from godwit.runtime.nats_server import find_binary
 from godwit.runtime.watching_log import INBOX_PREFIX, WatchingLog
-from godwit_protocol.errors import UnreachableError
 
 SUBSCRIBERS = 50
+MOVES = 4
+"""Even: after them the machine is where it was, and either host has been the source as often."""
+HERE_EACH = 4
 NAME = "watched"
 ANSWER_S_MAX = 60.0
-READY_S_MAX = 20.0
 LISTEN = "--listen-at"
 USERS = Path(__file__).parents[1] / "deploy" / "nats-users.conf"
 PASSWORDS = {"GODWIT_NATS_PASSWORD": "owner", "GODWIT_NATS_WATCH_PASSWORD": "looker"}
@@ -185,45 +186,57 @@ async def audience(url: str, count: int = SUBSCRIBERS) -> AsyncIterator[Audience
 
 @dataclass(frozen=True)
 class Found:
-    """One move. ``server_share``: of one core, that the event log's server took meanwhile."""
+    """Moves one after the other, watched alike. ``server_share``: of one core, that the event
+    log's server took meanwhile.
+    """
 
-    move: Move
+    moves: tuple[Move, ...]
     server_share: float
+
+    @property
+    def precopy_gbit(self) -> float:
+        """Gbit/s, the median."""
+        return statistics.median(it.precopy_bytes_per_second for it in self.moves) * 8 / 1e9
+
+    @property
+    def stun_ms(self) -> float:
+        """The median."""
+        return statistics.median(it.stun_ms for it in self.moves)
 
 
 Turn = dict[Watchers, Found]
 
 
-async def turn(there: Lab, audience: Audience, server_pid: int, number: int) -> Turn:
-    """A move in each way; the first of them changes with the turn's number."""
+async def turn(there: Lab, audience: Audience, server_pid: int, number: int, moves: int) -> Turn:
+    """Moves in each way, to and fro; in the other order in each second turn."""
+    ways = [Watchers.NOBODY, Watchers.ELSEWHERE]
+    ways += [Watchers.HERE] if number % HERE_EACH == 0 else []
     found: Turn = {}
-    ways = list(Watchers)
-    first = number % len(ways)
-    for watchers in ways[first:] + ways[:first]:
+    for watchers in ways[:: -1 if number % 2 else 1]:
         async with audience.there(there.log, watchers):
             before, began = cpu_s(server_pid), time.monotonic()
-            move = await there.move(NAME)
+            moved = [await there.move(NAME) for _ in range(moves)]
             took = time.monotonic() - began
-            found[watchers] = Found(move, (cpu_s(server_pid) - before) / took)
+            found[watchers] = Found(tuple(moved), (cpu_s(server_pid) - before) / took)
     return found
 
 
 def rows(turns: list[Turn]) -> list[records.Row]:
     """The table."""
     figures: list[tuple[str, str, Callable[[Found], float], float | None, bool]] = [
-        ("pre-copy", "Gbit/s", lambda it: it.move.precopy_bytes_per_second * 8 / 1e9, 0.99, True),
-        ("stun", "ms", lambda it: it.move.stun_ms, 1.01, False),
+        ("pre-copy", "Gbit/s", lambda it: it.precopy_gbit, 0.99, True),
+        ("stun", "ms", lambda it: it.stun_ms, 1.01, False),
         ("the event log's server", "% of a core", lambda it: it.server_share * 100, None, False),
     ]
     return [
         records.Row(
             f"{what}, {watchers.value}",
             unit,
-            [figure(each[watchers]) for each in turns],
+            [figure(each[watchers]) for each in turns if watchers in each],
             goal if watchers is Watchers.ELSEWHERE else None,
             at_least=at_least,
             peer=Watchers.NOBODY.value,
-            theirs=[figure(each[Watchers.NOBODY]) for each in turns],
+            theirs=[figure(each[Watchers.NOBODY]) for each in turns if watchers in each],
             interval=True,
         )
         for watchers in (Watchers.ELSEWHERE, Watchers.HERE)
@@ -231,19 +244,42 @@ def rows(turns: list[Turn]) -> list[records.Row]:
     ]
 
 
+def verdict(ratios: Sequence[float]) -> str:
+    """What the ratios of the stuns say, watched to not."""
+    low, high = records.interval(ratios)
+    if low > 1:
+        return f"The stun's ratio lies above 1: watching costs at least {low - 1:.1%} of a stun."
+    if high < 1:
+        return "The stun's ratio lies below 1: something else differed."
+    return (
+        "The stun's ratio has 1 in its interval: no cost is seen, and one of more than"
+        f" {high - 1:.1%} is unlikely."
+    )
+
+
 async def measure(
-    there: Lab, audience: Audience, server_pid: int, size_mib: int, turns: int
+    there: Lab,
+    audience: Audience,
+    server_pid: int,
+    size_mib: int,
+    turns: int,
+    moves: int = MOVES,
 ) -> records.Record:
-    """``server_pid``: of the event log's server."""
+    """``server_pid``: of the event log's server; ``moves``: in each way of a turn."""
     async with there.memhog(NAME, f"{size_mib}MiB"):
         await there.move(NAME)
-        found = [await turn(there, audience, server_pid, number) for number in range(turns)]
+        found = [await turn(there, audience, server_pid, each, moves) for each in range(turns)]
+    told = rows(found)
+    (stuns,) = (row.ratios for row in told if row.measure == f"stun, {Watchers.ELSEWHERE.value}")
     notes = [
         f"An idle machine of {size_mib} MiB; {SUBSCRIBERS} subscribers in one process, which is"
         " stopped meanwhile (elsewhere) or has the lowest priority (the same cores).",
+        f"A turn's figure is the median of {moves} moves, to and fro;"
+        f" in each {HERE_EACH}th turn some are watched from the same cores.",
         "Ratios with the 95 % interval of their median.",
+        verdict(stuns),
     ]
-    return records.Record("bench/watchers.py", rows(found), turns, notes)
+    return records.Record("bench/watchers.py", told, turns, notes)
 
 
 def _configured(directory: Path) -> Path:
@@ -257,29 +293,9 @@ def _configured(directory: Path) -> Path:
 @asynccontextmanager
 async def guarded_server(directory: Path) -> AsyncIterator[tuple[int, int]]:
     """A server that knows the user who may only watch; its port and its process."""
-    config = _configured(directory)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = await asyncio.create_subprocess_exec(
-        *(find_binary(), "-c", config, "-a", "127.0.0.1", "-p", str(port)),
-        *("-l", directory / "nats.log"),
-        env={**os.environ, **PASSWORDS},
-    )
-    try:
-        await _ready(f"nats://godwit:owner@127.0.0.1:{port}")
-        yield port, process.pid
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-async def _ready(url: str) -> None:
-    async with asyncio.timeout(READY_S_MAX):
-        while True:
-            with suppress(UnreachableError):
-                await (await NatsLog.connect(url, name="bench")).close()
-                return
-            await asyncio.sleep(0.05)
+    words = ("-c", _configured(directory), "-l", directory / "nats.log")
+    async with servers.running(words, "godwit:owner@", environ=PASSWORDS) as (port, pid):
+        yield port, pid
 
 
 async def main() -> None:

@@ -22,7 +22,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from .errors import InvalidInputError
@@ -95,6 +95,17 @@ def matches(wanted: Sequence[str], tokens: Sequence[str]) -> bool:
     elif len(tokens) != len(wanted):
         return False
     return all(token in ("*", other) for token, other in zip(wanted, tokens, strict=False))
+
+
+def filter_of(filters: Sequence[str]) -> Callable[[str], object]:
+    """Whether any of the filters gives a subject: for many subjects, in a fraction of the time."""
+    any_of = re.compile("|".join(map(_pattern, filters)))
+    return any_of.fullmatch
+
+
+def _pattern(wanted: str) -> str:
+    tokens = {"*": r"[^.]+", ">": r".+"}
+    return r"\.".join(tokens.get(token) or re.escape(token) for token in wanted.split("."))
 
 
 def migration(migration_id: str, lane: str, event_type: str) -> str:

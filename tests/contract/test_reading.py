@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+from nats.aio.client import Client
 
 from godwit.runtime import jetstream_api as api
 from godwit.runtime.event_log import Stored
@@ -246,3 +247,16 @@ async def test_a_stream_that_is_not_there_cannot_be_read(own_server: NatsServer)
         await anext(log.tail([subjects.inventory("*")]))
     assert "provision" in refusal.value.hint
     await log.close()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"Nats-Msg-Id: a\r\nce-time:2026-11-23T08:00:00Z\r\nEmpty:\r\n\r\n",
+        "Told:  größer: als \t\r\n".encode(),
+        b"Broken: \xff\r\nno field\r\nTwice: 1\r\nTwice: 2\r\n",
+    ],
+)
+def test_headers_are_read_as_the_client_library_reads_them(raw: bytes) -> None:
+    assert api.header_fields(raw) == Client._parse_header_lines(raw)

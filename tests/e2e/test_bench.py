@@ -30,7 +30,7 @@ Measure = Callable[[Lab], Awaitable[Any]]
 
 async def watched(there: Lab) -> records.Record:
     async with watchers.audience(there.cluster.nats_url, 5) as audience:
-        return await watchers.measure(there, audience, os.getpid(), 32, 1)
+        return await watchers.measure(there, audience, os.getpid(), 32, 1, moves=1)
 
 
 SCRIPTS: dict[str, Measure] = {

@@ -126,3 +126,22 @@ def test_filters_find_what_they_are_for_and_nothing_else() -> None:
 def test_a_subject_of_no_stream_is_refused(subject: str) -> None:
     with pytest.raises(InvalidInputError, match="no stream"):
         subjects.stream_of(subject)
+
+
+TOKENS = st.sampled_from(["a", "b", "a+", "*"])
+FILTERS = st.builds(
+    lambda tokens, end: ".".join([*tokens, *end]),
+    st.lists(TOKENS, min_size=1, max_size=3),
+    st.sampled_from([[], [">"]]),
+)
+
+
+@given(
+    st.lists(FILTERS, max_size=3),
+    st.lists(st.sampled_from(["a", "b", "a+", "aa"]), min_size=1, max_size=4),
+)
+def test_filters_together_give_what_one_of_them_gives(
+    filters: list[str], tokens: list[str]
+) -> None:
+    given_by_one = any(subjects.matches(each.split("."), tokens) for each in filters)
+    assert bool(subjects.filter_of(filters)(".".join(tokens))) == given_by_one

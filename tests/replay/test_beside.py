@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import cache
 
 import msgspec
@@ -45,11 +44,11 @@ def test_an_event_that_is_altered_doubled_or_moved_is_found(data: st.DataObject)
             moved = message.subject.replace(".machine.", ".machine.x").replace(
                 ".inventory.", ".inventory.x"
             )
-            changed[index] = dataclasses.replace(message, subject=moved)
+            changed[index] = msgspec.structs.replace(message, subject=moved)
         case "doubled":
-            changed.append(dataclasses.replace(message, sequence=whole[-1].sequence + 1))
+            changed.append(msgspec.structs.replace(message, sequence=whole[-1].sequence + 1))
         case _:
-            changed[index] = dataclasses.replace(message, data=b"\xc1")
+            changed[index] = msgspec.structs.replace(message, data=b"\xc1")
     assert verify_beside(changed).faults
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from godwit.cli.replay import write_export
-from godwit.runtime.log_file import LogFile
+from godwit.pictures import reading
+from godwit.runtime.log_file import CHUNK_BYTES, LogFile
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import CorruptError, InvalidInputError
 from godwit_protocol.replay import lines
@@ -82,7 +84,7 @@ async def test_events_are_the_decoded_messages_of_the_events_stream(
         table = tmp_path / "log.parquet"
         await write_export(log, "", table)
         log = LogFile(table)
-    (event,) = log.events()
+    (event,) = [each async for each in reading.events(log, reading.ALL_EVENTS)]
     assert event == codec.decode(odd()[-1].data, odd()[-1].sequence)
 
 
@@ -91,9 +93,28 @@ def test_what_is_cut_off_is_an_error_that_names_the_file(tmp_path: Path) -> None
     cut = tmp_path / "cut"
     for data in (whole[: whole.rindex(b'"data"') + 20], gzip.compress(whole)[:-9], b"PAR1" + whole):
         cut.write_bytes(data)
-        for read in (LogFile(cut).messages, LogFile(cut).events):
-            with pytest.raises(CorruptError, match="cut"):
-                list(read())
+        with pytest.raises(CorruptError, match="cut"):
+            list(LogFile(cut).messages())
+
+
+async def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    head, *told = GOLDEN[0].read_bytes().splitlines(keepends=True)
+
+    async def most_bytes(copies: int) -> int:
+        path = tmp_path / str(copies)
+        path.write_bytes(head + b"".join(told) * copies)
+        tracemalloc.start()
+        try:
+            count = 0
+            async for _ in reading.events(LogFile(path), reading.ALL_EVENTS):
+                count += 1
+            assert count == copies * len(told)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    short = await most_bytes(2 * CHUNK_BYTES // len(b"".join(told)) + 1)
+    assert await most_bytes(300) < short + CHUNK_BYTES
 
 
 def test_a_table_without_pyarrow_says_what_to_install(

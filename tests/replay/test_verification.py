@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import cache
 
 import msgspec
@@ -50,7 +49,7 @@ def resealed(messages: list[Stored], index: int, event: ev.RoundCompleted) -> li
         envelope = codec.decode(messages[place].data).envelope
         body = codec.encode_body(event) if place == index else envelope.body
         data = codec.encode(msgspec.structs.replace(envelope, body=body, prev_hash=last))
-        changed[place] = dataclasses.replace(messages[place], data=data)
+        changed[place] = msgspec.structs.replace(messages[place], data=data)
         last = stored_hash(data)
     return changed
 
@@ -106,16 +105,16 @@ def test_any_event_is_missed_if_altered_dropped_doubled_swapped_or_put_in(
         case "altered":
             raw = bytearray(message.data)
             raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
-            changed[index] = dataclasses.replace(message, data=bytes(raw))
+            changed[index] = msgspec.structs.replace(message, data=bytes(raw))
         case "dropped":
             del changed[index]
         case "doubled":
-            changed.append(dataclasses.replace(message, sequence=messages[-1].sequence + 1))
+            changed.append(msgspec.structs.replace(message, sequence=messages[-1].sequence + 1))
         case "swapped":
             other = data.draw(st.integers(0, len(messages) - 1).filter(lambda at: at != index))
             sequence, later = message.sequence, messages[other].sequence
-            changed[index] = dataclasses.replace(messages[other], sequence=sequence)
-            changed[other] = dataclasses.replace(message, sequence=later)
+            changed[index] = msgspec.structs.replace(messages[other], sequence=sequence)
+            changed[other] = msgspec.structs.replace(message, sequence=later)
         case _:
             changed.insert(index, cancel(migration, message.sequence))
     assert verify(migration, changed, noted).faults
@@ -149,7 +148,14 @@ def test_a_line_says_what_it_was_made_of_whatever_it_holds() -> None:
     odd = lines.Message(
         subject="s", sequence=1, time_ns=2, data=b"\xc1\x00,", headers={"event": '","event":'}
     )
-    for message in (odd, lines.Message(subject="s", sequence=1, time_ns=2, data=b"\x80")):
-        assert lines.decode_line(lines.encode_line(message), 1) == message
-    with pytest.raises(CorruptError, match="line 7"):
-        lines.decode_line(b'{"subject":"s"}', 7)
+    both = [odd, lines.Message(subject="s", sequence=1, time_ns=2, data=b"\x80")]
+    encoded = b"".join(map(lines.encode_line, both))
+    assert lines.decode_lines(encoded, 2) == lines.decode_lines(encoded[:-1], 2) == both
+
+
+@pytest.mark.parametrize("broken", [b'{"subject":"s"}', b"", b"\xff", b"[" * 10_000])
+def test_a_line_that_cannot_be_read_is_named_among_many(broken: bytes) -> None:
+    line = lines.encode_line(lines.Message(subject="s", sequence=1, time_ns=2, data=b""))
+    for told in (broken + b"\n" + line, broken + b"\n", line[:-1] + line):
+        with pytest.raises(CorruptError, match="line 7 "):
+            lines.decode_lines(line * 2 + told, 5)

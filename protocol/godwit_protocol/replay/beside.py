@@ -102,15 +102,10 @@ def _told(record: RegisterRecord) -> str:
 
 
 def _is_event_beside(subject: str) -> bool:
-    return not migration_of(subject) and _is_event(subject)
+    return not migration_of(subject) and bool(_is_event(subject))
 
 
-def _is_event(subject: str) -> bool:
-    tokens = subject.split(".")
-    return any(
-        subjects.matches(wanted.split("."), tokens)
-        for wanted in subjects.STREAM_SUBJECTS[subjects.EVENTS]
-    )
+_is_event: Final = subjects.filter_of(subjects.STREAM_SUBJECTS[subjects.EVENTS])
 
 
 def verify_beside(messages: Iterable[StoredMessage]) -> Beside:

@@ -7,14 +7,12 @@ same for readers without MessagePack; nothing reads it back. It must not know wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
-from .. import codec, subjects
 from ..errors import CorruptError
-from ..events import Recorded
 
 FORMAT_VERSION: Final = 1
 LINE_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -42,22 +40,10 @@ class _Line(Message, frozen=True, kw_only=True):
     event: object = None
 
 
-class Bare(msgspec.Struct, frozen=True, gc=False):
-    """What of a message an event is decoded from."""
-
-    subject: str
-    sequence: int
-    data: bytes
-
-
-_EVENT: Final = b',"event":'
-_EVENT_SUBJECTS: Final = tuple(
-    subject.rstrip("*>") for subject in subjects.STREAM_SUBJECTS[subjects.EVENTS]
-)
-_bare_decoder: Final = msgspec.json.Decoder(Bare)
 _encoder: Final = msgspec.json.Encoder()
 _head_decoder: Final = msgspec.json.Decoder(FileHead)
 _decoder: Final = msgspec.json.Decoder(Message)
+_BROKEN: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def encode_head(of: str = "") -> bytes:
@@ -103,40 +89,20 @@ def decode_head(line: bytes) -> FileHead:
     return head
 
 
-def decode_line(line: bytes, number: int) -> Message:
-    """Return the message in line ``number``. Raises ``CorruptError``."""
-    try:
-        return _without_event(line) or _decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptError(f"line {number} cannot be read: {error}") from error
+def decode_lines(chunk: bytes, number: int) -> list[Message]:
+    """Return the messages of whole lines, of which the first has that number in its file.
 
-
-def decode_events(numbered: Iterable[tuple[int, bytes]]) -> Iterator[Recorded]:
-    """The events in numbered lines; other streams' messages are passed over.
-
-    As ``decode_line`` and ``codec.decode``, in half the time: nothing else of a line is decoded,
-    and nothing is called for one that need not be.
+    Raises ``CorruptError``, naming the line.
     """
-    decode_bare, decode = _bare_decoder.decode, codec.decode
-    for number, line in numbered:
-        try:
-            bare = decode_bare(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise CorruptError(f"line {number} cannot be read: {error}") from error
-        if bare.subject.startswith(_EVENT_SUBJECTS):
-            yield decode(bare.data, bare.sequence)
+    with suppress(*_BROKEN):
+        found = _decoder.decode_lines(chunk)
+        if len(found) == chunk.count(b"\n"):
+            return found
+    return [_decoded(line, place) for place, line in enumerate(chunk.splitlines(), number)]
 
 
-def event_in(message: Message) -> Recorded | None:
-    """The event in a message; None if it is another stream's. Raises as ``codec.decode``."""
-    if not message.subject.startswith(_EVENT_SUBJECTS):
-        return None
-    return codec.decode(message.data, message.sequence)
-
-
-def _without_event(line: bytes) -> Message | None:
-    """Half of the line is for other readers. Where this cuts anything else, it is no JSON."""
+def _decoded(line: bytes, number: int) -> Message:
     try:
-        return _decoder.decode(line[: line.find(_EVENT)] + b"}")
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
+        return _decoder.decode(line)
+    except _BROKEN as error:
+        raise CorruptError(f"line {number} cannot be read: {error}") from error

@@ -35,12 +35,10 @@ class ArchivedLog:
     ) -> AsyncIterator[Stored]:
         """As ``LogReader.read``, one migration after the other. Raises ``CorruptError``."""
         wanted = [each.split(".") for each in subjects]
+        is_wanted = names.filter_of(subjects)
         for migration in self._migrations(wanted):
             for message in self._store.read(migration):
-                tokens = message.subject.split(".")
-                if message.sequence > after_sequence and any(
-                    names.matches(each, tokens) for each in wanted
-                ):
+                if message.sequence > after_sequence and is_wanted(message.subject):
                     yield Stored(
                         message.subject,
                         message.sequence,

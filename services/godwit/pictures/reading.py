@@ -36,10 +36,7 @@ async def messages(
     """``EventLog.tail`` or ``read`` as a generator that can be closed (``contextlib.aclosing``), of
     messages as they were first stored, wherever they stand now.
     """
-    reader = log.tail if follow else log.read
-    source = cast(
-        "AsyncGenerator[Stored, None]", reader(tuple(filters), after_sequence=after_sequence)
-    )
+    source = _source(log, filters, after_sequence, follow=follow)
     async with aclosing(source):
         async for stored in source:
             yield stored.as_first_stored()
@@ -49,24 +46,35 @@ async def entries(
     log: LogReader, filters: Sequence[str], *, after_sequence: int = 0, follow: bool = False
 ) -> AsyncGenerator[Recorded | Unreadable, None]:
     """Every message of the filters, decoded if it can be."""
-    source = messages(log, filters, after_sequence=after_sequence, follow=follow)
+    source = _source(log, filters, after_sequence, follow=follow)
     async with aclosing(source):
         async for stored in source:
             try:
                 yield codec.decode(stored.data, stored.sequence)
             except CorruptError as error:
-                yield Unreadable(stored, error.message)
+                yield Unreadable(stored.as_first_stored(), error.message)
 
 
 async def events(
     log: LogReader, filters: Sequence[str], *, after_sequence: int = 0, follow: bool = False
 ) -> AsyncGenerator[Recorded, None]:
     """Every event of the filters; what cannot be decoded is passed over."""
-    source = entries(log, filters, after_sequence=after_sequence, follow=follow)
+    source = _source(log, filters, after_sequence, follow=follow)
     async with aclosing(source):
-        async for entry in source:
-            if isinstance(entry, Recorded):
-                yield entry
+        async for stored in source:
+            try:
+                recorded = codec.decode(stored.data, stored.sequence)
+            except CorruptError:
+                continue
+            yield recorded
+
+
+def _source(
+    log: LogReader, filters: Sequence[str], after_sequence: int, *, follow: bool
+) -> AsyncGenerator[Stored, None]:
+    reader = log.tail if follow else log.read
+    source = reader(tuple(filters), after_sequence=after_sequence)
+    return cast("AsyncGenerator[Stored, None]", source)
 
 
 async def last_of_each(log: LogReader, filters: Sequence[str]) -> dict[str, Stored]:

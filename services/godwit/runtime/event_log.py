@@ -7,8 +7,9 @@ Subjects, streams and their rules are in ``godwit_protocol.subjects``. The one a
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
+
+import msgspec
 
 from godwit_protocol.errors import ConflictError
 
@@ -19,8 +20,7 @@ FIRST_STORED_HEADER: Final = "Godwit-First-Stored"
 """Of a message that was put into a log anew: when another server stored it first, ns."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """One message as the log holds it."""
 
     subject: str
@@ -29,7 +29,7 @@ class Stored:
     time_ns: int
     """The log server's wall clock when it was stored, nanoseconds since the epoch."""
     data: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
 
     def as_first_stored(self) -> Stored:
         """As it stood in the log that it comes from, if it was imported or restored."""
@@ -37,7 +37,7 @@ class Stored:
         if not told.isdecimal():
             return self
         headers = {k: v for k, v in self.headers.items() if k != FIRST_STORED_HEADER}
-        return replace(self, time_ns=int(told), headers=headers)
+        return msgspec.structs.replace(self, time_ns=int(told), headers=headers)
 
 
 class AppendConflictError(ConflictError):

@@ -227,8 +227,7 @@ def pull_request(
     }
 
 
-@dataclass(frozen=True, slots=True)
-class DeliveryPosition:
+class DeliveryPosition(NamedTuple):
     """What the reply subject of a delivered message says of it."""
 
     stream_sequence: int
@@ -256,11 +255,19 @@ def header_bytes(headers: Mapping[str, str]) -> int:
     return len(_HEADER_LINE) + 2 + lines + 2
 
 
+def header_fields(raw: bytes) -> dict[str, str]:
+    """Parse lines of ``Name: Value``; what is none is passed over."""
+    found = {}
+    for line in raw.decode("utf-8", "replace").split("\r\n"):
+        name, colon, value = line.partition(":")
+        if colon:
+            found[name] = value.strip()
+    return found
+
+
 def raw_headers(message: RawMessage) -> dict[str, str]:
     """Decode the headers of a stored message."""
-    lines = base64.b64decode(message.hdrs).decode("utf-8", "replace").split("\r\n")[1:]
-    pairs = (line.partition(":") for line in lines if line)
-    return {key: value.strip() for key, _, value in pairs}
+    return header_fields(base64.b64decode(message.hdrs))
 
 
 def raw_data(message: RawMessage) -> bytes:

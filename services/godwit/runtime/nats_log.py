@@ -68,6 +68,12 @@ class LogFullError(RefusedError):
     """The stream, or the server's disk, has no room for the message. Nothing was stored."""
 
 
+class _Client(Client):
+    """Reads headers in a fraction of the time: they were a third of what reading took."""
+
+    _parse_header_lines = staticmethod(api.header_fields)
+
+
 class NatsLog:
     """One connection to the event log. Implements ``godwit.runtime.event_log.EventLog``.
 
@@ -75,7 +81,7 @@ class NatsLog:
     """
 
     def __init__(self) -> None:
-        self._client = Client()
+        self._client = _Client()
         self._connected = asyncio.Event()
         self._closed = asyncio.Event()
         self._closing = False
@@ -158,21 +164,13 @@ class NatsLog:
         """As ``EventLog.last``."""
         return await self._stored_message(subject, {"last_by_subj": subject}, timeout_s)
 
-    async def read(
-        self, subjects: Sequence[str], *, after_sequence: int = 0
-    ) -> AsyncIterator[Stored]:
+    def read(self, subjects: Sequence[str], *, after_sequence: int = 0) -> AsyncIterator[Stored]:
         """As ``EventLog.read``; "the call" is the first step of the iteration."""
-        async with self._reader(subjects, after_sequence, history_only=True) as reader:
-            while (stored := await reader.next()) is not None:
-                yield stored
+        return self._stored_messages(subjects, after_sequence, history_only=True)
 
-    async def tail(
-        self, subjects: Sequence[str], *, after_sequence: int = 0
-    ) -> AsyncIterator[Stored]:
+    def tail(self, subjects: Sequence[str], *, after_sequence: int = 0) -> AsyncIterator[Stored]:
         """As ``EventLog.tail``. Raises ``UnreachableError`` once the connection is closed."""
-        async with self._reader(subjects, after_sequence, history_only=False) as reader:
-            while (stored := await reader.next()) is not None:
-                yield stored
+        return self._stored_messages(subjects, after_sequence, history_only=False)
 
     async def announce(self, subject: str, data: bytes) -> None:
         """As ``EventLog.announce``. Dropped while disconnected."""
@@ -272,14 +270,15 @@ class NatsLog:
 
         return end
 
-    @contextlib.asynccontextmanager
-    async def _reader(
+    async def _stored_messages(
         self, subjects: Sequence[str], after_sequence: int, *, history_only: bool
-    ) -> AsyncIterator[PullReader]:
+    ) -> AsyncIterator[Stored]:
         reader = PullReader(self, subjects, after_sequence, history_only=history_only)
         self._readers.add(reader)
         try:
-            yield reader
+            while some := await reader.some():
+                for stored in some:
+                    yield stored
         finally:
             self._readers.discard(reader)
             await reader.close()

@@ -27,6 +27,8 @@ from godwit_protocol.errors import InvalidInputError, UnreachableError
 from godwit_protocol.subjects import stream_of
 
 MESSAGES_IN_FLIGHT_MAX: Final = 512
+TOGETHER_MAX: Final = 128
+"""Given together; what is in flight goes on meanwhile."""
 PULL_BYTES_MAX: Final = 16 * 1024 * 1024
 PULL_EXPIRES_S: Final = 30.0
 HEARTBEAT_S: Final = 1.0
@@ -109,23 +111,17 @@ class PullReader:
         self._expired = True
         self._wake.set()
 
-    async def next(self) -> Stored | None:
-        """The next message, or None after the end of the history.
+    async def some(self) -> Sequence[Stored]:
+        """The next messages, as many as have come; none after the end of the history.
 
         Raises ``UnreachableError`` if the connection is closed for good or, while reading history,
         if nothing comes for ``HISTORY_SILENCE_S_MAX``; ``InvalidInputError`` if there is no stream.
         """
-        if self._arrived and not self._expired and not self._is_over:
-            stored = await self._take_next()
-            if stored is not None:
-                return (
-                    stored  # a deadline for each of what is there already would take half the time
-                )
         if not self._history_only:
-            return await self._next()
+            return await self._some()
         try:
             async with asyncio.timeout(HISTORY_SILENCE_S_MAX):
-                return await self._next()
+                return await self._some()
         except TimeoutError as error:
             raise UnreachableError(
                 f"the event log was silent for {HISTORY_SILENCE_S_MAX:g} s"
@@ -144,23 +140,26 @@ class PullReader:
     def _is_over(self) -> bool:
         return self._history_end is not None and self._last_sequence >= self._history_end
 
-    async def _next(self) -> Stored | None:
-        while not self._is_over:
+    async def _some(self) -> Sequence[Stored]:
+        taken: list[Stored] = []
+        while not taken and not self._is_over:
             if self._expired:
                 await self._open()
-            elif not self._arrived:
-                await self._wait()
-            else:
-                stored = await self._take_next()
-                if stored is not None:
-                    return stored
-        return None
-
-    async def _take_next(self) -> Stored | None:
-        stored = self._take(self._arrived.popleft())
-        if self._asked <= MESSAGES_IN_FLIGHT_MAX // 2:
+                continue
             await self._pull()
-        return stored
+            if not self._arrived:
+                await self._wait()
+            taken = self._take_arrived()
+        return taken
+
+    def _take_arrived(self) -> list[Stored]:
+        """To wait for each by itself would take a fifth of a reading's time."""
+        taken: list[Stored] = []
+        while self._arrived and len(taken) < TOGETHER_MAX and not (self._expired or self._is_over):
+            stored = self._take(self._arrived.popleft())
+            if stored is not None:
+                taken.append(stored)
+        return taken
 
     async def _open(self) -> None:
         """Begin a consumer after the last message given. Ends when the connection is closed."""

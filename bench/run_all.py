@@ -59,6 +59,7 @@ JOBS = (
     Job("content"),
     Job("watchers"),
     Job("compression"),
+    Job("slow_link"),
     Job("transfer", ("--repeats", "5"), ("--size-mib", "32", "--repeats", "1")),
     Job("demo", ("5",), ("1",), keeps=False),
     Job("switchover", ("--moves", "15"), ("--moves", "1")),

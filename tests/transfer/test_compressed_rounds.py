@@ -98,6 +98,16 @@ async def test_random_bytes_go_out_as_they_are() -> None:
         assert 0 < sent.compression_ns < sent.duration_ns, "what trying it took is told"
 
 
+async def test_what_repeats_farther_off_than_a_method_sees_is_not_mistaken_for_a_gain() -> None:
+    """The places that are tried are evenly spaced, and so is what these pages hold."""
+    async with direct(1, PAGES, pacer=Told(), compressions=(LZ4,)) as link:
+        link.here[0].stamp(range(64), 1)
+        link.here[0].pages[:] = np.tile(link.here[0].pages[:64], (PAGES // 64, 1))
+        sent = await round_of(link, runs((0, PAGES)))
+        assert (sent.compression, sent.compression_bytes) == (Compression.NONE, 0)
+        assert sent.compression_ns > 0
+
+
 @pytest.mark.parametrize(
     ("pacer", "in_stun", "methods"),
     [(Told(0), False, METHODS), (Told(), True, METHODS), (Told(), False, ())],

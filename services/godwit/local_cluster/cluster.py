@@ -150,7 +150,6 @@ class Cluster:
             "GODWIT_HEALTH_HOST": "127.0.0.1",
             "GODWIT_HEALTH_PORT": "0",
             "GODWIT_MONITOR_PORT": "0",
-            "GODWIT_LINK_HOST": "127.0.0.1",
             "GODWIT_LINK_PORT": "0",
         }
         if host:
@@ -159,7 +158,7 @@ class Cluster:
             ours["GODWIT_GPUS"] = self._gpus
             # Its hosts share one computer: they cannot each have its GPUs.
             ours["GODWIT_GPU_ORIGIN"] = "simulated"
-        return {**os.environ, **self._environ, **ours}
+        return {**os.environ, "GODWIT_LINK_HOST": "127.0.0.1", **self._environ, **ours}
 
     async def kill(self, service: str, number: int = signal.SIGKILL) -> None:
         """Send a signal; after SIGKILL and SIGTERM the service is down until ``restart``."""

@@ -18,6 +18,7 @@ from dataclasses import astuple, dataclass
 from typing import Final, Protocol
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from godwit.runtime.cores import usable_cores
@@ -212,7 +213,9 @@ class Compressing:
 
 
 def _some_pages(work: Sequence[Sampled]) -> PageView:
-    """A copy of short runs of what is to be sent, evenly spaced over it; zero pages left out."""
+    """A copy of short runs of what is to be sent, evenly spaced over it, without zero pages and the
+    second of two that are alike: it may be far from the first, where no compressor sees it.
+    """
     runs = [region.runs for region in work]
     counts = np.array([int(each[:, 1].sum()) for each in runs])
     places = np.arange(SAMPLED_PLACES) * int(counts.sum()) // SAMPLED_PLACES
@@ -222,7 +225,9 @@ def _some_pages(work: Sequence[Sampled]) -> PageView:
         found.append(region.pages[_numbers_at(region.runs, mine)])
         begin += count
     pages = np.concatenate(found)
-    return pages[pages.any(axis=1)]
+    pages = pages[pages.any(axis=1)]
+    distinct = {xxhash.xxh3_64_intdigest(page.data): number for number, page in enumerate(pages)}
+    return pages[list(distinct.values())]
 
 
 def _numbers_at(runs: Runs, places: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -19,10 +19,14 @@ from steps import step
 
 from godwit.cli import migration as command
 from godwit.cli.replay import write_export
+from godwit_protocol import subjects
+from godwit_protocol.events import Lane
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events.signed import LaneSigned
 from operations import NO_CONVERGENCE
 
 OPERATOR: Final = "operator@desk"
+SIGNED_S_MAX: Final = 60.0
 
 
 async def completed(arena: Arena) -> str:
@@ -70,11 +74,23 @@ async def in_doubt(arena: Arena) -> str:
     return migration
 
 
+async def signed(arena: Arena) -> str:
+    """Nothing happens, and all who wrote of it have signed."""
+    migration = await completed(arena)
+    last = f".{Lane.COORDINATOR}.{LaneSigned.TYPE}"
+    async with asyncio.timeout(SIGNED_S_MAX):
+        async for stored in arena.operations.log.tail(subjects.whole_migration(migration)):
+            if stored.subject.endswith(last):
+                return migration
+    raise AssertionError("a tail has no end")
+
+
 STORIES: Final[tuple[Callable[[Arena], Awaitable[str]], ...]] = (
     completed,
     aborted,
     rolled_back,
     in_doubt,
+    signed,
 )
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console, Group
 
-from godwit.cli.watch_drawing import detail, drawn, line, sparkline
+from godwit.cli.watch_drawing import COLUMNS, detail, drawn, line, sparkline
 from godwit.cli.watch_keys import Mode, Screen
 from godwit.pictures.board import Board, Row
+from godwit.pictures.figures import rate
 from godwit_protocol.events import migration as ev
 from made_up_moves import SECOND_NS, START_NS, migration_id, move, told
 
@@ -143,3 +144,10 @@ def test_a_change_as_a_line_has_no_control_characters() -> None:
 
 def test_a_row_of_bars_goes_down_by_factors() -> None:
     assert sparkline([4**7, 4**6, 4**3, 1, 0], 4**7) == "█▇▄▂▁"
+
+
+@pytest.mark.parametrize("name", ["RATE", "WRITES"])
+def test_a_rate_has_room_whatever_it_is(name: str) -> None:
+    (column,) = (each for each in COLUMNS if each.name == name)
+    for bits in (999, 1_000, 53_349_000, 99_949_999, 999_499_999, 99_940_000_000):
+        assert len(rate(bits / 8)) <= column.width, rate(bits / 8)

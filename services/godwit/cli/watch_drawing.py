@@ -91,10 +91,10 @@ COLUMNS: Final = (
     Column("TO GO", 8, 1, _left),
     Column("ROUND", 5, 2, lambda row, _: str(row.round or "-")),
     Column("REMAINING", 9, 3, _remaining),
-    Column("RATE", 10, 4, lambda row, _: _rate(row.bytes_per_second)),
+    Column("RATE", 11, 4, lambda row, _: _rate(row.bytes_per_second)),
     Column("STUN", 8, 5, _stun),
     Column("ID", 8, 6, lambda row, _: short_id(row.summary.id), number=False),
-    Column("WRITES", 10, 7, lambda row, _: _rate(row.dirty_bytes_per_second)),
+    Column("WRITES", 11, 7, lambda row, _: _rate(row.dirty_bytes_per_second)),
     Column("ROUTE", 24, 8, lambda row, _: route(row), number=False),
     Column("LATEST", 60, 9, lambda row, _: latest(row), number=False),
 )

@@ -173,9 +173,11 @@ def apply(picture: HostPicture, entry: LedgerEntry, sequence: int) -> HostPictur
 
 
 def _remember(settled: dict[str, Refusal | None], entry: LedgerEntry) -> dict[str, Refusal | None]:
-    forgotten = list(settled)[: max(len(settled) + 1 - SETTLED_MAX, 0)]
-    kept = {name: refusal for name, refusal in settled.items() if name not in forgotten}
-    return {**kept, entry.reservation: entry.refusal}
+    kept = settled.copy()  # in one piece: a display would put in one by one what has holes
+    kept[entry.reservation] = entry.refusal
+    while len(kept) > SETTLED_MAX:
+        del kept[next(iter(kept))]
+    return kept
 
 
 def wanted(

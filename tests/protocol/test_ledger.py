@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from msgspec.structs import replace
 
@@ -222,6 +224,21 @@ def test_what_is_settled_is_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyP
         folded = ledger.apply(folded, over, 2 * number + 2)
     assert list(folded.settled) == ["r-m2", "r-m3", "r-m4"]
     assert folded.holdings == {}
+
+
+def test_a_long_ledger_folds_fast() -> None:
+    """A millisecond and more a line, as it once was, would make a start of minutes."""
+    folded = picture(H100)
+    settled = dict.fromkeys(map(str, range(ledger.SETTLED_MAX)))
+    folded = replace(folded, settled=settled)
+    began_s = time.process_time()
+    for number in range(2_000):
+        over = LedgerEntry(
+            kind=EntryKind.RELEASED, reservation=f"r-{number}", machine="m", host="host-1"
+        )
+        folded = ledger.apply(folded, over, number)
+    assert time.process_time() - began_s < 1.5
+    assert len(folded.settled) == ledger.SETTLED_MAX
 
 
 def test_a_full_queue_refuses_requests_but_forgets_no_end(monkeypatch: pytest.MonkeyPatch) -> None:

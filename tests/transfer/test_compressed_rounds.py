@@ -14,10 +14,10 @@ from text_guest import words
 from godwit.transfer import compressing
 from godwit.transfer.compressing import Compressing, Flow
 from godwit.transfer.outgoing import RegionWork
-from godwit.transfer.partition import Runs
+from godwit.transfer.partition import PageView, Runs
 from godwit.transfer.sender import SentRound
 from godwit_protocol.bulk import CHUNK_PAGES
-from godwit_protocol.compression import METHODS, Compression
+from godwit_protocol.compression import METHODS, Compression, Sample
 from godwit_protocol.errors import CorruptError, GodwitError, UnreachableError
 from godwit_protocol.framing import Frame, FrameKind
 from tampering import Tamper, Tampered, flipped_bit
@@ -230,6 +230,27 @@ def test_a_fast_link_is_not_compressed_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert round_.passed(8 * MBYTE, rate=MBYTE) in METHODS, "it has become slow"
     round_.pace.bytes_per_second = 10**12
     assert round_.passed(8 * MBYTE, rate=MBYTE, saved=8 * MBYTE) in METHODS, "a cap is no link"
+
+
+def test_a_sample_that_somebody_else_interrupted_is_taken_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But not without end: a compressor that is slow is."""
+    hour_ns = 3600 * 10**9
+    works, tried = [hour_ns, 1000, 1000, *[hour_ns] * compressing.TRIES_MAX], Compressing._tried
+
+    def made_up(choice: Compressing, method: Compression, pages: PageView) -> Sample:
+        return tried(choice, method, pages)._replace(work_ns=works.pop(0))
+
+    monkeypatch.setattr(Compressing, "_tried", made_up)
+    round_ = Measured(monkeypatch)
+    assert round_.passed(8 * MBYTE, rate=100 * MBYTE) is Compression.NONE
+    assert round_.passed(8 * MBYTE, rate=100 * MBYTE) in METHODS
+    round_ = Measured(monkeypatch)
+    del works[: -compressing.TRIES_MAX]
+    for _ in range(compressing.TRIES_MAX + 1):
+        assert round_.passed(8 * MBYTE, rate=100 * MBYTE) is Compression.NONE
+    assert works == []
 
 
 def test_a_cap_that_is_lifted_leaves_the_link_to_be_measured(

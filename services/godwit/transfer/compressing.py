@@ -46,6 +46,8 @@ MISSES_MAX: Final = 2
 SAMPLED_PLACES: Final = 32
 SAMPLED_RUN_PAGES: Final = 4
 """In each place; all together half a megabyte, which takes about a millisecond to compress."""
+TRIES_MAX: Final = 3
+"""Of a method in a round, a span apart."""
 TELLING_BYTES: Final = 1 << 20
 """A span in which less was sent says nothing of the link."""
 NO_PAGES: Final[PageView] = np.empty((0, PAGE_BYTES), np.uint8)
@@ -112,7 +114,8 @@ class Compressing:
         self._work = work
         self._flows = flows
         self._threads = max(1, min(len(flows), usable_cores()))
-        self._samples: list[Sample] = []
+        self._samples: dict[Compression, Sample] = {}
+        self._tries = dict.fromkeys(self._allowed, 0)
         self._measured = math.inf
         self.sampling_ns = 0
         self.used = self.method = Compression.NONE
@@ -177,7 +180,7 @@ class Compressing:
             self.method = Compression.NONE
             return
         self._sample(link)
-        self.method = choose(self._samples, link, self._threads)
+        self.method = choose(self._samples.values(), link, self._threads)
         if self.method is not Compression.NONE:
             self.used = self.method
 
@@ -193,17 +196,27 @@ class Compressing:
 
     def _sample(self, link: float) -> None:
         """See what each method makes of some of the round's pages, but for those that a faster one
-        rules out on this link.
+        rules out on this link. Not just once: where cores are busy, one turn of somebody else is
+        ten times as long as this takes, and would rule a method out.
         """
         started_ns = time.monotonic_ns()
-        for method in self._allowed[len(self._samples) :]:
-            if self._samples and is_hopeless(self._samples[-1], link, self._threads):
+        for method in self._allowed:
+            if self._tries[method] < TRIES_MAX:
+                self._try(method)
+            if method not in self._samples:
                 break
-            pages = _some_pages(self._work)
-            if not len(pages):
+            if is_hopeless(self._samples[method], link, self._threads):
                 break
-            self._samples.append(self._tried(method, pages))
         self.sampling_ns += time.monotonic_ns() - started_ns
+
+    def _try(self, method: Compression) -> None:
+        """Keep the sample that took the least."""
+        self._tries[method] += 1
+        pages = _some_pages(self._work)
+        if len(pages):
+            known = (self._samples[method],) if method in self._samples else ()
+            samples = (*known, self._tried(method, pages))
+            self._samples[method] = min(samples, key=lambda sample: sample.work_ns)
 
     def _tried(self, method: Compression, pages: PageView) -> Sample:
         started_ns = time.monotonic_ns()

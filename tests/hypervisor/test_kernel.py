@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from page_table import mapped_pages
 
 from godwit.hypervisor.native import kernel
 from godwit.hypervisor.native.memory import MachineMemory
@@ -61,6 +62,27 @@ def test_extents_are_what_was_touched():
         assert region.extents(1, 1031).tolist() == [[1, 1], [3, 1], [1030, 1]]
         assert region.extents(grain=512).tolist() == [[0, 512], [1024, 512], [3584, 512]]
         assert region.extents(1031, 4095).tolist() == []
+
+
+def test_a_region_without_holes_is_not_walked(monkeypatch):
+    with MachineMemory.allocate([RegionSpec("r", 64 * PAGE_BYTES)]) as memory:
+        region = memory["r"]
+        os.pwrite(region.fd, bytes(63 * PAGE_BYTES), 0)
+        assert region.extents(60).tolist() == [[60, 3]]
+        os.pwrite(region.fd, b"1", 63 * PAGE_BYTES)
+        monkeypatch.setattr(os, "lseek", None)
+        assert region.extents(60).tolist() == [[60, 4]]
+        assert region.extents(64).tolist() == []
+
+
+def test_a_region_that_is_closed_is_out_of_the_page_table_though_a_view_is_held():
+    memory = MachineMemory.allocate([RegionSpec("held-on", 256 * PAGE_BYTES)])
+    region, view = memory["held-on"], memory["held-on"].view
+    region.pages[:] = 7
+    assert mapped_pages("held-on") == 256
+    memory.close()
+    assert mapped_pages("held-on") == 0
+    assert view[255 * PAGE_BYTES] == 7
 
 
 def test_reading_a_region_by_its_descriptor_allocates_nothing():

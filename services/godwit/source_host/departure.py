@@ -238,8 +238,6 @@ class Departure:
         started_ns = self._host.clock.monotonic_ns()
         vmm = await self._vmm()
         spec = (await vmm.status()).spec
-        self._outgoing = await vmm.outgoing()
-        extents = await self._outgoing.held()
         given = self._host.config.bulk_connections
         target = LinkTarget(
             address=effect.address,
@@ -256,6 +254,8 @@ class Departure:
             target.address, target.port, target.session, target.token
         )
         self._control = ControlLink(reader, writer, self._heard, self._lost)
+        self._outgoing = await vmm.outgoing()
+        extents = await self._outgoing.held()
         self._say(self._hello(spec, extents, target.connections))
         async with asyncio.timeout(WELCOME_S_MAX):
             welcome = await self._welcome

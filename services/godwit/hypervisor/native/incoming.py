@@ -82,7 +82,7 @@ class IncomingMemory:
             await self._session.close()
             self._session = None
         async with self._in_use:
-            self._memory.close()
+            await asyncio.to_thread(self._memory.close)
 
     async def _mapped_here(self, extents: list[Runs]) -> None:
         async with self._in_use:

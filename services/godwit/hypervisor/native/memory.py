@@ -12,6 +12,7 @@ import hashlib
 import mmap
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -92,8 +93,11 @@ class Region:
         """The pages in [start, end) that hold data, as runs of whole grains of ``grain`` pages.
 
         Takes two system calls an extent, and never more than two a grain. Runs end at ``end_page``.
+        They walk page by page, 20 ms a GiB: where there are no holes, nobody is asked.
         """
         end = self.page_count if end_page is None else end_page
+        if start_page < end and not self._holes():
+            return runs_of([(start_page, end - start_page)])
         return _joined(runs_of(list(_extents(self.fd, start_page, end, grain))))
 
     def populate(self, runs: Runs, *, is_tracked: bool = True) -> None:
@@ -130,8 +134,11 @@ class Region:
         """How much of ``runs`` may not be there yet. Told by how much there is in all: to look for
         each hole would take a tenth of what populating takes.
         """
-        holes = self.page_count - os.fstat(self.fd).st_blocks * _BLOCK_BYTES // PAGE_BYTES
-        return min(int(runs[:, 1].sum()), holes) * PAGE_BYTES
+        return min(int(runs[:, 1].sum()), self._holes()) * PAGE_BYTES
+
+    def _holes(self) -> int:
+        """Pages that are not there; a page that is just being made counts as there."""
+        return self.page_count - os.fstat(self.fd).st_blocks * _BLOCK_BYTES // PAGE_BYTES
 
     def digest(self) -> bytes:
         """SHA-256 of the region's contents. A hole and a page of zeros are the same.
@@ -146,13 +153,20 @@ class Region:
         return digest.digest()
 
     def close(self) -> None:
-        """Close the memfd and drop the mapping; a view still held elsewhere keeps its memory."""
+        """Drop the mapping and close the memfd; a view still held elsewhere keeps its memory.
+
+        Takes a fraction of a second for gigabytes, without holding the GIL: the page table is
+        emptied first, for Python would keep the GIL while it unmaps; and the descriptor is closed
+        last, for that frees the memory if nobody else has it.
+        """
         if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+            fd, self.fd = self.fd, -1
+            with suppress(OSError):  # then unmapping takes its time
+                kernel.madvise(self._own_address, self.size_bytes, mmap.MADV_DONTNEED)
             self.pages = np.empty((0, PAGE_BYTES), np.uint8)
             self.view = memoryview(b"")
             del self._mapping
+            os.close(fd)
 
 
 def available_bytes() -> int:

@@ -65,7 +65,8 @@ class OutgoingMemory:
 
     async def held(self) -> tuple[bytes, ...]:
         """See ``port.Outgoing``."""
-        extents = [region.extents(grain=EXTENT_GRAIN_PAGES) for region in self._memory.regions]
+        async with self._in_use:
+            extents = await asyncio.to_thread(self._extents)
         self._mapping = asyncio.create_task(self._mapped())
         return tuple(runs.astype("<i8").tobytes() for runs in extents)
 
@@ -148,8 +149,11 @@ class OutgoingMemory:
             if self._sender is not None:
                 await asyncio.to_thread(self._sender.close)
             self._tracker.close()
-            self._memory.close()
             self._lease.release()
+            await asyncio.to_thread(self._memory.close)
+
+    def _extents(self) -> list[Runs]:
+        return [region.extents(grain=EXTENT_GRAIN_PAGES) for region in self._memory.regions]
 
     async def _mapped(self) -> None:
         """Map here what is there: else each page is, at its first read, in the first round. The
@@ -160,7 +164,7 @@ class OutgoingMemory:
 
     def _map_held(self) -> None:
         for region in self._memory.regions:
-            for batch in batches(region.extents()):
+            for batch in [] if self._aborted else batches(region.extents()):
                 if self._aborted:
                     return
                 region.map_held(batch)

@@ -99,13 +99,14 @@ def matches(wanted: Sequence[str], tokens: Sequence[str]) -> bool:
 
 def filter_of(filters: Sequence[str]) -> Callable[[str], object]:
     """Whether any of the filters gives a subject: for many subjects, in a fraction of the time."""
-    any_of = re.compile("|".join(map(_pattern, filters)))
-    return any_of.fullmatch
+    return re.compile("|".join(map(_pattern, filters)) or r"\Z").match
 
 
 def _pattern(wanted: str) -> str:
-    tokens = {"*": r"[^.]+", ">": r".+"}
-    return r"\.".join(tokens.get(token) or re.escape(token) for token in wanted.split("."))
+    """Of how a subject begins: what ``>`` gives need not be looked at."""
+    tokens = {"*": r"[^.]+", ">": "."}
+    begin = r"\.".join(tokens.get(token) or re.escape(token) for token in wanted.split("."))
+    return begin if wanted.endswith(">") else begin + r"\Z"
 
 
 def migration(migration_id: str, lane: str, event_type: str) -> str:

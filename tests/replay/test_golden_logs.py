@@ -13,6 +13,7 @@ import pytest
 
 from godwit.cli.replay_otherwise import setting_of, settings_of
 from godwit.runtime.log_file import LogFile
+from godwit.runtime.signing import is_signed
 from godwit_protocol import codec
 from godwit_protocol.convergence import Decision, DecisionReason
 from godwit_protocol.errors import InvalidInputError
@@ -22,6 +23,7 @@ from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Outcome
 from godwit_protocol.replay import lines
 from godwit_protocol.replay.instant import instant
+from godwit_protocol.replay.signatures import Trust, parse_trusted
 from godwit_protocol.replay.timeline import timeline
 from godwit_protocol.replay.verification import UNENDED, UNHELD, verify
 from godwit_protocol.replay.what_if import Move, as_recorded, recorded_move, what_if
@@ -31,6 +33,7 @@ from recorded_logs import in_file
 LOGS: Final = Path(__file__).parents[1] / "golden" / "logs"
 OUTCOMES: Final = {
     "v1-completed": (Outcome.COMPLETED, source_state.Phase.RELEASING, destination.Phase.ACTIVE),
+    "v1-signed": (Outcome.COMPLETED, source_state.Phase.RELEASING, destination.Phase.ACTIVE),
     "v1-aborted": (Outcome.ABORTED, source_state.Phase.ABANDONED, destination.Phase.DISCARDED),
     "v1-rolled-back": (Outcome.ABORTED, source_state.Phase.ABANDONED, destination.Phase.DISCARDED),
     "v1-in-doubt": (
@@ -63,6 +66,16 @@ def test_every_event_is_still_what_the_core_writes(name: str) -> None:
     assert not found.faults, "\n".join(map(str, found.faults))
     in_doubt = OUTCOMES[name][0] is Outcome.IN_DOUBT
     assert found.unproven == ((UNHELD, UNENDED) if in_doubt else (UNHELD,))
+
+
+def test_what_was_signed_is_proven_by_keys_that_were_kept_elsewhere() -> None:
+    migration, messages = golden("v1-signed")
+    keys = parse_trusted((LOGS.parent / "v1-signed.keys").read_text())
+    trust = Trust(is_signed=is_signed, keys=keys)
+    found = verify(migration, messages, trust=trust)
+    assert found.is_whole, (found.faults, found.unproven)
+    assert "\n".join(found.proven).count("by a trusted key") >= 4
+    assert not verify(migration, messages[:-1], trust=trust).is_whole
 
 
 @pytest.mark.parametrize("name", OUTCOMES)

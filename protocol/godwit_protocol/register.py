@@ -9,7 +9,9 @@ The values are the design's (section 4)::
 
 A role that an operator ordered to run the machine takes it from whatever stands. ``D`` and ``S2``
 are what ``S`` is for the next migration: an owner with an epoch. A stopped machine is owned by
-nobody.
+nobody; so is one that was lost with its hosts, which the coordinator writes::
+
+    any of the migration's --both hosts have nothing, one is off--> lost(e+2)
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ class RegisterValue(StrEnum):
     TAKEN_BACK = "S2"
     MOVED = "D"
     STOPPED = "stopped"
+    LOST = "lost"
 
 
 class RegisterRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +66,8 @@ class RegisterView(msgspec.Struct, frozen=True):
 
 NO_REGISTER = RegisterView(None, 0)
 OWNED = frozenset({RegisterValue.STARTED, RegisterValue.TAKEN_BACK, RegisterValue.MOVED})
+UNOWNED = frozenset({RegisterValue.STOPPED, RegisterValue.LOST})
+"""Nobody has the machine: it may be started anew."""
 
 
 def started(
@@ -84,6 +89,36 @@ def stopped(current: RegisterRecord, stop: str = "") -> RegisterRecord:
     """The record of a machine that its owner has stopped. ``stop``: the attempt's id."""
     record = _next(current, RegisterValue.STOPPED, current.owner, "", current.epoch)
     return msgspec.structs.replace(record, stop=stop)
+
+
+def lost(
+    found: RegisterRecord | None, machine: str, migration: str, epoch: int
+) -> RegisterRecord | None:
+    """The record of a machine that is lost with the hosts of ``migration``, to be written over
+    ``found``; None if the machine has gone on since, or is written off already.
+
+    ``epoch``: the one in which the migration found the machine. The record's is later than any that
+    the migration can have written, whatever of that the register has lost: all that its hosts may
+    still hold is older.
+    """
+    if has_gone_on(found, migration, epoch):
+        return None
+    newest = max(epoch + 1, 0 if found is None else found.epoch)
+    return RegisterRecord(
+        value=RegisterValue.LOST,
+        machine=machine,
+        owner="",
+        epoch=newest + 1,
+        nonce=f"{migration}/{RegisterValue.LOST}/{newest + 1}",
+        start="" if found is None else found.start,
+    )
+
+
+def is_lost_with(record: RegisterRecord | None, migration: str) -> bool:
+    """Whether the machine was written off for ``migration``, and has not been started since."""
+    if record is None or record.value is not RegisterValue.LOST:
+        return False
+    return record.nonce.startswith(f"{migration}/")
 
 
 def moved(current: RegisterRecord, destination: str, migration: str) -> RegisterRecord:
@@ -174,10 +209,10 @@ def restored(
 def given(found: RegisterRecord, host: str, epoch: int, migration: str) -> RegisterRecord | None:
     """The record by which ``host`` runs the machine in ``epoch``, of which ``found`` is older.
 
-    ``migration`` brought the machine there, if it was not there before. None if it was stopped:
-    of its next life nothing is known.
+    ``migration`` brought the machine there, if it was not there before. None if it was stopped, or
+    lost: of its next life nothing is known.
     """
-    if found.value is RegisterValue.STOPPED:
+    if found.value in UNOWNED:
         return None
     if found.owner == host:
         record = taken_back(found, found.migration)

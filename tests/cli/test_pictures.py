@@ -87,7 +87,7 @@ async def test_a_stopped_machine_is_not_live(teller: Teller, unique_name: str) -
     await teller.write_register(reg.stopped(reg.started(unique_name, "host-1", None)))
     listed = {machine.name: machine for machine in await machine_pictures.all_machines(teller.log)}
     assert listed[unique_name].state is MachineState.STOPPED
-    with pytest.raises(NotFoundError, match="has been stopped"):
+    with pytest.raises(NotFoundError, match="is stopped"):
         await machine_pictures.find_live_machine(teller.log, unique_name)
 
 

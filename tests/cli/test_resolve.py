@@ -28,6 +28,7 @@ from godwit_protocol.errors import (
 from godwit_protocol.events import Event, Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events.loss import LossOrdered
 from godwit_protocol.events.migration import AbortReason, Outcome
 from orders import preparation
 
@@ -225,3 +226,55 @@ async def test_on_a_terminal_it_asks_first(
     assert process.returncode == RefusedError.exit_code
     assert f"Run {unique_name} on host-1?" in err.decode()
     assert "nothing was ordered" in err.decode()
+
+
+GIVE_UP = ("--both-off-for-good", "--yes")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--run-on", "host-1", "--both-off-for-good")])
+async def test_one_of_the_two_orders_is_needed(godwit: Godwit, arguments: tuple[str, ...]) -> None:
+    ended = await godwit("migration", "resolve", "ffffffff", *arguments)
+    assert ended.status == InvalidInputError.exit_code
+
+
+@pytest.mark.parametrize("is_proven", [False, True])
+async def test_a_machine_is_given_up_by_the_coordinators_word(
+    godwit: Godwit, teller: Teller, unique_name: str, is_proven: bool
+) -> None:
+    """Before anything is ordered it says what is lost, and whose being off is vouched for."""
+    facts = [STAGED, mev.MachineFailed(message="dead")]
+    migration = await told(teller, unique_name, source=[STUNNED, ALARM], destination=facts)
+    scope = Scope.of_migration(migration, unique_name)
+    refusal = ev.RunOrderRefused(order="?", message="host-2 answers: it is not off")
+    ordered: list[LossOrdered] = []
+
+    async def answer() -> None:
+        async for stored in teller.log.tail(subjects.whole_migration(migration)):
+            event = codec.decode(stored.data).event
+            if isinstance(event, LossOrdered):
+                ordered.append(event)
+                if is_proven:
+                    await teller.end(migration, unique_name, Outcome.ABORTED)
+                else:
+                    await teller.tell(Lane.COORDINATOR, "coordinator-1", scope, refusal)
+                return
+
+    answering = asyncio.create_task(answer())
+    ended = await godwit("migration", "resolve", migration, *GIVE_UP)
+    await answering
+    assert ended.status == (0 if is_proven else InDoubtError.exit_code)
+    assert ("host-2 answers" in ended.err) is not is_proven
+    (order,) = ordered
+    assert f"The machine {unique_name} is lost" in order.may_be_lost[0]
+    assert "host-2 is proven to have nothing to run." in order.may_be_lost
+    assert "You vouch that host-1 is powered off for good." in order.may_be_lost
+    assert "".join(order.may_be_lost).replace(" ", "")[:40] in ended.err.replace(" ", "")
+    assert order.requested_by
+
+
+async def test_what_goes_on_by_itself_is_not_given_up(
+    godwit: Godwit, teller: Teller, unique_name: str
+) -> None:
+    migration = await told(teller, unique_name, source=[STUNNED], destination=[])
+    ended = await godwit("migration", "resolve", migration, *GIVE_UP)
+    assert ended.status == ConflictError.exit_code

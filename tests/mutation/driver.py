@@ -46,6 +46,7 @@ MODULES: Final = (
     "roles.succession",
     "roles.table",
     "roles.coordinator",
+    "roles.coordinator_state",
 )
 STAGES: Final = (
     (

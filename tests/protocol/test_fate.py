@@ -17,6 +17,7 @@ STARTED, MOVED, BACK = (
     reg.RegisterValue.TAKEN_BACK,
 )
 STOPPED, WANTED = reg.RegisterValue.STOPPED, reg.RegisterValue.ABORT_INTENDED
+LOST = reg.RegisterValue.LOST
 ACTIVATED, ABANDONED = ev.MachineActivated.TYPE, ev.MigrationAbandoned.TYPE
 DISCARDED = ev.ImageDiscarded.TYPE
 
@@ -46,6 +47,12 @@ def record(
         (Leftover(EMPTY, 1, "now"), record(STOPPED, 1), set(), Fate.KEEP),
         (Leftover(STUNNED, 1), record(STOPPED, 5), {ACTIVATED}, Fate.KEEP),
         (Leftover(STAGED, 1, "now"), record(WANTED, 1), set(), Fate.KEEP),
+        # It is lost with its hosts, by an operator's word: what is there all the same is old.
+        (Leftover(EMPTY, 1, "now"), record(LOST, 3, ""), set(), Fate.COLLECT),
+        (Leftover(STAGED, 1, "then"), record(LOST, 3, "", ""), set(), Fate.COLLECT),
+        (Leftover(STUNNED, 2), record(LOST, 3, "", ""), set(), Fate.COLLECT),
+        (Leftover(RUNNING, 2), record(LOST, 3, "", ""), set(), Fate.FREEZE),
+        (Leftover(RUNNING, 4), record(LOST, 3, "", ""), set(), Fate.KEEP),
         # Memory without a whole image is nobody's only copy.
         (Leftover(EMPTY, 1, "now"), record(STARTED, 1), set(), Fate.COLLECT),
         (Leftover(EMPTY, 0, ""), record(MOVED, 7), set(), Fate.COLLECT),

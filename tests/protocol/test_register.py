@@ -33,8 +33,8 @@ LEGAL = {
         RegisterValue.MOVED,
         RegisterValue.ABORT_INTENDED,
     },
-    "claimed": set(RegisterValue) - {RegisterValue.STOPPED},
-    "overruled": set(RegisterValue) - {RegisterValue.STOPPED},
+    "claimed": set(RegisterValue) - reg.UNOWNED,
+    "overruled": set(RegisterValue) - reg.UNOWNED,
 }
 
 
@@ -180,3 +180,46 @@ def test_what_gave_a_machine_is_told_from_an_older_record() -> None:
     kept = reg.given(intended, "host-1", 2, "another")
     assert kept == reg.taken_back(intended, "migration")
     assert reg.given(reg.stopped(there), "host-1", 2, "migration") is None
+
+
+OURS, FOUND_EPOCH = "ours", 4
+STARTED = reg.started("m1", "host-1", None, "start-1")
+
+
+def standing(value: RegisterValue, epoch: int, migration: str) -> RegisterRecord:
+    return msgspec.structs.replace(STARTED, value=value, epoch=epoch, migration=migration)
+
+
+@pytest.mark.parametrize(
+    ("found", "epoch"),
+    [
+        (None, 6),
+        (standing(RegisterValue.STARTED, 4, ""), 6),
+        (standing(RegisterValue.MOVED, 4, "an older one"), 6),
+        (standing(RegisterValue.ABORT_INTENDED, 4, OURS), 6),
+        (standing(RegisterValue.TAKEN_BACK, 5, OURS), 6),
+        (standing(RegisterValue.MOVED, 6, OURS), 7),
+        (standing(RegisterValue.STARTED, 1, ""), 6),
+        (standing(RegisterValue.MOVED, 5, "a later one"), None),
+        (standing(RegisterValue.STOPPED, 5, ""), None),
+    ],
+)
+def test_a_machine_that_is_lost_is_nobodys_in_an_epoch_that_nobody_has_had(
+    found: RegisterRecord | None, epoch: int | None
+) -> None:
+    """Whatever the register has lost of what the migration wrote: it wrote no later one than 5."""
+    record = reg.lost(found, "m1", OURS, FOUND_EPOCH)
+    if epoch is None:
+        assert record is None
+        return
+    assert record is not None
+    assert (record.value, record.machine, record.owner) == (RegisterValue.LOST, "m1", "")
+    assert (record.epoch, record.migration) == (epoch, "")
+    assert record.start == ("" if found is None else "start-1")
+    assert reg.is_lost_with(record, OURS) and not reg.is_lost_with(record, "our")
+    assert not reg.is_lost_with(found, OURS) and not reg.is_lost_with(None, OURS)
+    assert reg.has_gone_on(record, OURS, FOUND_EPOCH)
+    assert reg.lost(record, "m1", OURS, FOUND_EPOCH) is None
+    assert not any(reg.may_run(record, host) for host in (*HOSTS, ""))
+    assert reg.given(record, "host-1", epoch + 1, "") is None
+    assert reg.started("m1", "host-3", record).epoch == epoch + 1

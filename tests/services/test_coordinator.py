@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 
+from godwit.destination_host.link_offers import LinkOffers
 from godwit.runtime.lane import Scope
 from godwit_protocol import register, subjects
 from godwit_protocol.compatibility.verdict import Check, Status
 from godwit_protocol.events import CHAIN_START, Lane, stored_hash
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events.loss import LossOrdered
 from godwit_protocol.events.migration import AbortReason, Outcome
 from godwit_protocol.facts import DeclaredFacts, Setting
 from godwit_protocol.ledger import EntryKind
@@ -305,3 +309,39 @@ async def test_a_host_that_tells_no_facts_takes_only_machines_without_a_vgpu(
     if isinstance(decided, ev.StartDecided):
         assert decided.reason is AbortReason.INCOMPATIBLE
         assert all(item.status is Status.UNKNOWN for item in decided.refusals)
+
+
+async def test_a_machine_that_is_lost_with_both_hosts_is_given_up_once_neither_answers(
+    world: World,
+) -> None:
+    source, destination = await world.host(H100), await world.host(H100)
+    machine = await world.machine(source, WHOLE)
+    migration = await world.request(machine, destination)
+    order = LossOrdered(requested_by="ada@desk")
+    async with world.watch(migration) as watch:
+        await prepared(world, watch, migration, destination)
+        await watch.until(ev.MigrationStarted)
+        alive = [
+            asyncio.create_task(LinkOffers(world.log, host, "localhost", 1).run())
+            for host in (source, destination)
+        ]
+        await world.write(Lane.OPERATOR, "test", migration, order)
+        refused = await watch.until(ev.RunOrderRefused)
+        for task in alive:
+            task.cancel()
+        await world.write(Lane.OPERATOR, "test", migration, order)
+        ended = await aborted(watch, AbortReason.MACHINE_FAILED)
+    assert "answers: it is not off" in refused.message
+    fenced = watch.all_of(ev.HostFenced)
+    assert {proof.target for proof in fenced} == {source, destination}
+    assert {proof.vouched_by for proof in fenced} == {"ada@desk"}
+    standing = await world.log.last(subjects.register(machine))
+    assert standing is not None
+    record = register.decode(standing.data)
+    assert (record.value, record.owner) == (register.RegisterValue.LOST, "")
+    assert record.epoch == ended.lost_epoch == 3
+    await world.wait_ledger(destination, EntryKind.RELEASED, migration.id)
+    async with world.watch(Scope.of_machine(machine)) as life:
+        left = await life.until(ev.ReservationReleased)
+    assert left.why == f"machine {machine} is lost"
+    await world.wait_claim_free(machine)

@@ -10,7 +10,9 @@ from pathlib import Path
 from godwit.catalogue.loading import load as load_catalogue
 from godwit.coordinator.last_signature import SUCCEED_NS_MAX, LastSignatures
 from godwit.coordinator.links import not_looked_at
+from godwit.coordinator.losses import Losses
 from godwit.coordinator.service import Desk, serve
+from godwit.host.fencing import NoFencing
 from godwit.runtime.clock import SystemClock
 from godwit.runtime.event_log import MESSAGE_ID_HEADER, Stored
 from godwit.runtime.health import Health
@@ -87,6 +89,10 @@ def story_of(messages: list[Stored]) -> list[Recorded]:
     return [codec.decode(each.data, each.sequence) for each in messages]
 
 
+async def nobody_lives(_host: str) -> bool:
+    return False
+
+
 @asynccontextmanager
 async def replicas(log: NatsLog, *names: str) -> AsyncIterator[None]:
     """Coordinators beside each other, until each has signed what it has to."""
@@ -100,6 +106,7 @@ async def replicas(log: NatsLog, *names: str) -> AsyncIterator[None]:
                 tasks,
                 load_catalogue(),
                 not_looked_at,
+                Losses(log, NoFencing(), nobody_lives),
                 signer=SIGNERS[name],
             )
             serving.append(tasks.create_task(serve(desk, log, Health("coordinator"))))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from calm_cluster import CalmCluster
+from calm_cluster import SPEC, CalmCluster
 
 from godwit.hypervisor.port import VmmState
 from godwit.proof.simulator import folds
@@ -11,8 +11,10 @@ from godwit.runtime.lane import Scope
 from godwit_protocol import subjects
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events.loss import LossOrdered
 from godwit_protocol.events.migration import AbortReason, Outcome
 from godwit_protocol.register import RegisterValue
+from godwit_protocol.replay.beside import verify_beside
 from godwit_protocol.replay.verification import verify
 from godwit_protocol.roles.effects import Address, Service
 from recorded_logs import stories_of
@@ -20,7 +22,7 @@ from recorded_logs import stories_of
 
 @pytest.fixture
 def calm() -> Iterator[CalmCluster]:
-    cluster = CalmCluster()
+    cluster = CalmCluster(hosts=3)
     yield cluster
     cluster.world.bury()
 
@@ -205,21 +207,40 @@ def order(calm: CalmCluster, migration: str, *, is_off: bool) -> None:
     calm.put(Scope.of_migration(migration, "m"), wanted, to)
 
 
-def is_over(calm: CalmCluster, migration: str, owner: str = "host-2") -> None:
-    """The machine is lost, and nothing is left of it but what an operator stops."""
+def is_lost(calm: CalmCluster, migration: str) -> None:
+    """The migration has ended with the machine, and holds nothing."""
     calm.until(calm.has_told(ev.MigrationEnded))
     (ended,) = calm.told(ev.MigrationEnded)
     assert isinstance(ended, ev.MigrationEnded)
     assert (ended.outcome, ended.reason) == (Outcome.ABORTED, AbortReason.MACHINE_FAILED)
     calm.rest()
     assert all(migration not in picture.holdings for picture in calm.judge.pictures.values())
-    calm.rest(OFF_S - ALARM_S)
+
+
+def is_proven_lost(calm: CalmCluster, migration: str) -> None:
+    """One host is off: the machine is nobody's any more, and is started anew, though that host has
+    not come back. When it does, it has nothing to say.
+    """
+    is_lost(calm, migration)
+    record = calm.judge.registers["m"]
+    assert (record.value, record.owner, record.epoch) == (RegisterValue.LOST, "", 3)
+    again = mev.MachineStartRequested(start="again", spec=SPEC)
+    calm.put(Scope.of_machine("m"), again, Address("host-3", Service.SOURCE_HOST))
+    calm.until(lambda: calm.judge.starts.get("again", False))
+    calm.rest(2 * OFF_S)
     calm.until(lambda: calm.cluster.is_idle)
-    calm.stop(host=owner)
-    calm.until(calm.has_told(mev.MachineStopped))
     check(calm)
+    verifies(calm, migration)
+    (running,) = calm.judge.machines["m"].vmms
+    assert (running.host, running.state, running.epoch) == ("host-3", VmmState.RUNNING, 4)
+
+
+def verifies(calm: CalmCluster, migration: str) -> None:
+    """The log, with the register."""
     stored = calm.cluster.server.streams[subjects.EVENTS].messages
     assert verify(migration, dict(stories_of(stored))[migration]).faults == ()
+    registers = calm.cluster.server.streams[subjects.REGISTER].messages
+    assert verify_beside(registers).faults == ()
 
 
 def test_a_machine_that_is_proven_lost_ends_its_migration(
@@ -232,7 +253,7 @@ def test_a_machine_that_is_proven_lost_ends_its_migration(
     calm.rest()
     assert calm.told(ev.MigrationEnded) == []
     order(calm, both_dead, is_off=True)
-    is_over(calm, both_dead)
+    is_proven_lost(calm, both_dead)
     (fenced,) = calm.told(ev.HostFenced)
     assert isinstance(fenced, ev.HostFenced)
     assert (fenced.target, fenced.vouched_by) == ("host-1", "ada@desk")
@@ -248,11 +269,100 @@ def test_a_source_that_dies_in_pre_copy_for_good_ends_with_the_proof(calm: CalmC
     calm.rest(ALARM_S)
     assert calm.told(ev.ImageDiscarded) and not calm.told(ev.MigrationEnded)
     order(calm, migration, is_off=True)
-    is_over(calm, migration, owner="host-1")
+    is_proven_lost(calm, migration)
 
 
 def test_a_source_that_comes_back_with_nothing_ends_it_by_itself(
     calm: CalmCluster, both_dead: str
 ) -> None:
     assert not calm.told(ev.HostFenced)
-    is_over(calm, both_dead)
+    is_lost(calm, both_dead)
+    calm.rest(OFF_S - ALARM_S)
+    calm.until(lambda: calm.cluster.is_idle)
+    calm.stop(host="host-2")
+    calm.until(calm.has_told(mev.MachineStopped))
+    check(calm)
+    verifies(calm, both_dead)
+
+
+def give_up(calm: CalmCluster, migration: str) -> None:
+    calm.put(Scope.of_migration(migration, "m"), LossOrdered(requested_by="ada@desk"))
+
+
+def refusals(calm: CalmCluster) -> list[str]:
+    told = calm.told(ev.RunOrderRefused)
+    return [event.message for event in told if isinstance(event, ev.RunOrderRefused)]
+
+
+def lose_both(calm: CalmCluster) -> None:
+    for host in ("host-1", "host-2"):
+        calm.cluster.lose_power(calm.place(host), seconds=2 * OFF_S)
+
+
+@pytest.mark.parametrize("moment", ["in pre-copy", "staged", "after GO", "running there"])
+def test_a_machine_that_is_lost_with_both_hosts_is_given_up_by_an_operator(
+    calm: CalmCluster, moment: str
+) -> None:
+    """Nobody is there to write a proof but the coordinator. What comes back has nothing to
+    run.
+    """
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    migration = calm.migrate()
+    calm.until(calm.has_told(ev.PrecopyStarted))
+    at = {
+        "in pre-copy": lambda: True,
+        "staged": lambda: any(
+            vmm.state is VmmState.LOADED for vmm in calm.judge.machines["m"].vmms
+        ),
+        "after GO": lambda: calm.judge.registers["m"].value is RegisterValue.MOVED,
+        "running there": lambda: calm.place("host-2").host.vmms["m"].state is VmmState.RUNNING,
+    }
+    calm.until(at[moment])
+    lose_both(calm)
+    assert calm.judge.machines["m"].over
+    calm.rest(ALARM_S)
+    assert calm.told(ev.DoubtRaised) and not calm.told(ev.MigrationEnded)
+    give_up(calm, migration)
+    is_proven_lost(calm, migration)
+    fenced = calm.told(ev.HostFenced)
+    assert {event.target for event in fenced if isinstance(event, ev.HostFenced)} == {
+        "host-1",
+        "host-2",
+    }
+    assert not refusals(calm)
+
+
+def test_a_machine_is_not_given_up_while_a_host_lives(calm: CalmCluster) -> None:
+    """Nor later by an order that was refused once, whoever finds it in the log."""
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    migration = calm.migrate()
+    calm.until(calm.has_told(ev.PrecopyStarted))
+    calm.cluster.lose_power(calm.place("host-1"), seconds=2 * OFF_S)
+    calm.rest(1.0)
+    there = calm.place("host-2")
+    calm.cluster.running["destination-host-2"].process.die("killed")
+    give_up(calm, migration)
+    calm.until(lambda: bool(refusals(calm)))
+    assert all("host-2 answers" in message for message in refusals(calm))
+    calm.cluster.lose_power(there, seconds=2 * OFF_S)
+    for name in ("coordinator-1", "coordinator-2"):
+        calm.cluster.running[name].process.die("killed")
+    calm.rest(ALARM_S)
+    assert not calm.told(ev.HostFenced) and not calm.told(ev.MigrationEnded)
+    give_up(calm, migration)
+    is_proven_lost(calm, migration)
+
+
+def test_a_migration_that_goes_on_is_not_given_up(calm: CalmCluster) -> None:
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    migration = calm.migrate()
+    calm.until(calm.has_told(ev.MachineActivated))
+    give_up(calm, migration)
+    calm.until(calm.has_told(ev.MigrationEnded))
+    (ended,) = calm.told(ev.MigrationEnded)
+    assert isinstance(ended, ev.MigrationEnded) and ended.outcome is Outcome.COMPLETED
+    calm.rest()
+    check(calm)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from parts import MIGRATION, PAGE_BYTES, PAGES, SOURCE, Pending, Role, peer
 
+from godwit_protocol import register as reg
 from godwit_protocol.events import migration as ev
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
@@ -52,6 +53,11 @@ def succeed(world: World, role: Role, effect: fx.Effect) -> None:
             world.tell(role, inp.PeerFenced())
         case fx.TakeClaim():
             world.tell(role, inp.ClaimSettled(won=True, holder=MIGRATION))
+        case fx.WriteOff():
+            lost = reg.lost(world.register[-1], effect.machine, MIGRATION, effect.epoch)
+            if lost is not None:
+                world.register.append(lost)
+            world.tell(role, inp.WrittenOff(epoch=0 if lost is None else lost.epoch))
         case fx.ReleaseClaim():
             world.tell(role, inp.ClaimReleased())
 

@@ -5,6 +5,9 @@ A scenario's docstring says what happened then; it opens the story's text in ``t
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 from harness import World
 from parts import COORDINATOR, DESTINATION, MIGRATION, SOURCE, SPEC, Role, Vmm
 from scenarios import Scenario, reached, taken_back_and_broken
@@ -132,17 +135,72 @@ def both_vmms_dead_and_one_host_gone() -> World:
     world.do("CompareAndSet succeeds")
     world.do("OpenGate fails")
     world.tell(COORDINATOR, inp.ImageLost(host=DESTINATION.host))
-    world.story.outside(world.now_ns, "host-1 loses its power, for good")
-    world.dead.add(SOURCE)
-    world.vmms[SOURCE] = Vmm()
-    world.vmm_died = True
-    world.notices.clear()
-    world.pending = [item for item in world.pending if item.role is not SOURCE]
+    _lose_power(world, SOURCE)
     world.drain()
     world.story.outside(world.now_ns, "an operator vouches to host-2 that host-1 is off")
-    world.tell(COORDINATOR, inp.ImageLost(host=SOURCE.host))
+    world.tell(COORDINATOR, inp.ImageLost(host=SOURCE.host, is_off=True))
     world.drain()
     return world
+
+
+def _lose_power(world: World, role: Role) -> None:
+    world.story.outside(world.now_ns, f"{role.host} loses its power, for good as it seems")
+    world.dead.add(role)
+    world.vmms[role] = Vmm()
+    world.vmm_died = True
+    world.notices.clear()
+    world.link.up = False
+    world.pending = [item for item in world.pending if item.role is not role]
+
+
+def both_hosts_gone() -> World:
+    """A stated gap: both hosts lost their power after GO, the register named the destination, and
+    nobody was there to write a proof. The alarm stood for ever. An operator vouches for both now;
+    the coordinator writes into the register that nobody has the machine, and ends the migration.
+    The hosts come back all the same: what their journals say is older than the register.
+    """
+    world = reached(DESTINATION, "opening")
+    begun = {role: world.samples[role, phase][0] for role, phase in _FIRST.items()}
+    journals = {
+        role: {
+            effect.event.TYPE
+            for who, effect in world.effects
+            if who is role and isinstance(effect, Append)
+        }
+        for role in _FIRST
+    }
+    for role in _FIRST:
+        _lose_power(world, role)
+    world.drain()
+    world.story.outside(world.now_ns, "an operator vouches that host-1 and host-2 are off")
+    for role in _FIRST:
+        world.tell(COORDINATOR, inp.ImageLost(host=role.host, is_off=True))
+    world.drain()
+    for role in _FIRST:
+        world.story.outside(world.now_ns, f"{role.host} is switched on again")
+        world.dead.discard(role)
+    _come_back(world, begun, journals)
+    world.drain()
+    return world
+
+
+def _come_back(world: World, begun: dict[Role, Any], journals: dict[Role, set[str]]) -> None:
+    """As the services do it: the register has gone on, past all that the journals say."""
+    shown = {
+        role: msgspec.structs.replace(state, register=world.register_view())
+        for role, state in begun.items()
+    }
+    assert all(state.has_gone_on(state.register) for state in shown.values())
+    source = succession.source_after(shown[SOURCE], journals[SOURCE])
+    destination = succession.destination_after(
+        shown[DESTINATION], journals[DESTINATION], image_left=False
+    )
+    world.begin(SOURCE, "goes on with lost(3)", *source)
+    world.begin(DESTINATION, "goes on with lost(3)", *destination)
+
+
+_FIRST = {SOURCE: "connecting", DESTINATION: "preparing"}
+"""The phase that each host's role began in."""
 
 
 def switched_on_again() -> World:
@@ -209,6 +267,7 @@ PAST: dict[str, Scenario] = {
         order_of_the_past,
         both_vmms_dead,
         both_vmms_dead_and_one_host_gone,
+        both_hosts_gone,
         switched_on_again,
         failed_before_it_was_taken_back,
         claim_of_the_past,

@@ -77,6 +77,7 @@ def registers() -> dict[str, RegisterView]:
         "another's D(2) here": record(value.MOVED, here, 2, OTHER),
         "D(2) of a third host": record(value.MOVED, "host-3", 2),
         "stopped": record(value.STOPPED, here, 1, ""),
+        "lost(3)": record(value.LOST, "", 3, ""),
     }
     views = {name: RegisterView(found, 7) for name, found in held.items()}
     return {**views, "nothing": RegisterView(None, 0)}
@@ -238,6 +239,7 @@ _CHANGES: dict[Role, dict[str, dict[str, Any]]] = {
         "GPUs are chosen": {"gpus": (1,)},
         "the source has nothing left": {"lost": (SOURCE.host,)},
         "the destination has nothing left": {"lost": (DESTINATION.host,)},
+        "the destination is off": {"lost": (DESTINATION.host,), "some_host_off": True},
     },
 }
 
@@ -372,6 +374,10 @@ def _told_to_coordinator() -> list[Given]:
         Given("ImageLost of the source", inp.ImageLost(host=SOURCE.host)),
         Given("ImageLost of the destination", inp.ImageLost(host=DESTINATION.host)),
         Given("ImageLost of a third host", inp.ImageLost(host="host-3")),
+        Given("ImageLost: the source is off", inp.ImageLost(host=SOURCE.host, is_off=True)),
+        Given("ImageLost: a third host is off", inp.ImageLost(host="host-3", is_off=True)),
+        Given("WrittenOff in epoch 3", inp.WrittenOff(epoch=3)),
+        Given("WrittenOff: it has gone on", inp.WrittenOff(epoch=0)),
         Given("Activated", inp.Activated()),
         Given("SourceReleased", inp.SourceReleased()),
         Given("Appended", inp.Appended(type="start_decided")),

@@ -491,9 +491,10 @@ class HostFenced(Event, frozen=True, kw_only=True):
 
 
 class MigrationEnded(Event, frozen=True, kw_only=True):
-    """The last word of the coordinator: exactly one a migration."""
+    """The last word of the coordinator. ``lost_epoch``: since then the machine is nobody's."""
 
     TYPE: ClassVar[str] = "migration_ended"
     outcome: Outcome
     reason: AbortReason = AbortReason.NONE
     message: str = ""
+    lost_epoch: int = 0

@@ -22,6 +22,8 @@ from .stories import migration_of
 
 OVER: Final = "/over "
 """What the nonce of a record says that a host wrote again, because the register had lost it."""
+LOST_EPOCHS: Final = 2
+"""A machine is written off in an epoch that its migration, which may write one, cannot have had."""
 _REGISTER: Final = subjects.register("")
 
 
@@ -91,6 +93,8 @@ def _may_follow(seen: RegisterView, now: RegisterView) -> bool:
         return before is None or after.epoch > before.epoch
     if before is None:
         return after.value is RegisterValue.STARTED and after.epoch == 1
+    if after.value is RegisterValue.LOST:
+        return 0 < after.epoch - before.epoch <= LOST_EPOCHS
     if after.epoch == before.epoch:
         ends = (RegisterValue.ABORT_INTENDED, RegisterValue.STOPPED)
         return before.value in reg.OWNED and after.value in ends and after.owner == before.owner

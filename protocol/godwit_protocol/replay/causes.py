@@ -14,6 +14,7 @@ from typing import Final
 from ..events import Event, Recorded
 from ..events import machine as mev
 from ..events import migration as ev
+from ..events.loss import LossOrdered
 
 ANSWERS: Final[Mapping[type[Event], tuple[type[Event], ...]]] = {
     ev.ReservationGranted: (ev.ReservationRequested,),
@@ -30,8 +31,8 @@ ANSWERS: Final[Mapping[type[Event], tuple[type[Event], ...]]] = {
     ev.ImageQuarantined: (ev.AbortIntended,),
     ev.ImageDiscarded: (ev.MigrationAbandoned, ev.AbortOrdered),
     ev.MigrationEnded: (ev.MachineReleased, ev.MigrationAbandoned, ev.StartDecided),
-    ev.RunOrderRefused: (ev.RunOrdered,),
-    ev.HostFenced: (ev.RunOrdered, ev.DoubtRaised),
+    ev.RunOrderRefused: (ev.RunOrdered, LossOrdered),
+    ev.HostFenced: (ev.RunOrdered, LossOrdered, ev.DoubtRaised),
     mev.MachineFailed: (ev.GoGiven,),
 }
 """What one kind of event comes from, where the writer has not recorded it: the last such event of

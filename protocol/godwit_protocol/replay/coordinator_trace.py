@@ -147,6 +147,9 @@ class CoordinatorTrace:
                 yield _stepped(here, inp.ClaimSettled(won=True, holder=self.migration), now_ns)
                 holder = _holder(recorded.event)
                 yield _stepped(here, inp.ClaimSettled(won=False, holder=holder), now_ns)
+            case coordinator.Phase.WRITING_OFF:
+                if isinstance(recorded.event, ev.MigrationEnded):
+                    yield _stepped(here, inp.WrittenOff(epoch=recorded.event.lost_epoch), now_ns)
             case _:
                 deadline_ns = coordinator.next_deadline_ns(state)
                 if deadline_ns is None:

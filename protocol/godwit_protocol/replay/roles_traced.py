@@ -57,7 +57,7 @@ class RolesTraced:
         event, lane = recorded.event, recorded.envelope.lane
         self._evidence.take(recorded, subject)
         step = None
-        if lane is Lane.COORDINATOR and not isinstance(event, LaneSigned):
+        if lane is Lane.COORDINATOR and not isinstance(event, WRITTEN_BY_SHELLS):
             step = self._decision(recorded, subject)
         elif lane in (Lane.SOURCE, Lane.DESTINATION):
             step = self._fact(recorded, subject)

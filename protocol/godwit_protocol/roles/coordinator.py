@@ -14,7 +14,8 @@ in the log, never on what it wanted to write. From there the hosts' facts decide
 The coordinator is never needed during the stun. It ends a started migration on the hosts' word
 alone, never on their silence: a silent party is ordered to abort, and if it stays silent an alarm
 says so. The word may be a proof that the other one is off: when neither host can have an image, the
-machine is lost, and that is the end.
+machine is lost, and that is the end. A host that is off cannot give the machine up in the register:
+the coordinator does, before it ends such a migration.
 
 Times are wall clock in nanoseconds since the epoch, so that another replica can take over. A
 coordinator that restarts feeds the whole log of the migration through ``step`` and leaves out the
@@ -36,63 +37,24 @@ from ..events import Event
 from ..events import bandwidth as bev
 from ..events import migration as ev
 from ..events.migration import AbortReason, Outcome
-from ..machine import MachineSpec
 from . import effects as fx
 from . import inputs as inp
+from .coordinator_state import (
+    ABORT_DEADLINE_NS,
+    PREPARATION_DEADLINE_NS,
+    RELEASE_DEADLINE_NS,
+    RESERVATION_DEADLINE_NS,
+    SOURCE_GRACE_NS,
+    CoordinatorState,
+    Phase,
+    next_deadline_ns,
+    unproven,
+)
 from .effects import Durability, Effect, Service
 from .inputs import Input
 from .table import Row, Table, ignored, row
 
-RESERVATION_DEADLINE_NS: Final = 15_000_000_000
-PREPARATION_DEADLINE_NS: Final = 60_000_000_000
-SOURCE_GRACE_NS: Final = 15_000_000_000
-"""The source keeps the migration's deadline itself; only then is it ordered to abort."""
-ABORT_DEADLINE_NS: Final = 30_000_000_000
-RELEASE_DEADLINE_NS: Final = 30_000_000_000
-
-
-class Phase(StrEnum):
-    """Where a migration is, as the coordinator sees it."""
-
-    CONSIDERING = "considering"
-    CLAIMING = "claiming"
-    RESERVING = "reserving"
-    PREPARING = "preparing"
-    DECIDING = "deciding"
-    MOVING = "moving"
-    ABORTING = "aborting"
-    RELEASING = "releasing"
-    SETTLING = "settling"
-    ENDED = "ended"
-
-
-class CoordinatorState(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the coordinator knows of one migration."""
-
-    phase: Phase
-    migration: str
-    machine: str = ""
-    source: str = ""
-    destination: str = ""
-    epoch: int = 0
-    limits: ev.Limits = ev.Limits()
-    verify: ev.Verify = ev.Verify.OFF
-    spec: MachineSpec | None = None
-    gpus: tuple[int, ...] | None = None
-    preparation_ordered: bool = False
-    ready: inp.DestinationReady | None = None
-    deadline_ns: int = 0
-    migration_deadline_ns: int = 0
-    cancelled: bool = False
-    """An operator asked for it while nothing could be decided."""
-    bandwidth_bytes_per_second: int | None = None
-    """What an operator asked for last; None: what the limits say."""
-    bandwidth_changes: int = 0
-    """How many of them the source was told, once it was told to start."""
-    alarmed: bool = False
-    lost: tuple[str, ...] = ()
-    """Hosts on which nothing of the machine is left, sorted."""
-
+__all__ = ["TABLE", "CoordinatorState", "Phase", "begin", "next_deadline_ns", "step", "unproven"]
 
 Effects = tuple[Effect, ...]
 Result = tuple[CoordinatorState, Effects]
@@ -106,18 +68,6 @@ def begin(migration: str) -> CoordinatorState:
 def step(state: CoordinatorState, given: Input, now_ns: int) -> Result:
     """One step. Raises as ``Table.step``."""
     return TABLE.step(state, given, now_ns)
-
-
-def next_deadline_ns(state: CoordinatorState) -> int | None:
-    """When the state wants a ``Tick`` (wall clock); None if never."""
-    waits = state.phase in (
-        Phase.RESERVING,
-        Phase.PREPARING,
-        Phase.MOVING,
-        Phase.ABORTING,
-        Phase.RELEASING,
-    )
-    return state.deadline_ns if waits and not state.alarmed else None
 
 
 def _considered(state: CoordinatorState, given: Input, now_ns: int) -> Result:
@@ -353,11 +303,34 @@ def _abandoned(state: CoordinatorState, given: Input, _now_ns: int) -> Result:
 
 def _image_lost(state: CoordinatorState, given: Input, _now_ns: int) -> Result:
     """A destination that refuses after the start has discarded what it had."""
-    host = given.host if isinstance(given, inp.ImageLost) else state.destination
-    after = _replace(state, lost=tuple(sorted({*state.lost, host})))
+    if not isinstance(given, inp.ImageLost):
+        given = inp.ImageLost(host=state.destination)
+    is_off = given.is_off and given.host in (state.source, state.destination)
+    after = _replace(
+        state,
+        lost=tuple(sorted({*state.lost, given.host})),
+        some_host_off=state.some_host_off or is_off,
+    )
     if not {state.source, state.destination} <= {*after.lost}:
         return after, ()
-    return _end(after, Outcome.ABORTED, AbortReason.MACHINE_FAILED, _LOST)
+    if not after.some_host_off:
+        return _end(after, Outcome.ABORTED, AbortReason.MACHINE_FAILED, _LOST)
+    writing_off = _replace(after, phase=Phase.WRITING_OFF)
+    return writing_off, (fx.WriteOff(machine=state.machine, epoch=state.epoch),)
+
+
+def _written_off(state: CoordinatorState, given: Input, _now_ns: int) -> Result:
+    assert isinstance(given, inp.WrittenOff)
+    if not given.epoch:
+        message = "the machine has gone on since"
+        return _end(state, Outcome.ABORTED, AbortReason.SUPERSEDED, message)
+    lost = ev.MigrationEnded(
+        outcome=Outcome.ABORTED,
+        reason=AbortReason.MACHINE_FAILED,
+        message=_LOST,
+        lost_epoch=given.epoch,
+    )
+    return _settle(state, lost)
 
 
 def _activated(state: CoordinatorState, _given: Input, now_ns: int) -> Result:
@@ -379,9 +352,12 @@ def _released(state: CoordinatorState, given: Input, now_ns: int) -> Result:
 
 
 def _end(state: CoordinatorState, outcome: Outcome, reason: AbortReason, message: str) -> Result:
-    ended = _logged(ev.MigrationEnded(outcome=outcome, reason=reason, message=message))
+    return _settle(state, ev.MigrationEnded(outcome=outcome, reason=reason, message=message))
+
+
+def _settle(state: CoordinatorState, ended: ev.MigrationEnded) -> Result:
     after = _replace(state, phase=Phase.SETTLING)
-    return after, (ended, fx.ReleaseClaim(machine=state.machine))
+    return after, (_logged(ended), fx.ReleaseClaim(machine=state.machine))
 
 
 def _end_known(state: CoordinatorState, _given: Input, _now_ns: int) -> Result:
@@ -423,6 +399,7 @@ _RESULTS: Final[tuple[type[Input], ...]] = (
     inp.CancelWanted,
     inp.BandwidthWanted,
     inp.ImageLost,
+    inp.WrittenOff,
     inp.SourceAbandoned,
     inp.Activated,
     inp.SourceReleased,
@@ -446,6 +423,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[CoordinatorState]]:
         (p.ABORTING, inp.Tick): row(_alarm, p.ABORTING),
         (p.RELEASING, inp.SourceReleased): row(_released, p.SETTLING),
         (p.RELEASING, inp.Tick): row(_released, p.RELEASING, p.SETTLING),
+        (p.WRITING_OFF, inp.WrittenOff): row(_written_off, p.SETTLING),
         (p.SETTLING, inp.ClaimReleased): row(_settled, p.ENDED),
     }
     troubles: tuple[type[Input], ...] = (inp.Refused, inp.CancelWanted, inp.Tick)
@@ -463,8 +441,8 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[CoordinatorState]]:
         if phase not in (p.CONSIDERING, p.SETTLING, p.ENDED):
             rows[phase, inp.EndKnown] = row(_end_known, p.SETTLING)
     for phase in (p.MOVING, p.ABORTING):
-        rows[phase, inp.ImageLost] = row(_image_lost, phase, p.SETTLING)
-        rows[phase, inp.Refused] = row(_image_lost, phase, p.SETTLING)
+        rows[phase, inp.ImageLost] = row(_image_lost, phase, p.WRITING_OFF, p.SETTLING)
+        rows[phase, inp.Refused] = row(_image_lost, phase, p.WRITING_OFF, p.SETTLING)
         rows[phase, inp.SourceAbandoned] = row(_abandoned, p.SETTLING)
         rows[phase, inp.Activated] = row(_activated, p.RELEASING)
         rows[phase, inp.SourceReleased] = row(_released, p.SETTLING)

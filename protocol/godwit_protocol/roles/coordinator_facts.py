@@ -52,7 +52,7 @@ def input_of(event: Event, host: str = "") -> Input | None:
     nothing.
     """
     if lost := _lost_on(event, host):
-        return inp.ImageLost(host=lost)
+        return inp.ImageLost(host=lost, is_off=isinstance(event, ev.HostFenced))
     match event:
         case ev.ReservationGranted():
             return inp.Granted(placements=event.placements)

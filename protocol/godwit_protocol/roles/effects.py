@@ -195,6 +195,15 @@ class ReleaseClaim(Effect, frozen=True, kw_only=True):
     machine: str
 
 
+class WriteOff(Effect, frozen=True, kw_only=True):
+    """Write into the register that the machine, found by the migration in ``epoch``, is lost.
+    ``WrittenOff`` comes back.
+    """
+
+    machine: str
+    epoch: int
+
+
 class Finish(Effect, frozen=True, kw_only=True):
     """The role has ended; the shell may forget it."""
 

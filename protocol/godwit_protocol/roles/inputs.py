@@ -347,10 +347,19 @@ class BandwidthWanted(Input, frozen=True, kw_only=True):
 
 class ImageLost(Input, frozen=True, kw_only=True):
     """What ``host`` had of the machine is gone: it says that its VMM is dead, or the other host has
-    proof that it was off.
+    proof that it was off (``is_off``).
     """
 
     host: str
+    is_off: bool = False
+
+
+class WrittenOff(Input, frozen=True, kw_only=True):
+    """The register says since ``epoch`` that nobody has the machine; 0: it has gone on, and stands
+    as it was.
+    """
+
+    epoch: int
 
 
 class SourceAbandoned(Input, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -27,6 +27,10 @@ from .source_state import SourceState
 
 Effects = tuple[Effect, ...]
 _replace = msgspec.structs.replace
+
+
+_DECIDED: Final = OWNED | {RegisterValue.LOST}
+"""Values after which it is certain whose the machine is, if anybody's."""
 
 
 class Leftover(NamedTuple):
@@ -55,7 +59,7 @@ def fate_of(
     ``facts``: the types of the events in the log of the migration that brought it; of what ran
     here, of the one that ``record`` names.
     """
-    if record is None or record.owner == host or record.value not in OWNED:
+    if record is None or record.owner == host or record.value not in _DECIDED:
         return Fate.KEEP
     if left.kind is LeftoverKind.EMPTY:
         return Fate.COLLECT
@@ -75,8 +79,10 @@ def _is_image_over(left: Leftover, record: RegisterRecord, facts: AbstractSet[st
 
 
 def _has_run(left: Leftover, record: RegisterRecord, facts: AbstractSet[str]) -> bool:
-    """Whether the machine is known to have run elsewhere since it was stunned here."""
-    if record.value is RegisterValue.STARTED or record.epoch > left.epoch + 1:
+    """Whether the machine is known to have run elsewhere since it was stunned here, or was given up
+    for lost.
+    """
+    if record.value in (RegisterValue.STARTED, RegisterValue.LOST) or record.epoch > left.epoch + 1:
         return True
     return ev.MachineActivated.TYPE in facts
 

@@ -15,6 +15,7 @@ from godwit.pictures import reading
 from godwit.pictures.estimates import estimates_of, forecast_json, forecast_lines
 from godwit.pictures.figures import day_and_clock, milliseconds
 from godwit.pictures.machines import (
+    GONE,
     MachinePicture,
     MachineState,
     all_machines,
@@ -178,7 +179,7 @@ def list_machines(
         async with open_log(directory) as log:
             return await all_machines(log)
 
-    shown = [m for m in run(work()) if everything or m.state is not MachineState.STOPPED]
+    shown = [m for m in run(work()) if everything or m.state not in GONE]
     if as_json:
         output.print_json([machine.as_json() for machine in shown])
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -20,8 +21,9 @@ from godwit_protocol.errors import (
     InvalidInputError,
     RefusedError,
 )
-from godwit_protocol.events import Recorded
+from godwit_protocol.events import Lane, Recorded
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events.loss import LossOrdered
 from godwit_protocol.events.migration import AbortReason, Outcome
 from godwit_protocol.projections import MigrationSummary
 from godwit_protocol.register import RegisterRecord
@@ -54,7 +56,16 @@ def resolve(
             help="Which of its two hosts is to run the machine.",
             autocompletion=completion.hosts,
         ),
-    ],
+    ] = "",
+    both_off_for_good: Annotated[
+        bool,
+        typer.Option(
+            "--both-off-for-good",
+            help="Instead of --run-on: vouch that both hosts are powered off and will not come"
+            " back, and give the machine up. Where a fencing program is configured, it is asked"
+            " instead.",
+        ),
+    ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="Accept what may be lost, without being asked.")
     ] = False,
@@ -69,10 +80,14 @@ def resolve(
     directory: DirectoryOption = None,
     as_json_: JsonOption = False,
 ) -> None:
-    """End a migration in doubt: run the machine on one of its two hosts."""
+    """End a migration in doubt: run the machine on one of its hosts, or give it up with both."""
+    if bool(run_on) is both_off_for_good:
+        raise InvalidInputError("one of --run-on HOST and --both-off-for-good is needed, not both")
 
     async def work() -> MigrationSummary:
         async with open_log(directory) as log:
+            if both_off_for_good:
+                return await _give_up(log, await find_id(log, migration), asks=not yes)
             found, record = await find_doubt(log, await find_id(log, migration), run_on)
             may_be_lost = doubt.losses(found, record, run_on)
             _tell(found, record, may_be_lost)
@@ -92,7 +107,7 @@ def resolve(
         output.print_json(as_json(summary))
     else:
         is_lost = summary.reason is AbortReason.MACHINE_FAILED
-        now = "is lost" if is_lost else f"runs on {run_on}"
+        now = "is lost: it can be started anew" if is_lost else f"runs on {run_on}"
         output.print_line(
             f"migration {summary.id} is resolved ({summary.outcome});"
             f" machine {summary.machine} {now}"
@@ -100,10 +115,10 @@ def resolve(
 
 
 async def find_doubt(
-    log: EventLog, migration: str, run_on: str
+    log: EventLog, migration: str, run_on: str = ""
 ) -> tuple[Doubt, RegisterRecord | None]:
-    """The migration and its machine's register, if the one is in doubt and ``run_on`` one of its
-    hosts.
+    """The migration and its machine's register, if the one is in doubt and ``run_on``, where it is
+    given, one of its hosts.
 
     Raises ``ConflictError`` if it has ended, or is not in doubt, and ``InvalidInputError``.
     """
@@ -118,7 +133,7 @@ async def find_doubt(
             hint=f"see 'godwit machine show {summary.machine}'",
         )
     hosts = (summary.source, summary.destination)
-    if run_on not in hosts:
+    if run_on and run_on not in hosts:
         raise InvalidInputError(
             f"host {run_on!r} is not one of the migration's two",
             hint=f"it is from {summary.source} to {summary.destination}",
@@ -131,6 +146,42 @@ async def find_doubt(
     return found, (await Registers(log).read(summary.machine)).record
 
 
+async def _give_up(log: EventLog, migration: str, *, asks: bool) -> MigrationSummary:
+    found, record = await find_doubt(log, migration)
+    may_be_lost = doubt.losses_of_all(found)
+    _tell(found, record, may_be_lost)
+    if asks:
+        hosts = f"{found.source.host} and {found.destination.host}"
+        _ask(f"Are {hosts} powered off for good, and is {found.summary.machine} to be given up?")
+    return await order_loss(
+        log, found, LossOrdered(may_be_lost=may_be_lost, requested_by=requested_by())
+    )
+
+
+async def order_loss(log: EventLog, found: Doubt, order: LossOrdered) -> MigrationSummary:
+    """Give the order and wait until the migration has ended; return it then.
+
+    Raises ``InDoubtError`` if the coordinator has no proof that both hosts are off,
+    ``DeadlineError``, ``UnreachableError``.
+    """
+    from godwit.runtime.lane import Scope
+
+    summary = found.summary
+    scope = Scope.of_migration(summary.id, summary.machine)
+    sequence = await append_as_operator(log, scope, order)
+    ended = await _answer(log, summary.id, sequence, _is_coordinators)
+    if isinstance(ended.event, ev.RunOrderRefused):
+        raise InDoubtError(
+            f"the machine is not given up: {ended.event.message}",
+            hint="nothing has changed; see docs/in-doubt.md",
+        )
+    return await find_migration(log, summary.id)
+
+
+def _is_coordinators(said: Recorded) -> bool:
+    return said.envelope.lane is Lane.COORDINATOR
+
+
 async def order_run(log: EventLog, found: Doubt, order: ev.RunOrdered) -> MigrationSummary:
     """Give the order and wait until the migration has ended; return it then.
 
@@ -141,7 +192,9 @@ async def order_run(log: EventLog, found: Doubt, order: ev.RunOrdered) -> Migrat
     summary = found.summary
     scope = Scope.of_migration(summary.id, summary.machine)
     sequence = await append_as_operator(log, scope, order, to=_service(found, order.target))
-    ended = await _answer(log, summary.id, order.target, sequence)
+    ended = await _answer(
+        log, summary.id, sequence, lambda said: said.envelope.host == order.target
+    )
     if isinstance(ended.event, ev.MigrationEnded):
         return await find_migration(log, summary.id)
     event = ended.event
@@ -153,15 +206,19 @@ async def order_run(log: EventLog, found: Doubt, order: ev.RunOrdered) -> Migrat
     )
 
 
-async def _answer(log: EventLog, migration: str, host: str, after: int) -> Recorded:
-    """The first event after the order that says what came of it: the end, or ``host``'s refusal."""
+async def _answer(
+    log: EventLog, migration: str, after: int, is_asked: Callable[[Recorded], bool]
+) -> Recorded:
+    """The first event after the order that says what came of it: the end, or a refusal by whoever
+    ``is_asked``.
+    """
     filters = subjects.whole_migration(migration)
     source = reading.events(log, filters, after_sequence=after, follow=True)
     try:
         async with asyncio.timeout(RESOLVED_S_MAX), aclosing(source):
             async for recorded in source:
                 refuses = isinstance(recorded.event, ev.RunOrderRefused | ev.DoubtRaised)
-                if refuses and recorded.envelope.host == host:
+                if refuses and is_asked(recorded):
                     return recorded
                 if isinstance(recorded.event, ev.MigrationEnded):
                     return recorded
@@ -189,14 +246,19 @@ def _tell(found: Doubt, record: RegisterRecord | None, may_be_lost: tuple[str, .
 
 def _confirm(found: Doubt, run_on: str, *, vouched: bool) -> bool:
     """Ask whether to go on, and whether the other host is off. Raises ``RefusedError``."""
+    machine, other = found.summary.machine, found.other(run_on)
+    _ask(f"Run {machine} on {run_on}?")
+    if vouched or found.is_proven_still(other):
+        return vouched
+    return typer.confirm(f"Do you know that {other.host} is powered off?", err=True)
+
+
+def _ask(question: str) -> None:
+    """Raises ``RefusedError`` if the answer is no, or nobody is there to answer."""
     if not sys.stdin.isatty():
         raise RefusedError(
             "nobody can be asked whether to accept what may be lost: this is no terminal",
             hint="add --yes",
         )
-    machine, other = found.summary.machine, found.other(run_on)
-    if not typer.confirm(f"Run {machine} on {run_on}?", err=True):
+    if not typer.confirm(question, err=True):
         raise RefusedError("nothing was ordered", hint="nothing has changed")
-    if vouched or found.is_proven_still(other):
-        return vouched
-    return typer.confirm(f"Do you know that {other.host} is powered off?", err=True)

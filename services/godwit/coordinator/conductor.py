@@ -19,6 +19,7 @@ from godwit.coordinator.claims import Claims
 from godwit.coordinator.estimates import Estimates
 from godwit.coordinator.facts import consider
 from godwit.coordinator.links import LookAtLink, not_looked_at
+from godwit.coordinator.losses import Losses
 from godwit.runtime import telemetry
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
@@ -26,11 +27,12 @@ from godwit.runtime.lane import ChainPosition, LaneWriter, Scope, Sealed
 from godwit.runtime.patience import patiently
 from godwit_protocol import codec
 from godwit_protocol.catalogue import Catalogue
-from godwit_protocol.errors import ConflictError
+from godwit_protocol.errors import ConflictError, InDoubtError
 from godwit_protocol.events import Event, Lane, Recorded, stored_hash
 from godwit_protocol.events.bandwidth import BandwidthOrdered
 from godwit_protocol.events.estimate import EstimateMade
-from godwit_protocol.events.migration import MigrationRequested
+from godwit_protocol.events.loss import LossOrdered
+from godwit_protocol.events.migration import MigrationRequested, RunOrderRefused
 from godwit_protocol.register import RegisterRecord
 from godwit_protocol.roles import coordinator as core
 from godwit_protocol.roles import effects as fx
@@ -40,6 +42,8 @@ from godwit_protocol.roles.inputs import Input
 
 ATTEMPTS_MAX: Final = 10
 """To write a decision, each after another coordinator was faster."""
+LOSS_ORDERS_MAX: Final = 100
+"""So many orders to give the machine up are heard in one migration, and no more."""
 _NANOSECONDS: Final = 1_000_000_000
 _log: Final = structlog.get_logger(__name__)
 
@@ -75,6 +79,7 @@ class Conductor:
         catalogue: Catalogue,
         estimates: Estimates | None,
         look_at_link: LookAtLink,
+        losses: Losses,
     ) -> None:
         self.migration = migration
         self._machine = requested.machine
@@ -84,11 +89,15 @@ class Conductor:
         self._catalogue = catalogue
         self._estimates = estimates
         self._look_at_link = look_at_link
+        self._losses = losses
         self._claims = Claims(log, clock)
         self._state = core.begin(migration)
         self._facts: deque[_Fact] = deque()
         self._fact_came = asyncio.Event()
         self._known = Facts()
+        self._loss_orders = 0
+        self._refused: set[str] = set()
+        """Orders, by their ids, that were answered by a refusal."""
         self._standing: dict[str, _Standing] = {}
         """The decisions that stand in the log, by subject."""
         self._position = ChainPosition()
@@ -96,18 +105,26 @@ class Conductor:
     def learn(self, stored: Stored, recorded: Recorded) -> None:
         """Take an event of the migration, in the log's order.
 
-        As many wait at most as ``Facts`` lets through.
+        As many wait at most as ``Facts`` lets through, and ``LOSS_ORDERS_MAX``.
         """
         envelope, event = recorded.envelope, recorded.event
         if envelope.lane is Lane.COORDINATOR:
             self._stands(stored.subject, stored.sequence, event)
             if envelope.host == self._name:
                 self._position = ChainPosition(envelope.lane_sequence, stored_hash(stored.data))
-        given = input_of(event, envelope.host)
-        known = isinstance(event, MigrationRequested) or given is not None
-        if known and self._known.is_new(event, envelope.host):
+        if isinstance(event, RunOrderRefused):
+            self._refused.add(event.order)
+        elif self._means_something(recorded):
             self._facts.append(_Fact(recorded, stored.time_ns))
             self._fact_came.set()
+
+    def _means_something(self, recorded: Recorded) -> bool:
+        event, host = recorded.event, recorded.envelope.host
+        if isinstance(event, LossOrdered):
+            self._loss_orders += 1
+            return self._loss_orders <= LOSS_ORDERS_MAX
+        known = isinstance(event, MigrationRequested) or input_of(event, host) is not None
+        return known and self._known.is_new(event, host)
 
     async def run(self) -> None:
         """Carry the migration to its end. Raises any ``GodwitError``; all is in the log."""
@@ -120,6 +137,8 @@ class Conductor:
                 fact = await self._next_fact()
                 if fact is None:
                     await self._step(inp.Tick(), self._clock.wall_ns(), lane)
+                elif isinstance(fact.recorded.event, LossOrdered):
+                    await self._answer(fact.recorded, fact.recorded.event, lane)
                 else:
                     cause = fact.recorded.envelope.id
                     await self._step(await self._input_of(fact), fact.time_ns, lane, cause)
@@ -190,11 +209,40 @@ class Conductor:
             case fx.ReleaseClaim(machine=machine):
                 await patiently(lambda: self._claims.release(machine, self.migration))
                 return inp.ClaimReleased()
+            case fx.WriteOff(machine=machine, epoch=epoch):
+                lost_epoch = await patiently(
+                    lambda: self._losses.write_off(machine, self.migration, epoch)
+                )
+                return inp.WrittenOff(epoch=lost_epoch)
             case fx.Finish():
                 pass
             case _:
                 raise TypeError(f"not an effect of the coordinator: {effect}")
         return None
+
+    async def _answer(self, order: Recorded, event: LossOrdered, lane: LaneWriter) -> None:
+        """Write the proof that an operator's order to give the machine up needs, or why there is
+        none. What the proof leads to, the core says when it comes from the log. An order that was
+        refused once stays so: a coordinator that starts anew finds it again.
+        """
+        order_id, hosts = order.envelope.id, core.unproven(self._state)
+        if order_id in self._refused:
+            return
+        try:
+            proofs = await patiently(lambda: self._losses.prove_off(hosts, event.requested_by))
+        except InDoubtError as error:
+            _log.warning("loss_refused", error=error.message)
+            await self._say(RunOrderRefused(order=order_id, message=error.message), lane, order_id)
+            return
+        for proof in proofs:
+            _log.warning("host_fenced", host=proof.target, by=proof.program or proof.vouched_by)
+            await self._say(proof, lane, order_id)
+
+    async def _say(self, event: Event, lane: LaneWriter, cause: str) -> None:
+        """Write what is no decision: another replica may say the same."""
+        sealed = lane.seal(event, causation=cause)
+        await patiently(lambda: sealed.append_to(self._event_log))
+        lane.advance(sealed)
 
     async def _append(
         self, lane: LaneWriter, event: Event, to: fx.Address | None, cause: str

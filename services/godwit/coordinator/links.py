@@ -6,9 +6,9 @@ What was found becomes a verdict in ``godwit_protocol.compatibility``; here noth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import EventLog
@@ -54,7 +54,7 @@ async def look_at_link(
             async with asyncio.timeout(ANSWER_S_MAX):
                 waiting = asyncio.create_task(answer.wait(heard))
                 try:
-                    await _ask(log, asked, waiting)
+                    await _ask(log, (asked,), waiting)
                     return waiting.result()
                 finally:
                     waiting.cancel()
@@ -62,10 +62,47 @@ async def look_at_link(
     return answer.missing()
 
 
-async def _ask(log: EventLog, asked: LinkAsked, waiting: asyncio.Task[LinkFound]) -> None:
+async def is_alive(log: EventLog, clock: Clock, host: str) -> bool:
+    """Whether one of the host's services says anything within ``ANSWER_S_MAX``: each is asked for
+    its part in a look at the link from the host to itself. Raises ``UnreachableError``.
+    """
+    asked = LinkAsked(ask=clock.new_id(), source=host, destination=host)
+    own = LinkOffered(
+        ask=clock.new_id(), source=host, destination=host, address="localhost", port=1
+    )
+    heard = cast(
+        "AsyncGenerator[tuple[str, bytes], None]",
+        log.listen((offered_to(host), found_by(host))),
+    )
+    async with aclosing(heard):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_S_MAX):
+                waiting = asyncio.create_task(_sign_of_life(heard, own.ask))
+                try:
+                    await _ask(log, (asked, own), waiting)
+                    return waiting.result()
+                finally:
+                    waiting.cancel()
+                    await asyncio.gather(waiting, return_exceptions=True)
+    return False
+
+
+async def _sign_of_life(heard: AsyncGenerator[tuple[str, bytes], None], own: str) -> bool:
+    """Until anything comes but the offer ``own``."""
+    async for _, data in heard:
+        offered = decode(data, LinkOffered)
+        if offered is None or offered.ask != own:
+            return True
+    raise AssertionError("listening ends by an error only")
+
+
+async def _ask(
+    log: EventLog, questions: Sequence[LinkAsked | LinkOffered], waiting: asyncio.Task[Any]
+) -> None:
     await asyncio.sleep(0)  # the task listens before anything is asked
     while not waiting.done():
-        await log.announce(asked.subject, encode(asked))
+        for asked in questions:
+            await log.announce(asked.subject, encode(asked))
         await asyncio.wait((waiting,), timeout=ASK_EVERY_S)
 
 

@@ -17,7 +17,9 @@ from godwit.catalogue.loading import load as load_catalogue
 from godwit.coordinator.conductor import Conductor
 from godwit.coordinator.estimates import Estimates
 from godwit.coordinator.last_signature import LastSignatures
-from godwit.coordinator.links import LookAtLink, look_at_link
+from godwit.coordinator.links import LookAtLink, is_alive, look_at_link
+from godwit.coordinator.losses import Losses
+from godwit.host.fencing import Fencing, NoFencing, fencing_of
 from godwit.metrics.migrations import Migrations
 from godwit.runtime.clock import Clock, SystemClock
 from godwit.runtime.event_log import EventLog, Stored
@@ -51,6 +53,7 @@ async def main(context: ServiceContext) -> None:
         admission=context.config.admission,
         signer=open_signer(context.config.signing_key),
         migrations=Migrations(context.figures, name),
+        fencing=fencing_of(context.config.fence_command),
     )
 
 
@@ -65,16 +68,19 @@ async def run(
     admission: AdmissionPolicy | None = None,
     signer: Signer | None = None,
     migrations: Migrations | None = None,
+    fencing: Fencing | None = None,
 ) -> None:
     """Fold the history, then follow the log until cancelled. ``admission`` None: no estimates;
     ``signer`` None: nothing is signed. ``migrations`` is shown every event, for the metrics.
+    ``fencing`` None: the operator is asked.
 
     Raises ``CatalogueFileError`` if ``site_catalogue`` cannot be used.
     """
     estimates = None if admission is None else Estimates(log, admission)
     links = partial(look_at_link, log, clock)
+    losses = Losses(log, fencing or NoFencing(), partial(is_alive, log, clock))
     catalogue = load_catalogue(site_catalogue)
-    desk = Desk(log, clock, name, tasks, catalogue, links, estimates, signer, migrations)
+    desk = Desk(log, clock, name, tasks, catalogue, links, losses, estimates, signer, migrations)
     await serve(desk, log, health)
 
 
@@ -103,6 +109,7 @@ class Desk:
         tasks: asyncio.TaskGroup,
         catalogue: Catalogue,
         look_at_link: LookAtLink,
+        losses: Losses,
         estimates: Estimates | None = None,
         signer: Signer | None = None,
         migrations: Migrations | None = None,
@@ -113,6 +120,7 @@ class Desk:
         self._tasks = tasks
         self._catalogue = catalogue
         self._look_at_link = look_at_link
+        self._losses = losses
         self._estimates = estimates
         self._signatures = (
             None if signer is None else LastSignatures(log, clock, name, signer, tasks)
@@ -181,6 +189,7 @@ class Desk:
             self._catalogue,
             self._estimates,
             self._look_at_link,
+            self._losses,
         )
         self._conductors[migration] = conductor
         if self._begun:

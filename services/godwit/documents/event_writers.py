@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from godwit_protocol.events import Event, Lane, bandwidth, estimate, machine, migration, signed
+from godwit_protocol.events import (
+    Event,
+    Lane,
+    bandwidth,
+    estimate,
+    loss,
+    machine,
+    migration,
+    signed,
+)
 from godwit_protocol.roles.effects import Service
 
 HOST_LANES: Final = (Lane.SOURCE, Lane.DESTINATION)
@@ -43,8 +52,9 @@ LANES: Final[dict[type[Event], tuple[Lane, ...]]] = {
     migration.MemoryLeft: HOST_LANES,
     migration.DoubtRaised: (Lane.COORDINATOR, *HOST_LANES),
     migration.RunOrdered: (Lane.OPERATOR,),
-    migration.RunOrderRefused: HOST_LANES,
-    migration.HostFenced: HOST_LANES,
+    loss.LossOrdered: (Lane.OPERATOR,),
+    migration.RunOrderRefused: (Lane.COORDINATOR, *HOST_LANES),
+    migration.HostFenced: (Lane.COORDINATOR, *HOST_LANES),
     migration.MigrationEnded: (Lane.COORDINATOR,),
     estimate.EstimateMade: (Lane.COORDINATOR,),
     estimate.EstimateCompared: (Lane.TRACKER,),

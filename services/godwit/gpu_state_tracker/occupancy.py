@@ -57,6 +57,8 @@ class Occupancy:
             case ev.MigrationEnded(outcome=Outcome.ABORTED):
                 why = f"the migration was aborted: {event.reason}"
                 fates = (ReservationOver(reservation=envelope.migration, why=why),)
+                if event.lost_epoch and not self._is_late(envelope.machine, event.lost_epoch):
+                    fates += self._leave(envelope.machine, f"machine {envelope.machine} is lost")
             case mev.MachineStarted():
                 self._epochs[envelope.machine] = event.register_epoch
                 why = f"machine {envelope.machine} was started again"

@@ -116,6 +116,7 @@ def register_words(record: RegisterRecord | None) -> str:
         reg.RegisterValue.ABORT_INTENDED: f"{record.owner} wants it back, nobody may run it",
         reg.RegisterValue.TAKEN_BACK: f"{record.owner} took it back",
         reg.RegisterValue.STOPPED: f"{record.owner} stopped it",
+        reg.RegisterValue.LOST: "it is lost, nobody has it",
     }
     return f"{words.get(record.value, f'{record.owner} owns it')} (epoch {record.epoch})"
 
@@ -137,6 +138,21 @@ def losses(doubt: Doubt, record: RegisterRecord | None, run_on: str) -> tuple[st
         *told,
         f"Nothing in the log proves that {other.host} does not run the machine: it is asked for"
         " proof before anything runs.",
+    )
+
+
+def losses_of_all(doubt: Doubt) -> tuple[str, ...]:
+    """What may be lost, or go wrong, if the machine is given up: each a sentence."""
+    sides = (doubt.source, doubt.destination)
+    still = [side.host for side in sides if doubt.is_proven_still(side)]
+    asked = [side.host for side in sides if side.host not in still]
+    proven = tuple(f"{host} is proven to have nothing to run." for host in still)
+    return (
+        f"The machine {doubt.summary.machine} is lost, with all that it did: what either host holds"
+        " of it is ended as soon as its services look, and can never run again.",
+        *proven,
+        *(f"You vouch that {host} is powered off for good." for host in asked),
+        "If a host is not off, and the machine runs there, it runs twice once it is started anew.",
     )
 
 

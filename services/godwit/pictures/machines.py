@@ -6,7 +6,7 @@ Where a machine runs is the register's word; whether it is being moved is the cl
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -30,6 +30,11 @@ class MachineState(StrEnum):
     MIGRATING = "migrating"
     FAILED = "failed"
     STOPPED = "stopped"
+    LOST = "lost"
+
+
+GONE: Final = frozenset({MachineState.STOPPED, MachineState.LOST})
+"""Nobody has the machine any more."""
 
 
 class MachinePicture(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,10 +82,11 @@ async def find_machine(log: EventLog, name: str) -> MachinePicture:
 
 
 async def find_live_machine(log: EventLog, name: str) -> MachinePicture:
-    """One machine that has not been stopped. Raises ``NotFoundError``, ``UnreachableError``."""
+    """One machine that somebody has. Raises ``NotFoundError``, ``UnreachableError``."""
     picture = await find_machine(log, name)
-    if picture.state is MachineState.STOPPED:
-        raise NotFoundError(f"machine {name!r} has been stopped", hint="see 'godwit machine list'")
+    if picture.state in GONE:
+        hint = f"see 'godwit machine show {name}'"
+        raise NotFoundError(f"machine {name!r} is {picture.state}", hint=hint)
     return picture
 
 
@@ -125,8 +131,8 @@ def _picture(record: reg.RegisterRecord, summary: MachineSummary, migration: str
 
 
 def _state(record: reg.RegisterRecord, summary: MachineSummary, migration: str) -> MachineState:
-    if record.value is reg.RegisterValue.STOPPED:
-        return MachineState.STOPPED
+    if record.value in reg.UNOWNED:
+        return MachineState(record.value)
     if summary.failure_in(record.epoch):
         return MachineState.FAILED
     if migration:

@@ -14,6 +14,7 @@ from godwit_protocol.estimation.admission import Admission
 from godwit_protocol.events import Event, Recorded, UnknownEvent
 from godwit_protocol.events import bandwidth as bev
 from godwit_protocol.events import estimate as eev
+from godwit_protocol.events import loss as lev
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events import signed as sev
@@ -361,6 +362,9 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
     ),
     ev.DoubtRaised: lambda e: f"ALARM: cannot prove who may run the machine: {e.message}",
     ev.RunOrdered: _run_ordered,
+    lev.LossOrdered: lambda e: (
+        f"{_by(e.requested_by)} to give the machine up, vouching that both hosts are off for good"
+    ),
     ev.RunOrderRefused: lambda e: f"did not do what was ordered: {e.message}",
     ev.HostFenced: _fenced,
     ev.MigrationEnded: _ended,

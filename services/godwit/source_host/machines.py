@@ -192,7 +192,7 @@ class Machines:
         view = await self._host.registers.read(spec.name)
         if view.record is not None and view.record.start == request.start:
             return await self._started_before(view.record)
-        if view.record is not None and view.record.value is not reg.RegisterValue.STOPPED:
+        if view.record is not None and view.record.value not in reg.UNOWNED:
             raise ConflictError(
                 f"machine {spec.name} exists on host {view.record.owner}",
                 hint="choose another name, or stop that machine first",
@@ -219,8 +219,10 @@ class Machines:
 
         Returns the epoch. Raises ``ConflictError`` if the machine has been stopped since.
         """
-        if record.value is reg.RegisterValue.STOPPED:
-            raise ConflictError(f"machine {record.machine} was started, and stopped since")
+        if record.value in reg.UNOWNED:
+            raise ConflictError(
+                f"machine {record.machine} was started, and is {record.value} since"
+            )
         if record.value is reg.RegisterValue.STARTED:
             vmm = await self._host.hypervisor.find(record.machine)
             if vmm is None:

@@ -27,7 +27,7 @@ from godwit_protocol.events import Lane, Recorded
 from godwit_protocol.events import bandwidth as bev
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
-from godwit_protocol.register import NO_REGISTER, RegisterValue, RegisterView
+from godwit_protocol.register import NO_REGISTER, UNOWNED, RegisterView
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles import source, succession
 from godwit_protocol.roles.effects import Effect
@@ -294,7 +294,7 @@ class SourceHost:
             record = (await self._host.registers.read(name)).record
             if record is None:
                 return
-            if record.owner != self._host.name or record.value is RegisterValue.STOPPED:
+            if record.owner != self._host.name or record.value in UNOWNED:
                 await self._host.hypervisor.forget(name)
         except GodwitError as error:
             _log.warning("dead_vmm_not_forgotten", machine=name, error=error.message)

@@ -272,9 +272,11 @@ class Judge:
             self.migrations[record.migration].moved = moved
         if record.value is reg.RegisterValue.STARTED:
             self._begins(record)
-        if record.value is reg.RegisterValue.STOPPED:  # even if a host still has an image of it
+        if record.value in reg.UNOWNED:  # even if a host still has an image of it
             truth = self._machine(record.machine)
-            truth.over, truth.latest = "it was stopped", None
+            truth.over, truth.latest = f"it is {record.value}", None
+        if record.value is reg.RegisterValue.LOST:
+            self.started.discard(record.machine)
         self.registers[record.machine] = record
 
     def lost(self, stored: Stored, before: Stored | None) -> None:

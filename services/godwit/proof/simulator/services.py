@@ -11,13 +11,14 @@ from typing import Any, Final
 
 from godwit.catalogue.loading import load as load_catalogue
 from godwit.coordinator import service as coordinator
+from godwit.coordinator.losses import Losses
 from godwit.coordinator.service import Desk
 from godwit.destination_host.service import DestinationHost
 from godwit.gpu_state_tracker import service as tracker
 from godwit.gpu_state_tracker.tracker import Tracker
 from godwit.gpus.simulated import SimulatedGpus
 from godwit.host.context import HostContext
-from godwit.host.fencing import NoFencing, Proof
+from godwit.host.fencing import Fencing, NoFencing, Proof
 from godwit.host.registers import Registers
 from godwit.runtime import config as configuration
 from godwit.runtime.config import Config, Service
@@ -178,9 +179,15 @@ class Cluster:
 
     def _coordinator(self, name: str) -> Life:
         async def life(running: Running) -> None:
-            clock = self._replicas[name]
+            losses = Losses(running.log, self._fencing(running.process), self._is_alive)
             running.service = Desk(
-                running.log, clock, name, running.tasks, load_catalogue(), _reach
+                running.log,
+                self._replicas[name],
+                name,
+                running.tasks,
+                load_catalogue(),
+                _reach,
+                losses,
             )
             await coordinator.serve(running.service, running.log, Health(name))
 
@@ -231,8 +238,16 @@ class Cluster:
             hypervisor=ProcessHypervisor(place.host, process, self.network),
             disk=disk,
             dial=self.network.dialer(process),
-            fencing=PowerSwitch(self, process) if self.has_switch else NoFencing(),
+            fencing=self._fencing(process),
         )
+
+    def _fencing(self, process: Process) -> Fencing:
+        return PowerSwitch(self, process) if self.has_switch else NoFencing()
+
+    async def _is_alive(self, host: str) -> bool:
+        """``IsAlive``: services that are down for a moment are asked again until they answer."""
+        now_s = self.world.loop.time()
+        return any(place.host.name == host and place.off_until_s <= now_s for place in self.places)
 
 
 class PowerSwitch:

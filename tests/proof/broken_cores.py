@@ -15,9 +15,10 @@ import msgspec
 from godwit.proof.checker.cores import DESTINATION, SOURCE, Core, Effects
 from godwit_protocol import register as reg
 from godwit_protocol.events import migration as ev
-from godwit_protocol.roles import destination, recovery, source
+from godwit_protocol.roles import coordinator, destination, recovery, source
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
+from godwit_protocol.roles.coordinator import CoordinatorState
 from godwit_protocol.roles.destination_state import Phase as Target
 from godwit_protocol.roles.inputs import Input
 from godwit_protocol.roles.source_state import Phase as Origin
@@ -219,3 +220,23 @@ def does_not_journal_the_taking_back() -> Core:
             (Origin.YIELDED, inp.RunOrdered): forgetful(ordered),
         }
     )
+
+
+def ends_without_a_word() -> Core:
+    """The source runs again, and its journal does not say that it has ended its part."""
+    resumed = source_does(Origin.RESUMING, inp.Resumed)
+
+    def silently(state: Any, given: Input, now_ns: int) -> Result:
+        after, effects = resumed(state, given, now_ns)
+        return after, tuple(effect for effect in effects if not isinstance(effect, fx.Append))
+
+    return source_with({(Origin.RESUMING, inp.Resumed): silently})
+
+
+def never_gives_up(
+    state: CoordinatorState, given: Input, now_ns: int
+) -> tuple[CoordinatorState, tuple[fx.Effect, ...]]:
+    """The coordinator does not hear that a host is off."""
+    if isinstance(given, inp.ImageLost) and given.is_off:
+        return state, ()
+    return coordinator.step(state, given, now_ns)

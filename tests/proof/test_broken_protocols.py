@@ -89,6 +89,7 @@ GUARDS = [
         Violation.NONE_LEFT,
         go_given,
     ),
+    Broken(broken.ends_without_a_word, Budget(), Violation.ENDLESS),
 ]
 CASES = {case.build.__name__: case for case in DEMANDED + GUARDS}
 
@@ -125,3 +126,14 @@ def test_the_register_alone_would_do_if_it_never_lost_a_write() -> None:
     moves, report = searched(core, Budget(link_losses=1), stun_intended)
     assert report.finding is None, words.tell(moves, report.finding)
     assert report.is_complete
+
+
+@pytest.mark.parametrize("host_deaths", [1, 2])
+def test_a_coordinator_that_never_gives_a_machine_up_is_caught(host_deaths: int) -> None:
+    """It cannot end what only the proof that a host is off ends; also where an alarm stands."""
+    moves = Moves(SOURCE, DESTINATION, coordinate=broken.never_gives_up)
+    start = stun_intended(moves, Budget(host_deaths=host_deaths))
+    report = Search(moves, start).run(seconds_max=SECONDS_MAX)
+    assert report.finding is not None
+    assert report.finding.violation is Violation.ENDLESS
+    assert "host dies" in words.tell(moves, report.finding)

@@ -65,7 +65,7 @@ def test_a_record_says_which_start_and_which_stop_wrote_it() -> None:
 @pytest.mark.parametrize("value", RegisterValue)
 def test_only_an_owner_may_run_it(value: RegisterValue) -> None:
     record = record_of(value)
-    owned = value not in (RegisterValue.ABORT_INTENDED, RegisterValue.STOPPED)
+    owned = value not in (RegisterValue.ABORT_INTENDED, *reg.UNOWNED)
     assert reg.may_run(record, "host-1") == owned
     assert not reg.may_run(record, "host-2")
     assert not reg.may_run(None, "host-1")

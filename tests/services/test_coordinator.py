@@ -322,7 +322,7 @@ async def test_a_machine_that_is_lost_with_both_hosts_is_given_up_once_neither_a
         await prepared(world, watch, migration, destination)
         await watch.until(ev.MigrationStarted)
         alive = [
-            asyncio.create_task(LinkOffers(world.log, host, "localhost", 1).run())
+            asyncio.create_task(LinkOffers(world.log, host, "localhost", 4242).run())
             for host in (source, destination)
         ]
         await world.write(Lane.OPERATOR, "test", migration, order)

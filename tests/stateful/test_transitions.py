@@ -16,6 +16,7 @@ from harness import World
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from parts import COORDINATOR, DESTINATION, SOURCE, START_NS, Role
+from past_failures import both_hosts_gone
 from scenarios import (
     GOLDEN,
     one_fault_worlds,
@@ -71,7 +72,7 @@ def worlds() -> tuple[World, ...]:
 def samples() -> dict[tuple[Role, str], list[Any]]:
     """Real states by role and phase."""
     found: dict[tuple[Role, str], dict[Any, None]] = {}
-    strange = (taken_back_and_broken(), register_taken_by_a_stranger())
+    strange = (taken_back_and_broken(), register_taken_by_a_stranger(), both_hosts_gone())
     for world in (*worlds(), *strange):
         for key, states in world.samples.items():
             kept = found.setdefault(key, {})

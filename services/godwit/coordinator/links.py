@@ -24,6 +24,8 @@ from godwit_protocol.link_probe import (
 )
 
 ANSWER_S_MAX: Final = 3.0
+NOBODYS_PORT: Final = 1
+"""Offered to a source only to hear whether it is there: no destination listens on it."""
 ASK_EVERY_S: Final = 0.5
 """Live messages may be lost: a question is repeated until it is answered."""
 
@@ -66,9 +68,10 @@ async def is_alive(log: EventLog, clock: Clock, host: str) -> bool:
     """Whether one of the host's services says anything within ``ANSWER_S_MAX``: each is asked for
     its part in a look at the link from the host to itself. Raises ``UnreachableError``.
     """
-    asked = LinkAsked(ask=clock.new_id(), source=host, destination=host)
+    ask = clock.new_id()
+    asked = LinkAsked(ask=ask, source=host, destination=host)
     own = LinkOffered(
-        ask=clock.new_id(), source=host, destination=host, address="localhost", port=1
+        ask=ask, source=host, destination=host, address="localhost", port=NOBODYS_PORT
     )
     heard = cast(
         "AsyncGenerator[tuple[str, bytes], None]",
@@ -77,7 +80,7 @@ async def is_alive(log: EventLog, clock: Clock, host: str) -> bool:
     async with aclosing(heard):
         with suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_S_MAX):
-                waiting = asyncio.create_task(_sign_of_life(heard, own.ask))
+                waiting = asyncio.create_task(_sign_of_life(heard))
                 try:
                     await _ask(log, (asked, own), waiting)
                     return waiting.result()
@@ -87,11 +90,11 @@ async def is_alive(log: EventLog, clock: Clock, host: str) -> bool:
     return False
 
 
-async def _sign_of_life(heard: AsyncGenerator[tuple[str, bytes], None], own: str) -> bool:
-    """Until anything comes but the offer ``own``."""
+async def _sign_of_life(heard: AsyncGenerator[tuple[str, bytes], None]) -> bool:
+    """Until anything comes but an offer that a coordinator made up."""
     async for _, data in heard:
         offered = decode(data, LinkOffered)
-        if offered is None or offered.ask != own:
+        if offered is None or offered.port != NOBODYS_PORT:
             return True
     raise AssertionError("listening ends by an error only")
 

@@ -26,6 +26,7 @@ def preparation(moves: Moves, budget: Budget) -> World:
         strays=(),
         echoes=(),
         is_overruled=False,
+        is_given_up=False,
         left=budget,
     )
     draft = Draft(world)

@@ -23,7 +23,7 @@ from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.machine import MachineFailed
 from godwit_protocol.events.migration import AbortReason
-from godwit_protocol.roles import destination, recovery, source, source_state
+from godwit_protocol.roles import destination, recovery, source, source_state, succession
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles.effects import Durability, Effect
 from godwit_protocol.roles.inputs import Input
@@ -194,10 +194,14 @@ def _begin_destination(register: reg.RegisterView) -> tuple[Any, Effects]:
 
 
 def _recover_source(begun: Any, facts: AbstractSet[str], lives: bool) -> tuple[Any, Effects]:
+    if begun.has_gone_on(begun.register):
+        return succession.source_after(begun, facts)
     return recovery.recover_source(begun, facts, 0, image_left=lives)
 
 
 def _recover_destination(begun: Any, facts: AbstractSet[str], runs: bool) -> tuple[Any, Effects]:
+    if begun.has_gone_on(begun.register):  # which it does only when both hosts have been off
+        return succession.destination_after(begun, facts, image_left=False)
     return recovery.recover_destination(begun, facts, 0, machine_runs=runs)
 
 

@@ -45,6 +45,7 @@ class What(IntEnum):
     DOUBLES = 22
     HEARS_AGAIN = 23
     HOST_RETURNS = 24
+    GIVE_UP = 25
 
 
 class Label(NamedTuple):

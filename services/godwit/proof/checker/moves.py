@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from godwit_protocol import register as reg
+from godwit_protocol.roles import coordinator
 from godwit_protocol.roles.inputs import Input
 
 from . import script, wreckage
 from .cores import Core, Deed, DeedKind, Fact, Known, Operation, Outcome, Records, Roles, Work
+from .endings import Endings, Step
 from .happenings import Kind, Label, Move, What, moved
 from .results import Results
 from .script import Message
@@ -54,10 +57,18 @@ _POSTED: Final = tuple(sum(fact for fact, _ in ADDRESSED[1 - who]) for who in (S
 class Moves:
     """The moves of one pair of cores."""
 
-    def __init__(self, source: Core, destination: Core, *, is_strict: bool = True) -> None:
+    def __init__(
+        self,
+        source: Core,
+        destination: Core,
+        *,
+        is_strict: bool = True,
+        coordinate: Step = coordinator.step,
+    ) -> None:
         """``is_strict``: a core that refuses an input breaks a rule; else the input is dropped, as
-        a service does with it.
+        a service does with it. ``coordinate``: the coordinator's core.
         """
+        self.endings = Endings(coordinate)
         self.records = Records()
         self.roles = (Roles(source, self.records), Roles(destination, self.records))
         self._results = Results(self.roles[SOURCE])
@@ -258,9 +269,12 @@ class Moves:
             draft.sides[who] = side._replace(vmm=Vmm.DEAD, image=Image.NONE)
             yield moved(Label(What.VMM_DIES, who), Kind.FAULT, draft)
 
-    # Nobody's doing.
+    # Nobody's doing, but for an operator's whom the coordinator has called.
 
     def _of_world(self, world: World) -> Iterator[Move]:
+        are_gone = world.source.role == world.destination.role == GONE
+        if are_gone and not world.is_given_up and self.endings.can_end(world):
+            yield self._give_up(world)
         for stray in world.strays:
             draft = Draft(world)
             draft.strays = tuple(item for item in world.strays if item != stray)
@@ -275,6 +289,18 @@ class Moves:
         if world.left.link_losses and speaks:
             for broken in wreckage.link_losses(Draft(world)):
                 yield moved(Label(What.LINK_BREAKS), Kind.FAULT, broken)
+
+    def _give_up(self, world: World) -> Move:
+        """Both hosts are off: the register says that the machine is lost. It is the coordinator
+        that writes it, again and again until it stands.
+        """
+        found, first = self.records[world.register[-1]], script.FIRST_RECORD
+        lost = reg.lost(found, first.machine, script.MIGRATION, first.epoch)
+        assert lost is not None, "nobody but this migration writes the register here"
+        draft = Draft(world)
+        draft.register = (*world.register, self.records.number(lost))
+        draft.is_given_up = True
+        return moved(Label(What.GIVE_UP), Kind.OPERATOR, draft)
 
 
 def _do(draft: Draft, who: int, deed: Deed) -> None:

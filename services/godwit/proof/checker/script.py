@@ -19,7 +19,7 @@ from godwit_protocol.roles.inputs import Input
 MIGRATION: Final = "m"
 SOURCE_HOST: Final = "host-1"
 DESTINATION_HOST: Final = "host-2"
-_WHY: Final = AbortReason.CANCELLED
+WHY: Final = AbortReason.CANCELLED
 _SPEC: Final = MachineSpec(name="machine", guest="guests:Any", ram_bytes=4096)
 
 ORDERED: Final = ev.PreparationOrdered(
@@ -84,7 +84,7 @@ def message_of(message: link.LinkMessage) -> Message:
 LINK_LOST: Final = inp.LinkLost(message="")
 FAILED: Final = inp.OperationFailed(message="")
 TICK: Final = inp.Tick()
-ABORT_WANTED: Final = inp.AbortWanted(reason=_WHY)
+ABORT_WANTED: Final = inp.AbortWanted(reason=WHY)
 PEER_FENCED: Final = inp.PeerFenced()
 RUN_ORDERED: Final = inp.RunOrdered()
 LOGGED: Final = inp.Appended(type=ev.StunIntended.TYPE)
@@ -98,10 +98,10 @@ FREED: Final = inp.MemoryFreed()
 PREPARED: Final = inp.Prepared(address="link", port=1, token=b"", create_ns=1)
 POPULATED: Final = inp.Populated(populate_ns=1)
 LOADED: Final = inp.ImageLoaded(pages=1, received_bytes=1, received_ns=1, staged_ns=1)
-BAD_IMAGE: Final = inp.ImageBad(reason=_WHY, message="")
+BAD_IMAGE: Final = inp.ImageBad(reason=WHY, message="")
 GATE_OPENED: Final = inp.GateOpened(owned_ns=1, first_step_ns=1)
 PEER_RUNS: Final = inp.PeerRuns()
-PEER_ABORT: Final = inp.PeerAbort(reason=_WHY)
+PEER_ABORT: Final = inp.PeerAbort(reason=WHY)
 PEER_QUARANTINED: Final = inp.PeerQuarantined()
 PEER_ACTIVE: Final = inp.PeerActive(epoch=2)
 ROUND_DONE: Final = inp.RoundDone(
@@ -124,7 +124,7 @@ HEARD: Final[dict[Message, Input]] = {
     Message.STAGED: inp.PeerStaged(heard_ns=1),
     Message.GO: inp.PeerGo(heard_ns=1),
     Message.ACTIVE: PEER_ACTIVE,
-    Message.REFUSE: inp.PeerRefused(reason=_WHY, message=""),
+    Message.REFUSE: inp.PeerRefused(reason=WHY, message=""),
     Message.ABORT: PEER_ABORT,
     Message.QUARANTINED: PEER_QUARANTINED,
     Message.RUNS: PEER_RUNS,

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from .happenings import Kind, Label
 from .moves import Moves
-from .world import GONE, UNBORN, Image, Side, Violation, Vmm, World
+from .world import Image, Side, Violation, Vmm, World
 
 STATES_MAX: Final = 20_000_000
 _LOOK_AT_CLOCK: Final = 4096
@@ -148,7 +148,7 @@ class Search:
     def _look_for_ends(self) -> Finding | None:
         for violation, is_good in (
             (Violation.STUCK, runs_or_is_lost),
-            (Violation.ENDLESS, self._is_over_or_alarmed),
+            (Violation.ENDLESS, self._is_over),
         ):
             stuck = self._never_reaches(is_good)
             if stuck is not None:
@@ -178,17 +178,9 @@ class Search:
             end = begin
         return changed
 
-    def _is_over_or_alarmed(self, world: World) -> bool:
-        """Both roles have ended, or somebody has been called."""
-        over = True
-        for who, side in enumerate((world.source, world.destination)):
-            known = self._moves.known(world, who)
-            if known is not None and known.is_alarmed:
-                return True
-            over = over and (
-                side.role in (GONE, UNBORN) or (known is not None and known.is_finished)
-            )
-        return over
+    def _is_over(self, world: World) -> bool:
+        """The coordinator has ended the migration, or does by what stands in the log."""
+        return world.is_given_up or self._moves.endings.can_end(world)
 
 
 def runs_or_is_lost(world: World) -> bool:

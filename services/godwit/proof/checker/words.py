@@ -175,6 +175,8 @@ def _happening(label: Label) -> str:
             return f"the {me} hears once more on the link {_MESSAGES[Message(label.detail)]}"
         case What.HOST_RETURNS:
             return f"the {me}'s host is switched on again, with its journal and without its VMM"
+        case What.GIVE_UP:
+            return "an operator vouches that both hosts are off, and gives the machine up"
         case What.WRITE_LOST:
             return "the register loses its last acknowledged write"
         case What.STRAY_LANDS:

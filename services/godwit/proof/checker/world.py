@@ -133,6 +133,8 @@ class World(NamedTuple):
     echoes: tuple[Echo, ...]
     is_overruled: bool
     """An operator has said where the machine is to run, and what may be lost."""
+    is_given_up: bool
+    """The coordinator has ended the migration, the machine being lost with both hosts."""
     left: Budget
 
     def side(self, who: int) -> Side:
@@ -145,6 +147,7 @@ class Draft:
 
     __slots__ = (
         "echoes",
+        "is_given_up",
         "is_linked",
         "is_overruled",
         "left",
@@ -161,6 +164,7 @@ class Draft:
         self.strays = world.strays
         self.echoes = world.echoes
         self.is_overruled = world.is_overruled
+        self.is_given_up = world.is_given_up
         self.left = world.left
         self.violation: Violation | None = None
 
@@ -173,6 +177,7 @@ class Draft:
         draft.strays = self.strays
         draft.echoes = self.echoes
         draft.is_overruled = self.is_overruled
+        draft.is_given_up = self.is_given_up
         draft.left = self.left
         draft.violation = self.violation
         return draft
@@ -188,6 +193,7 @@ class Draft:
             self.strays,
             self.echoes,
             self.is_overruled,
+            self.is_given_up,
             self.left,
         )
 

@@ -58,8 +58,8 @@ class CalmCluster:
         append = self._log.append(sealed.subject, sealed.data, message_id=sealed.message_id)
         self._desk.spawn(append)
 
-    def start(self, host: str = "host-1") -> None:
-        request = mev.MachineStartRequested(start="start", spec=SPEC)
+    def start(self, host: str = "host-1", start: str = "start") -> None:
+        request = mev.MachineStartRequested(start=start, spec=SPEC)
         self.put(Scope.of_machine("m"), request, Address(host, Service.SOURCE_HOST))
 
     def stop(self, stop: str = "stop", host: str = "host-1") -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from calm_cluster import SPEC, CalmCluster
+from calm_cluster import CalmCluster
 
 from godwit.hypervisor.port import VmmState
 from godwit.proof.simulator import folds
@@ -224,8 +224,7 @@ def is_proven_lost(calm: CalmCluster, migration: str) -> None:
     is_lost(calm, migration)
     record = calm.judge.registers["m"]
     assert (record.value, record.owner, record.epoch) == (RegisterValue.LOST, "", 3)
-    again = mev.MachineStartRequested(start="again", spec=SPEC)
-    calm.put(Scope.of_machine("m"), again, Address("host-3", Service.SOURCE_HOST))
+    calm.start("host-3", start="again")
     calm.until(lambda: calm.judge.starts.get("again", False))
     calm.rest(2 * OFF_S)
     calm.until(lambda: calm.cluster.is_idle)

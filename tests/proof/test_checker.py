@@ -7,11 +7,12 @@ import pytest
 
 from godwit.proof.checker import limit, words
 from godwit.proof.checker.__main__ import main
-from godwit.proof.checker.beginnings import preparation, stun_intended
+from godwit.proof.checker.beginnings import go_given, preparation, stun_intended
 from godwit.proof.checker.cores import DESTINATION, SOURCE, Fact, FactTypes
+from godwit.proof.checker.happenings import What
 from godwit.proof.checker.moves import Moves
 from godwit.proof.checker.search import Search, runs_or_is_lost
-from godwit.proof.checker.world import Budget, Violation, World
+from godwit.proof.checker.world import Budget, Violation, Vmm, World
 
 SECONDS_MAX = 100.0
 
@@ -46,6 +47,28 @@ def assert_holds(moves: Moves, start: World) -> None:
     assert report.is_complete, words.report_line(report)
     assert report.states > 2000
     assert report.depth > 20
+
+
+def given_up(moves: Moves, budget: Budget) -> World:
+    """Both hosts died after GO, and an operator has given the machine up."""
+    world = go_given(moves, Budget(host_deaths=2, host_returns=2))
+    for what, who in ((What.HOST_DIES, 0), (What.HOST_DIES, 1), (What.GIVE_UP, 0)):
+        world = next(move.world for move in moves.of(world) if move.label[:2] == (what, who))
+    return world._replace(left=budget)
+
+
+def test_hosts_that_come_back_after_the_machine_was_given_up_run_nothing() -> None:
+    moves = Moves(SOURCE, DESTINATION)
+    start = given_up(moves, Budget(host_returns=2, crashes=1, link_losses=1))
+    report = Search(moves, start).run(seconds_max=SECONDS_MAX)
+    assert report.finding is None, words.tell(moves, report.finding)
+    assert report.is_complete
+    worlds = all_worlds(moves, start)
+    assert all(world.is_given_up for world in worlds)
+    assert not any(side.vmm is Vmm.RUNNING for world in worlds for side in world[:2])
+    known = [moves.known(world, who) for world in worlds for who in (0, 1)]
+    ends = {each.phase for each in known if each and each.is_finished}
+    assert {"released", "discarded"} <= ends
 
 
 def test_a_lost_write_and_a_dead_host_together_are_the_limit() -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import msgspec
+
 from godwit_protocol.roles import coordinator
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.coordinator import CoordinatorState, Phase
@@ -16,7 +18,7 @@ from godwit_protocol.roles.inputs import Input
 
 from . import script
 from .cores import LATE_NS, Fact
-from .world import DESTINATION, GONE, SOURCE, Side, World
+from .world import DESTINATION, GONE, SOURCE, UNBORN, Side, World
 
 Step = Callable[[CoordinatorState, Input, int], tuple[CoordinatorState, object]]
 
@@ -44,6 +46,8 @@ _MOVING: Final = CoordinatorState(
     destination=HOSTS[DESTINATION],
     epoch=script.FIRST_RECORD.epoch,
 )
+_PREPARING: Final = msgspec.structs.replace(_MOVING, phase=Phase.PREPARING)
+_NO_START: Final = inp.StartKnown(start=False, reason=script.WHY, message="")
 
 
 class Endings:
@@ -51,23 +55,24 @@ class Endings:
 
     def __init__(self, step: Step = coordinator.step) -> None:
         self._step = step
-        self._known: dict[tuple[int, bool, int, bool], bool] = {}
+        self._known: dict[tuple[bool, tuple[tuple[int, bool], ...]], bool] = {}
 
     def can_end(self, world: World) -> bool:
         """Whether the migration ends by the facts in the log, and by proof of each host that is
         off. To whom that is given differs: see ``docs/in-doubt.md``.
         """
-        (facts, is_off), (there, there_is_off) = map(_log_of, (world.source, world.destination))
-        key = facts, is_off, there, there_is_off
+        has_begun = world.source.role != UNBORN
+        key = has_begun, (_log_of(world.source), _log_of(world.destination))
         if key not in self._known:
-            self._known[key] = self._ends(((facts, is_off), (there, there_is_off)))
+            self._known[key] = self._ends(*key)
         return self._known[key]
 
-    def _ends(self, log: tuple[tuple[int, bool], ...]) -> bool:
-        state = _MOVING
-        for given in _heard(log):
-            state, _ = self._step(state, given, 0)
-        state, _ = self._step(state, inp.Tick(), LATE_NS)
+    def _ends(self, has_begun: bool, log: tuple[tuple[int, bool], ...]) -> bool:
+        """A source that was not told to start never will be, if the coordinator decides so."""
+        state = _MOVING if has_begun else _PREPARING
+        late = (inp.Tick(),) if has_begun else (inp.Tick(), _NO_START)
+        for given in (*_heard(log), *late):
+            state, _ = self._step(state, given, LATE_NS)
         return state.phase in _ENDING
 
 

@@ -21,7 +21,7 @@ RULES: Final[dict[Violation, str]] = {
     Violation.STALE_RUNS: "I3 is broken: a stale image runs",
     Violation.REFUSED: "a core refuses what can happen to it",
     Violation.STUCK: "the machine is alive and recoverable, and can never run again",
-    Violation.ENDLESS: "the migration can never end, and nobody has been called",
+    Violation.ENDLESS: "the coordinator can never end the migration",
 }
 _MESSAGES: Final[dict[Message, str]] = {
     Message.END: "that the direct link is gone",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 from godwit.proof.simulator.clock import HostClock
@@ -23,6 +27,11 @@ from godwit_protocol.roles.effects import Address, Service
 
 SPEC = MachineSpec(name="m", guest="simulated:Guest", ram_bytes=8 * 4096)
 PATIENCE_S = 300.0
+STORIES = Path(__file__).parents[1] / "golden" / "shells"
+_CHANCE = re.compile(
+    r"(?<=^log) \d+ *(?= )|(?<=coordinator)-\d|(?<=tracker)-\d|,? (from|after) step \d+"
+)
+_TELLS = re.compile(r"log \d|register |host-|m  ")
 
 
 class CalmCluster:
@@ -82,6 +91,23 @@ class CalmCluster:
     def has_told(self, kind: type[Event], times: int = 1) -> Callable[[], bool]:
         return lambda: len(self.told(kind)) >= times
 
+    def story(self) -> list[str]:
+        """What was written and what became of the machine, whenever, and by whichever replica."""
+        told = (note.split(maxsplit=1)[1] for note in self.world.notes())
+        return [_CHANCE.sub("", line) for line in told if _TELLS.match(line)]
+
     def _place(self, name: str) -> Place:
         clock = HostClock(self.world, name)
         return Place(Host(name, clock, self.judge, 1e8), clock, HostDisk(self.world), "")
+
+
+def check_story(calm: CalmCluster, name: str, why: str) -> None:
+    """Compare what happened with the story that was reviewed. ``why``: its first lines."""
+    path = STORIES / f"{name}.txt"
+    told = "\n".join([*inspect.cleandoc(why).splitlines(), "", *calm.story()]) + "\n"
+    if os.environ.get("GODWIT_GOLDEN") == "rewrite":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(told, encoding="utf-8")
+    assert told == path.read_text(encoding="utf-8"), (
+        "the services behave differently: review it, then set GODWIT_GOLDEN=rewrite"
+    )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from calm_cluster import CalmCluster
+from calm_cluster import CalmCluster, check_story
 
 from godwit.proof.simulator.run import simulate
 from godwit.proof.simulator.transfer import ProcessSession
@@ -69,9 +69,10 @@ def test_a_source_that_frees_its_memory_when_all_is_sent(monkeypatch: pytest.Mon
     assert catches("I2", range(1, 60))
 
 
-def violations_of_an_order_that_comes_late() -> list[str]:
-    """A machine died at its new host, before the old one heard that it ran there. It was stopped,
-    and started anew on a third. Then the old one, in doubt ever since, is ordered to run its image.
+def an_order_that_comes_late() -> CalmCluster:
+    """Seed 2517: a machine died at its new host, before the old one heard that it ran there. It was
+    stopped, and started anew on a third. Then the old one, in doubt ever since, was ordered to run
+    its image, and did.
     """
     calm = CalmCluster(hosts=3)
     calm.start()
@@ -92,13 +93,16 @@ def violations_of_an_order_that_comes_late() -> list[str]:
         calm.rest()
     calm.judge.close()
     calm.world.bury()
-    return calm.judge.violations
+    return calm
 
 
 def test_an_order_to_run_what_is_older_than_the_register(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert violations_of_an_order_that_comes_late() == []
+    calm = an_order_that_comes_late()
+    assert calm.judge.violations == []
+    assert an_order_that_comes_late.__doc__
+    check_story(calm, "order-that-comes-late", an_order_that_comes_late.__doc__)
     monkeypatch.setattr(reg, "has_gone_on", never)
-    violations = violations_of_an_order_that_comes_late()
+    violations = an_order_that_comes_late().judge.violations
     assert any(violation.startswith("I1") for violation in violations), violations
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from calm_cluster import CalmCluster
+from calm_cluster import CalmCluster, check_story
 
 from godwit.hypervisor.port import VmmState
 from godwit.proof.simulator import folds
@@ -293,6 +293,13 @@ def refusals(calm: CalmCluster) -> list[str]:
     return [event.message for event in told if isinstance(event, ev.RunOrderRefused)]
 
 
+GONE_FOR_GOOD = """
+Both hosts lost their power after GO; nobody was left to write a proof, and the migration never
+ended. By an operator's order the coordinator gives the machine up, which is started anew on a third
+host. The two come back afterwards.
+"""
+
+
 def lose_both(calm: CalmCluster) -> None:
     for host in ("host-1", "host-2"):
         calm.cluster.lose_power(calm.place(host), seconds=2 * OFF_S)
@@ -330,6 +337,8 @@ def test_a_machine_that_is_lost_with_both_hosts_is_given_up_by_an_operator(
         "host-2",
     }
     assert not refusals(calm)
+    if moment == "after GO":
+        check_story(calm, "lost-with-both-hosts", GONE_FOR_GOOD)
 
 
 def test_a_machine_is_not_given_up_while_a_host_lives(calm: CalmCluster) -> None:

@@ -223,10 +223,26 @@ def test_a_link_that_is_measured_to_be_slow_is_compressed_for(
     assert round_.choice.end_round() == 0
 
 
+def test_one_slow_span_is_no_slow_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers take what comes in gulps. Nor is a link believed to have become slower at once, while
+    pages are compressed: what did not pay would seem to.
+    """
+    round_ = Measured(monkeypatch)
+    monkeypatch.setattr(
+        Compressing, "_tried", lambda _self, method, _pages: Sample(method, 100, 50, 500)
+    )  # pays on links of less than 0.12 GB/s
+    for rate in (200, 200, 200, 80, 200, 200, 80):
+        assert round_.passed(8 * MBYTE, rate=rate * MBYTE) is Compression.NONE
+    assert round_.passed(8 * MBYTE, rate=80 * MBYTE) in METHODS
+    round_.passed(8 * MBYTE, rate=20 * MBYTE, saved=8 * MBYTE)
+    assert round_.choice.method is Compression.NONE, "it took twice as long as without"
+
+
 def test_a_fast_link_is_not_compressed_for(monkeypatch: pytest.MonkeyPatch) -> None:
     round_ = Measured(monkeypatch)
     for _ in range(3):
         assert round_.passed(8 * MBYTE, rate=10**12) is Compression.NONE
+    round_.passed(8 * MBYTE, rate=MBYTE)
     assert round_.passed(8 * MBYTE, rate=MBYTE) in METHODS, "it has become slow"
     round_.pace.bytes_per_second = 10**12
     assert round_.passed(8 * MBYTE, rate=MBYTE, saved=8 * MBYTE) in METHODS, "a cap is no link"

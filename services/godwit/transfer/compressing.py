@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Final, Protocol
@@ -40,6 +41,9 @@ WARM_NS: Final = 100_000_000
 """The first bytes of a round fill the sockets' buffers, and say nothing of the link."""
 SPAN_NS: Final = 200_000_000
 """What is measured at a time, at least."""
+SPANS_MAX: Final = 3
+"""The link's rate is the middle one of so many spans': in one the sockets' buffers may take twice
+as much as in the next. While pages are compressed it is not believed to be slower before that."""
 ROUND_PAGES_MIN: Final = 256
 """A round of fewer is sent before anything could be gained."""
 MISSES_MAX: Final = 2
@@ -121,6 +125,8 @@ class Compressing:
         self.used = self.method = Compression.NONE
         self._from = Spent()
         self._is_warm = False
+        self._rates: deque[float] = deque(maxlen=SPANS_MAX)
+        """Of the last spans with this method."""
         self._look_at_ns = time.monotonic_ns() + WARM_NS
         if self._may_choose:
             self._choose()
@@ -158,15 +164,18 @@ class Compressing:
         self._look_at_ns = time.monotonic_ns() + SPAN_NS
 
     def _judge(self, spent: Spent) -> None:
-        carried = self._carried(spent)
+        self._rates.append(self._carried(spent))
+        carried = sorted(self._rates)[len(self._rates) // 2]
         if self.method is Compression.NONE:
             self._measured = carried
-        else:
+        elif len(self._rates) == SPANS_MAX:
             # The sockets may not have been full: this can only be less than what was known.
             self._measured = min(self._measured, carried)
         link = self._link()
         was_used = self.method
         self._choose()
+        if self.method is not was_used:
+            self._rates.clear()
         if was_used is Compression.NONE or self.method is Compression.NONE:
             return
         if not has_paid(spent, link, len(self._flows)):

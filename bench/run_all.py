@@ -67,7 +67,12 @@ JOBS = (
     Job("estimates", ("4",), ("1",), keeps=False),
     Job("convergence", (), ()),
     Job("placement", (), ("--gpus", "200")),
-    Job("replay", ("--events", "300000"), ("--events", "5000"), keeps=False),
+    Job(
+        "replay",
+        ("--events", "300000"),
+        ("--events", "5000", "--served", "5000", "--verified", "500"),
+        keeps=False,
+    ),
 )
 
 

@@ -55,7 +55,7 @@ async def all_migrations(log: LogReader) -> list[MigrationSummary]:
     summaries: dict[str, MigrationSummary] = {}
     async for recorded in reading.events(log, subjects.whole_migration("*")):
         migration = recorded.envelope.migration
-        known = summaries.get(migration, MigrationSummary(id=migration))
+        known = summaries.get(migration) or MigrationSummary(id=migration)
         summaries[migration] = fold(known, recorded)
     return list(summaries.values())
 

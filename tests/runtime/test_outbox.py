@@ -55,31 +55,6 @@ async def test_a_named_lane_holds_over_different_subjects(
     assert read == [b"%d" % n for n in range(20)]
 
 
-async def test_what_is_held_goes_out_with_the_next_and_in_order(
-    log: NatsLog, outbox: Outbox, unique_name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(outbox_module, "HOLD_S_MAX", 60.0)
-    held = [outbox.put(fact(unique_name), b"%d" % n, uuid4().hex, held=True) for n in range(2)]
-    await outbox.put(fact(unique_name, "destination"), b"", uuid4().hex)
-    assert not any(future.done() for future in held)
-    await outbox.put(fact(unique_name), b"2", uuid4().hex)
-    assert await stored(log, fact(unique_name)) == [b"0", b"1", b"2"]
-
-
-async def test_what_is_held_goes_out_by_itself_and_when_the_outbox_is_flushed(
-    log: NatsLog, outbox: Outbox, unique_name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(outbox_module, "HOLD_S_MAX", 0.01)
-    async with asyncio.timeout(10):
-        assert await outbox.put(fact(unique_name), b"0", uuid4().hex, held=True)
-    monkeypatch.setattr(outbox_module, "HOLD_S_MAX", 60.0)
-    last = outbox.put(fact(unique_name), b"1", uuid4().hex, held=True)
-    await outbox.flush(10)
-    assert last.result()
-    outbox.put(fact(unique_name), b"2", uuid4().hex, held=True)
-    assert await outbox.close() == 1
-
-
 async def test_headers_and_id_are_stored(log: NatsLog, outbox: Outbox, unique_name: str) -> None:
     outbox.put(fact(unique_name), b"", "id-" + unique_name, lambda: {"Key": "value"})
     await outbox.flush(10)

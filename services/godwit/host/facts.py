@@ -19,7 +19,7 @@ from godwit.runtime.outbox import Outbox
 from godwit.runtime.signing import Signer
 from godwit_protocol import link
 from godwit_protocol.cloudevents import CAUSE
-from godwit_protocol.errors import CorruptError, UnreachableError
+from godwit_protocol.errors import CorruptError, GodwitError, UnreachableError
 from godwit_protocol.events import Event
 from godwit_protocol.framing import encode_control
 from godwit_protocol.roles.effects import Address, Append, Durability, Effect, Say
@@ -27,6 +27,8 @@ from godwit_protocol.roles.effects import Address, Append, Durability, Effect, S
 from .causes import CausesHeard, FactIds
 from .disk import OpenJournal
 
+HOLD_S_MAX: Final = 0.1
+"""How long a fact that is held waits for one of its lane that is not."""
 _NO_ID: Final = "00000000-0000-7000-8000-000000000000"
 
 
@@ -64,6 +66,10 @@ class FactWriter:
         self._journal = journal
         self._outbox = outbox
         self._last: asyncio.Future[bool] | None = None
+        self._held: list[tuple[Sealed, str]] = []
+        """Each with what it came of. They go out with the next that is not held, or a little later:
+        so they neither take a stun's time nor compete with what is more urgent.
+        """
         self._cause = cause
         self._ids = FactIds()
         self.causes = CausesHeard()
@@ -77,10 +83,13 @@ class FactWriter:
         self, event: Event, durability: Durability, to: Address | None = None
     ) -> asyncio.Future[bool]:
         """As ``append``, of what no role wanted."""
-        return self.append(Append(event=event, durability=durability, to=to))
+        stored = self.append(Append(event=event, durability=durability, to=to))
+        assert stored is not None
+        return stored
 
-    def append(self, wanted: Append) -> asyncio.Future[bool]:
-        """Journal an event and hand it to the outbox; the future tells when the log has it.
+    def append(self, wanted: Append) -> asyncio.Future[bool] | None:
+        """Journal an event and hand it to the outbox; the future tells when the log has it. None if
+        the event is held: it is handed over later.
 
         With ``JOURNALED`` it is on disk when this returns (less than a millisecond). Raises
         ``JournalFullError`` or ``JournalFailedError`` if the journal does not take it: then nothing
@@ -101,7 +110,10 @@ class FactWriter:
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._flush_beside)
         self.writer.advance(sealed)
-        return self.hand_over(sealed, held=wanted.held, cause=cause.event_id)
+        if wanted.held:
+            self._hold(sealed, cause.event_id)
+            return None
+        return self.hand_over(sealed, cause=cause.event_id)
 
     def sign(self, signer: Signer) -> asyncio.Future[bool]:
         """Sign the lane, once its part in the migration is over; else as ``write``, lagging."""
@@ -131,30 +143,41 @@ class FactWriter:
         with contextlib.suppress(JournalFailedError):  # ``await_flush`` raises it again
             self._journal.flush()
 
-    def hand_over(
-        self, sealed: Sealed, *, held: bool = False, cause: str = ""
-    ) -> asyncio.Future[bool]:
+    def hand_over(self, sealed: Sealed, *, cause: str = "") -> asyncio.Future[bool]:
         """Put what the journal holds into the outbox. ``cause``: what it came of, if the event does
         not say so.
         """
+        self._hand_over_held()
+        return self._put(sealed, cause)
 
+    def _hold(self, sealed: Sealed, cause: str) -> None:
+        if not self._held:
+            asyncio.get_running_loop().call_later(HOLD_S_MAX, self._hand_over_late)
+        self._held.append((sealed, cause))
+
+    def _hand_over_held(self) -> None:
+        while self._held:
+            self._put(*self._held[0])
+            del self._held[0]  # not before the outbox has it: a full one refuses
+
+    def _hand_over_late(self) -> None:
+        with contextlib.suppress(GodwitError):  # whoever writes next is told; the journal keeps it
+            self._hand_over_held()
+
+    def _put(self, sealed: Sealed, cause: str) -> asyncio.Future[bool]:
         def headers() -> Mapping[str, str]:
             return {**({CAUSE: cause} if cause else {}), **sealed.headers()}
 
         scope = self.writer.scope
         lane = f"{scope.kind}/{scope.id}"
         self._last = self._outbox.put(
-            sealed.subject,
-            sealed.data,
-            sealed.message_id,
-            headers,
-            lane=lane,
-            held=held,
+            sealed.subject, sealed.data, sealed.message_id, headers, lane=lane
         )
         return self._last
 
     async def stored(self) -> None:
         """Wait until the log has every fact of the lane, which is stored in order."""
+        self._hand_over_held()
         if self._last is not None:
             await asyncio.shield(self._last)
 

@@ -31,8 +31,6 @@ APPENDS_IN_FLIGHT_MAX: Final = 64
 APPEND_S_MAX: Final = 5.0
 BACKOFF_S_MIN: Final = 0.1
 BACKOFF_S_MAX: Final = 5.0
-HOLD_S_MAX: Final = 0.1
-"""How long a message that is held waits for one of its lane that is not."""
 READ_BACK_AFTER_S: Final = 60.0
 """Well within the log's deduplication window, after which a repeat would be stored twice."""
 
@@ -64,7 +62,6 @@ class Outbox:
         self._bytes_max = bytes_max
         self._lanes: dict[str, deque[_Pending]] = {}
         self._workers: dict[str, asyncio.Task[None]] = {}
-        self._holds: dict[str, asyncio.TimerHandle] = {}
         self._in_flight = asyncio.Semaphore(APPENDS_IN_FLIGHT_MAX)
         self._empty = asyncio.Event()
         self._empty.set()
@@ -98,16 +95,13 @@ class Outbox:
         headers: Callable[[], Mapping[str, str]] = dict,
         *,
         lane: str | None = None,
-        held: bool = False,
     ) -> asyncio.Future[bool]:
         """Take a message; never waits. Messages of one ``lane`` are stored in this order.
 
-        The lane is by default the subject without its last token, the event's type. One that is
-        ``held`` goes out with the next of its lane that is not, or after ``HOLD_S_MAX``: while it
-        waits, it does not compete with what is more urgent. ``headers`` are made when it goes out.
-        The future that is returned becomes true once the message is stored, false if the log will
-        never take it, and is cancelled by ``close``. Raises ``OutboxFullError``, or
-        ``LocalProtocolError`` after ``close``.
+        The lane is by default the subject without its last token, the event's type. ``headers`` are
+        made when it goes out. The future that is returned becomes true once the message is stored,
+        false if the log will never take it, and is cancelled by ``close``. Raises
+        ``OutboxFullError``, or ``LocalProtocolError`` after ``close``.
         """
         if self._closed:
             raise LocalProtocolError("the outbox is closed")
@@ -120,13 +114,11 @@ class Outbox:
         stored = loop.create_future()
         pending = _Pending(subject, data, message_id, headers, loop.time(), stored)
         self._count(pending, +1)
-        self._enqueue(lane or subject.rpartition(".")[0], pending, held=held)
+        self._enqueue(lane or subject.rpartition(".")[0], pending)
         return stored
 
     async def flush(self, timeout_s: float) -> None:
         """Wait until all is stored. Raises ``DeadlineError``; what is left stays and goes on."""
-        for lane in [*self._holds]:
-            self._begin(lane)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._empty.wait()
@@ -141,8 +133,6 @@ class Outbox:
         Idempotent.
         """
         self._closed = True
-        for hold in self._holds.values():
-            hold.cancel()
         for worker in self._workers.values():
             worker.cancel()
         await asyncio.gather(*self._workers.values(), return_exceptions=True)
@@ -152,22 +142,10 @@ class Outbox:
             _log.error("outbox closed with messages", depth=self._depth)
         return self._depth
 
-    def _enqueue(self, lane: str, pending: _Pending, *, held: bool) -> None:
+    def _enqueue(self, lane: str, pending: _Pending) -> None:
         self._lanes.setdefault(lane, deque()).append(pending)
-        if lane in self._workers:
-            return
-        if not held:
-            self._begin(lane)
-        elif lane not in self._holds:
-            loop = asyncio.get_running_loop()
-            self._holds[lane] = loop.call_later(HOLD_S_MAX, self._begin, lane)
-
-    def _begin(self, lane: str) -> None:
-        """Deliver a lane that nobody delivers."""
-        hold = self._holds.pop(lane, None)
-        if hold is not None:
-            hold.cancel()
-        self._workers[lane] = asyncio.create_task(self._deliver(lane), name=f"outbox {lane}")
+        if lane not in self._workers:
+            self._workers[lane] = asyncio.create_task(self._deliver(lane), name=f"outbox {lane}")
 
     def _count(self, pending: _Pending, sign: int) -> None:
         self._depth += sign

@@ -183,7 +183,7 @@ class Departure:
             stored = self._facts.append(effect)
         except JournalFullError as error:
             return self._runner.tell(inp.JournalFull(message=error.message))
-        if effect.durability is Durability.LOGGED:
+        if stored is not None and effect.durability is Durability.LOGGED:
             event_type = effect.event.TYPE
 
             def failed(error: GodwitError) -> inp.Input:

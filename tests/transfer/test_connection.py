@@ -23,7 +23,7 @@ def send_until_lost(connection: BulkConnection, lost: threading.Event) -> None:
     payload = memoryview(bytes(1 << 20))
     with pytest.raises(ConnectionLostError):
         while True:
-            connection.send_framed(b"head", payload)
+            connection.send_parts((b"head", payload))
     lost.set()
 
 
@@ -57,7 +57,7 @@ def bytes_waiting(sock: socket.socket) -> int:
 
 def test_what_was_sent_before_an_orderly_close_arrives(ends):
     near, far = ends
-    near.send_framed(b"head", memoryview(b"payload"))
+    near.send_parts((b"head", memoryview(b"payload")))
     near.send(b"end")
     near.close()
     came = memoryview(bytearray(14))
@@ -65,6 +65,29 @@ def test_what_was_sent_before_an_orderly_close_arrives(ends):
     assert bytes(came) == b"headpayloadend"
     with pytest.raises(ConnectionLostError, match="closed"):
         far.receive(came)
+
+
+class Takes:
+    """A socket that takes so many bytes of what is given together."""
+
+    def __init__(self, sock, byte_count):
+        self._sock = sock
+        self._byte_count = byte_count
+        self.sendall = sock.sendall
+        self.close = sock.close
+
+    def sendmsg(self, parts):
+        return self._sock.send(b"".join(parts)[: self._byte_count])
+
+
+@pytest.mark.parametrize("taken", range(1, 13))
+def test_parts_arrive_whole_wherever_the_socket_stopped(ends, taken):
+    near, far = ends
+    near._sock = Takes(near._sock, taken)
+    near.send_parts((b"one", memoryview(b"two"), b"", memoryview(b"threes")))
+    came = memoryview(bytearray(12))
+    far.receive(came)
+    assert bytes(came) == b"onetwothrees"
 
 
 def test_breaking_off_and_closing_may_be_repeated(ends):

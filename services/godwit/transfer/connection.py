@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from godwit_protocol.errors import UnreachableError
@@ -101,19 +102,19 @@ class BulkConnection:
         except OSError as error:
             raise self._lost(error) from error
 
-    def send_framed(self, head: bytes, payload: memoryview) -> None:
-        """Send all of both, in one system call where the socket's buffer allows.
+    def send_parts(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Send all of them, one after the other, in one system call unless the link is slow.
 
-        The payload is copied into the socket as it is now: ``sendfile`` would not copy, but the
+        They are copied into the socket as they are now: ``sendfile`` would not copy, but the
         receiver then does all the copying there is, from memory that is cold, and on one core that
         took half as long again. Besides, what goes out is what was there when this was called.
         """
         try:
-            sent = self._sock.sendmsg((head, payload))
-            if sent < len(head):
-                self._sock.sendall(head[sent:])
-            if (rest := payload[max(0, sent - len(head)) :]).nbytes:
-                self._sock.sendall(rest)
+            sent = self._sock.sendmsg(parts)
+            for part in parts:
+                if sent < len(part):
+                    self._sock.sendall(part[sent:])
+                sent = max(0, sent - len(part))
         except OSError as error:
             raise self._lost(error) from error
 

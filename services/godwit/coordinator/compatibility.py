@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from godwit.coordinator.links import LookAtLink
@@ -29,7 +30,7 @@ async def gather(
 
     Raises ``UnreachableError``, and ``CorruptError`` if a record of either cannot be read.
     """
-    here, there = await _side(log, source), await _side(log, destination)
+    here, there = await asyncio.gather(_side(log, source), _side(log, destination))
     pictures = [HostPicture(host=source), HostPicture(host=destination)]
     if spec.vgpus:
         pictures = [await _picture(log, side) for side in (here, there)]

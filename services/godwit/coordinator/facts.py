@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from godwit.coordinator.compatibility import gather
@@ -38,17 +40,24 @@ async def consider(
 
 
 async def _known(log: EventLog, requested: ev.MigrationRequested) -> inp.Considered:
-    machine_known = _is_name(requested.machine)
+    spec, record, destination_known = await asyncio.gather(
+        _spec(log, requested.machine),
+        _record(log, requested.machine),
+        _is_announced(log, requested.destination),
+    )
     return inp.Considered(
         machine=requested.machine,
         destination=requested.destination,
         limits=requested.limits,
         verify=requested.verify,
-        spec=await _spec(log, requested.machine) if machine_known else None,
-        record=await _record(log, requested.machine) if machine_known else None,
-        destination_known=_is_name(requested.destination)
-        and await log.last(subjects.inventory(requested.destination)) is not None,
+        spec=spec,
+        record=record,
+        destination_known=destination_known,
     )
+
+
+async def _is_announced(log: EventLog, host: str) -> bool:
+    return _is_name(host) and await log.last(subjects.inventory(host)) is not None
 
 
 def _is_name(name: str) -> bool:
@@ -59,6 +68,8 @@ def _is_name(name: str) -> bool:
 async def _spec(log: EventLog, machine: str) -> MachineSpec | None:
     """What the machine was last started as."""
     spec = None
+    if not _is_name(machine):
+        return None
     async for stored in log.read([subjects.machine(machine, "*", mev.MachineStarted.TYPE)]):
         event = codec.decode(stored.data, stored.sequence).event
         if isinstance(event, mev.MachineStarted):
@@ -67,5 +78,5 @@ async def _spec(log: EventLog, machine: str) -> MachineSpec | None:
 
 
 async def _record(log: EventLog, machine: str) -> RegisterRecord | None:
-    stored = await log.last(subjects.register(machine))
+    stored = await log.last(subjects.register(machine)) if _is_name(machine) else None
     return None if stored is None else register.decode(stored.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Final, cast
@@ -26,8 +27,9 @@ async def forecasts(
 
     Raises ``UnreachableError``.
     """
-    windows = await _windows(log, machine)
-    samples = await _samples(log, source, destinations)
+    windows, samples = await asyncio.gather(
+        _windows(log, machine), _samples(log, source, destinations)
+    )
     return forecast.forecasts(
         windows, samples, limits, machine=machine, source=source, destinations=destinations
     )

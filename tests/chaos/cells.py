@@ -23,7 +23,7 @@ from arena import (
     until,
 )
 from processes import is_dead
-from steps import Role, Step
+from steps import BEFORE_THE_SOURCE, Role, Step
 
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol.errors import GodwitError
@@ -139,11 +139,13 @@ class Cell:
     @property
     def may_become(self) -> frozenset[Result]:
         """What is no violation: only who held the machine alone may take it to the grave, and a
-        disk that fills hinders no journal that is there.
+        disk that fills hinders no journal that is there. A source's is not, until it is told to
+        start.
         """
-        if self.fault is Fault.FULL:
-            return frozenset({Result.MOVED})
         runs = frozenset({Result.MOVED, Result.STAYED})
+        if self.fault is Fault.FULL:
+            is_early = self.party is Party.DISK_OF_SOURCE and self.step in BEFORE_THE_SOURCE
+            return runs if is_early else frozenset({Result.MOVED})
         if self.party not in VMMS:
             return runs
         lost = {Result.DEAD, Result.DOUBT} if self.fault is Fault.KILL else set()

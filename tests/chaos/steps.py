@@ -60,6 +60,9 @@ STEPS: Final = tuple(
     for number, (name, meaning) in enumerate(steps, start=1)
 )
 
+BEFORE_THE_SOURCE: Final = STEPS[len(_SOURCE) :][:2]
+"""Steps of the destination when the source knows of no migration."""
+
 
 def step(key: str) -> Step:
     """The step that heads the column ``key``."""

@@ -27,6 +27,14 @@ def test_every_party_is_hit_by_each_of_its_faults_at_each_step_once() -> None:
     )
 
 
+def test_a_full_disk_hinders_no_journal_that_is_there() -> None:
+    """What a disk of the source's, filled before it begins one, may refuse, is not a violation."""
+    full = [cell for cell in all_cells() if cell.fault is Fault.FULL]
+    may_stay = {(cell.party, cell.step.key) for cell in full if Result.STAYED in cell.may_become}
+    assert may_stay == {(Party.DISK_OF_SOURCE, "d1"), (Party.DISK_OF_SOURCE, "d2")}
+    assert all(Result.MOVED in cell.may_become for cell in full)
+
+
 def test_what_was_found_is_known_to_the_next_run_of_the_same_code(tmp_path: Path) -> None:
     for outcome in (GOOD, BAD):
         Results("v1", tmp_path).add(outcome)

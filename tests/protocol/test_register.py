@@ -217,6 +217,7 @@ def test_a_machine_that_is_lost_is_nobodys_in_an_epoch_that_nobody_has_had(
     assert (record.epoch, record.migration) == (epoch, "")
     assert record.start == ("" if found is None else "start-1")
     assert reg.is_lost_with(record, OURS) and not reg.is_lost_with(record, "our")
+    assert not reg.is_lost_with(reg.moved(STARTED, "host-2", OURS), OURS)
     assert not reg.is_lost_with(found, OURS) and not reg.is_lost_with(None, OURS)
     assert reg.has_gone_on(record, OURS, FOUND_EPOCH)
     assert reg.lost(record, "m1", OURS, FOUND_EPOCH) is None

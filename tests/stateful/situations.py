@@ -239,6 +239,7 @@ _CHANGES: dict[Role, dict[str, dict[str, Any]]] = {
         "GPUs are chosen": {"gpus": (1,)},
         "the source has nothing left": {"lost": (SOURCE.host,)},
         "the destination has nothing left": {"lost": (DESTINATION.host,)},
+        "the source is off": {"lost": (SOURCE.host,), "some_host_off": True},
         "the destination is off": {"lost": (DESTINATION.host,), "some_host_off": True},
     },
 }

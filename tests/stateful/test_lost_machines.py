@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from parts import DESTINATION, SOURCE
+from parts import COORDINATOR, DESTINATION, SOURCE
 from situations import SOON_NS, registers, situations
 
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.machine import MachineFailed
 from godwit_protocol.events.migration import AbortReason
 from godwit_protocol.register import NO_REGISTER
-from godwit_protocol.roles import destination, source
+from godwit_protocol.roles import coordinator, destination, source
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.destination_state import DestinationState
@@ -105,3 +105,21 @@ def test_a_claim_of_another_migration_opens_no_gate(other: str) -> None:
     )
     assert after.phase is There.STAGED
     assert effects == ()
+
+
+@pytest.mark.parametrize("phase", coordinator.Phase)
+@pytest.mark.parametrize(
+    ("lost", "left"),
+    [
+        ((), (SOURCE.host, DESTINATION.host)),
+        ((SOURCE.host,), (DESTINATION.host,)),
+        ((DESTINATION.host, "host-3"), (SOURCE.host,)),
+        ((SOURCE.host, DESTINATION.host), ()),
+    ],
+)
+def test_of_a_machine_that_neither_stayed_nor_moved_proof_is_due_of_each_host_not_known_lost(
+    phase: coordinator.Phase, lost: tuple[str, ...], left: tuple[str, ...]
+) -> None:
+    state = _replace(situations(COORDINATOR, phase)[0].state, lost=lost)
+    is_open = phase in (coordinator.Phase.MOVING, coordinator.Phase.ABORTING)
+    assert coordinator.unproven(state) == (left if is_open else ())

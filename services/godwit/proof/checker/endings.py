@@ -71,7 +71,9 @@ class Endings:
         """A source that was not told to start never will be, if the coordinator decides so."""
         state = _MOVING if has_begun else _PREPARING
         late = (inp.Tick(),) if has_begun else (inp.Tick(), _NO_START)
-        for given in (*_heard(log), *late):
+        for given in _heard(log):
+            state, _ = self._step(state, given, 0)
+        for given in late:
             state, _ = self._step(state, given, LATE_NS)
         return state.phase in _ENDING
 

@@ -52,7 +52,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Case:
-    """A machine over a link. ``goal``: of the time that it takes as it is, with compression."""
+    """A machine over a link. ``goal``: of the time that it takes as it is, with compression. Over a
+    link that is hardly slower than two busy cores compress, not to lose is all that is asked for.
+    """
 
     name: str
     guest: str
@@ -72,7 +74,7 @@ SETTINGS = (CHOSEN, Setting("off", "auto"), Setting("auto", "1"))
 NO_LOSS = 1.03
 CASES = (
     Case("words", TEXT, 200, 0.75),
-    Case("words", TEXT, 1000, 0.75),
+    Case("words", TEXT, 1000, NO_LOSS),
     Case("random bytes", MEMHOG, 200, NO_LOSS),
     Case("random bytes", MEMHOG, 1000, NO_LOSS),
 )

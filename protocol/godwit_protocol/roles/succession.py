@@ -29,7 +29,7 @@ Effects = tuple[Effect, ...]
 _replace = msgspec.structs.replace
 
 
-_DECIDED: Final = OWNED | {RegisterValue.LOST}
+_DECIDED: Final = frozenset({*OWNED, RegisterValue.LOST})
 """Values after which it is certain whose the machine is, if anybody's."""
 
 

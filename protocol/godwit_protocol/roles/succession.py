@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,10 +27,6 @@ from .source_state import SourceState
 
 Effects = tuple[Effect, ...]
 _replace = msgspec.structs.replace
-
-
-_DECIDED: Final = frozenset({*OWNED, RegisterValue.LOST})
-"""Values after which it is certain whose the machine is, if anybody's."""
 
 
 class Leftover(NamedTuple):
@@ -59,7 +55,9 @@ def fate_of(
     ``facts``: the types of the events in the log of the migration that brought it; of what ran
     here, of the one that ``record`` names.
     """
-    if record is None or record.owner == host or record.value not in _DECIDED:
+    if record is None or record.owner == host:
+        return Fate.KEEP
+    if record.value is not RegisterValue.LOST and record.value not in OWNED:
         return Fate.KEEP
     if left.kind is LeftoverKind.EMPTY:
         return Fate.COLLECT

@@ -58,12 +58,12 @@ def test_everything_given_is_taken() -> None:
     assert config.log_format is LogFormat.JSON
 
 
-def test_what_saves_bytes_or_time_is_on_and_can_be_switched_off() -> None:
+def test_what_saves_bytes_is_on_and_can_be_switched_off() -> None:
     config = load(Service.SOURCE_HOST, HOST)
-    assert (config.omit_rewritten, config.let_hot_wait, config.stay_awake) == (True, True, True)
-    names = ("GODWIT_OMIT_REWRITTEN", "GODWIT_LET_HOT_WAIT", "GODWIT_STAY_AWAKE")
-    config = load(Service.SOURCE_HOST, HOST | dict.fromkeys(names, "off"))
-    assert (config.omit_rewritten, config.let_hot_wait, config.stay_awake) == (False, False, False)
+    assert (config.omit_rewritten, config.let_hot_wait) == (True, True)
+    off = {"GODWIT_OMIT_REWRITTEN": "off", "GODWIT_LET_HOT_WAIT": "off"}
+    config = load(Service.SOURCE_HOST, HOST | off)
+    assert (config.omit_rewritten, config.let_hot_wait) == (False, False)
 
 
 def test_the_number_of_connections_is_measured_unless_it_is_given() -> None:

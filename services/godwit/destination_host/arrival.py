@@ -39,7 +39,6 @@ from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason, Verify
 from godwit_protocol.framing import TOKEN_BYTES, session_of
 from godwit_protocol.machine import MachineSpec
-from godwit_protocol.register import RegisterView
 from godwit_protocol.roles import destination
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
@@ -87,7 +86,7 @@ class Arrival:
         self._compressions = host.config.compression.methods
         self._link_session = session_of(migration)
         self._runner: RoleRunner[DestinationState] = RoleRunner(
-            destination, self._perform, host.clock.monotonic_ns, stays_awake=host.config.stay_awake
+            destination, self._perform, host.clock.monotonic_ns
         )
         self._fence = PeerFence(
             host.fencing,
@@ -188,17 +187,19 @@ class Arrival:
         if self._control is not None:
             self._control.say(self._facts.telling(message))
         if isinstance(message, link.Staged):
-            self._await_next(inp.PeerGo(heard_ns=0))
+            self._rehearse(inp.PeerGo(heard_ns=0))
 
-    def _await_next(self, *inputs: inp.Input) -> None:
-        self._runner.await_next(self._facts.rehearse, *inputs)
+    def _rehearse(self, given: inp.Input) -> None:
+        """In the next turn of the loop, when what is waited for is under way."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._runner.rehearse, self._facts.rehearse, given)
 
     def _rehearse_stun(self) -> None:
         """The source's machine still runs: what is done now is not in the stun."""
         state = self._runner.state
         assert state is not None
         stage = inp.PeerStage(verify=state.verify)
-        self._await_next(stage, _LOADED, inp.PeerGo(heard_ns=0))
+        self._runner.rehearse(self._facts.rehearse, stage, _LOADED, inp.PeerGo(heard_ns=0))
 
     async def _obey(self, ordered: ev.RunOrdered) -> inp.Input:
         """Get the proof that the source is off, if it is not there, before the role is told."""
@@ -370,7 +371,7 @@ class Arrival:
             staged_ns=received_ns,
             digests=digests,
         )
-        self._await_next(loaded)
+        self._rehearse(loaded)
         await self._vmm.load(self._stage.checkpoint)
         staged_ns = self._host.clock.monotonic_ns()
         self._alive_until_ns = staged_ns + ALIVE_NS
@@ -416,7 +417,6 @@ class Arrival:
         if not self._has_claimed and await self._is_vmm_dead():
             return inp.OperationFailed(message=f"the VMM of {self.machine} is dead")
         self._has_claimed = True
-        self._await_next(inp.CasSettled(won=True, standing=RegisterView(effect.record, 0)))
         settled = await self._host.registers.compare_and_set(
             effect.record, effect.expected_sequence
         )

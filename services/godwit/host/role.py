@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import os
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -29,8 +28,6 @@ from godwit_protocol.roles.inputs import Input, LinkLost, Tick
 
 INPUTS_MAX: Final = 1024
 """Inputs that wait for the core. A role that is so far behind is broken."""
-AWAKE_NS_MAX: Final = 10_000_000
-"""How long the event loop polls for what a stun waits for, before it sleeps again."""
 
 S = TypeVar("S")
 Effects = tuple[Effect, ...]
@@ -52,19 +49,12 @@ class RoleRunner(Generic[S]):
     """One role of one migration. Used on one event loop."""
 
     def __init__(
-        self,
-        core: Core[S],
-        perform: Callable[[Effect], None],
-        now_ns: Callable[[], int],
-        *,
-        stays_awake: bool = False,
+        self, core: Core[S], perform: Callable[[Effect], None], now_ns: Callable[[], int]
     ) -> None:
-        """``stays_awake``: the loop polls for what a stun waits for."""
         self.state: S | None = None
         self._core = core
         self._perform = perform
         self._now_ns = now_ns
-        self._stays_awake = stays_awake
         self._inputs: deque[Input] = deque()
         self._is_stepping = True
         """Nothing is taken before ``run``, nor in the middle of a step."""
@@ -102,30 +92,6 @@ class RoleRunner(Generic[S]):
                 state, effects = self._core.step(state, given, self._now_ns())
                 for effect in effects:
                     show(effect)
-
-    def await_next(self, show: Callable[[Effect], None], *inputs: Input) -> None:
-        """``rehearse`` what a stun waits for, in the next turn of the loop, when that is under way;
-        and stay awake for it, if that was wanted.
-        """
-        asyncio.get_running_loop().call_soon(self.rehearse, show, *inputs)
-        if self._stays_awake:
-            self._stay_awake()
-
-    def _stay_awake(self) -> None:
-        """Keep the event loop from sleeping until the role moves, for ``AWAKE_NS_MAX`` at most.
-
-        To wake a processor up takes both sides some tens of microseconds, and it has forgotten what
-        was rehearsed. Whoever else wants the processor gets it at each turn of the loop.
-        """
-        loop = asyncio.get_running_loop()
-        state, until_ns = self.state, self._now_ns() + AWAKE_NS_MAX
-
-        def turn() -> None:
-            if self.state is state and self._now_ns() < until_ns:
-                os.sched_yield()
-                loop.call_soon(turn)
-
-        loop.call_soon(turn)
 
     def start(
         self,

@@ -47,9 +47,6 @@ _WRITERS: Final = _SERVICES - {Service.MONITOR}
 _HOST_SERVICES: Final = frozenset({Service.SOURCE_HOST, Service.DESTINATION_HOST})
 
 
-_SWITCHED_ON: Final = (values.switch, "on or off", "on")
-
-
 def _variable(
     name: str,
     parse: Callable[[str], Any],
@@ -227,7 +224,9 @@ class Config:
     omit_zeros: bool = field(
         metadata=_variable(
             "GODWIT_OMIT_ZEROS",
-            *_SWITCHED_ON,
+            values.switch,
+            "on or off",
+            "on",
             "Whether pages that are all zero are only named, and do not travel.",
             read_by=_HOST_SERVICES,
         )
@@ -235,7 +234,9 @@ class Config:
     omit_rewritten: bool = field(
         metadata=_variable(
             "GODWIT_OMIT_REWRITTEN",
-            *_SWITCHED_ON,
+            values.switch,
+            "on or off",
+            "on",
             "Whether pages that were written again with what they held do not travel again, as long"
             " as finding them is measured to pay.",
             read_by=frozenset({Service.SOURCE_HOST}),
@@ -244,7 +245,9 @@ class Config:
     content_store: bool = field(
         metadata=_variable(
             "GODWIT_CONTENT_STORE",
-            *_SWITCHED_ON,
+            values.switch,
+            "on or off",
+            "on",
             "Whether chunks that the destination holds already are filled there, and do not travel"
             " (docs/data-plane.md). Both hosts must have it on.",
             read_by=_HOST_SERVICES,
@@ -288,17 +291,11 @@ class Config:
     let_hot_wait: bool = field(
         metadata=_variable(
             "GODWIT_LET_HOT_WAIT",
-            *_SWITCHED_ON,
+            values.switch,
+            "on or off",
+            "on",
             "Whether pages that are written in every round wait for the stun, if they fit.",
             read_by=frozenset({Service.SOURCE_HOST}),
-        )
-    )
-    stay_awake: bool = field(
-        metadata=_variable(
-            "GODWIT_STAY_AWAKE",
-            *_SWITCHED_ON,
-            "Whether a host's service polls for what a stun waits for, and does not sleep.",
-            read_by=_HOST_SERVICES,
         )
     )
     dirty_tracking: DirtyTracking = field(

@@ -90,7 +90,7 @@ class Departure:
         self._pace = pace
         self._found: Vmm | None = None
         self._runner: RoleRunner[SourceState] = RoleRunner(
-            _Core(), self._perform, host.clock.monotonic_ns, stays_awake=host.config.stay_awake
+            _Core(), self._perform, host.clock.monotonic_ns
         )
         self._fence = PeerFence(
             host.fencing,
@@ -191,11 +191,13 @@ class Departure:
 
             self._runner.start(self._await_log(stored, event_type), failed)
             self._say(link.Ping(stun_near=True))
-            self._await_next(inp.Appended(type=event_type), *_A_STUN)
+            self._rehearse(inp.Appended(type=event_type), *_A_STUN)
         return None
 
-    def _await_next(self, *inputs: inp.Input) -> None:
-        self._runner.await_next(self._facts.rehearse, *inputs)
+    def _rehearse(self, *inputs: inp.Input) -> None:
+        """In the next turn of the loop, when what is waited for is under way."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._runner.rehearse, self._facts.rehearse, *inputs)
 
     async def _await_log(self, stored: asyncio.Future[bool], event_type: str) -> inp.Input:
         await acknowledged(stored, INTENT_S_MAX)
@@ -230,7 +232,7 @@ class Departure:
                 sent_digest=self._outgoing.sent_digest() if self._outgoing else b"",
             )
         )
-        self._await_next(inp.PeerStaged(heard_ns=0))
+        self._rehearse(inp.PeerStaged(heard_ns=0))
 
     async def _open_link(self, effect: fx.OpenLink) -> inp.Input:
         started_ns = self._host.clock.monotonic_ns()

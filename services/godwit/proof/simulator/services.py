@@ -292,7 +292,6 @@ def _config(service: Service, place: Place) -> Config:
         "GODWIT_GPUS": place.gpus,
         "GODWIT_LINK_HOST": name,
         "GODWIT_BULK_CONNECTIONS": "2",  # whatever the cores of this machine
-        "GODWIT_STAY_AWAKE": "off",  # simulated time stands still while a loop polls
         "GODWIT_CONTENT_STORE": "off",  # a simulated machine's memory is in no file
     }
     return configuration.load(service, environ)

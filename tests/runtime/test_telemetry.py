@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import io
 import json
 import logging
@@ -25,6 +27,11 @@ def output() -> Iterator[io.StringIO]:
     root.handlers[:], root.level = handlers, level
     structlog.configure(**structured)
     structlog.contextvars.clear_contextvars()
+
+
+async def waits_with_its_migration() -> None:
+    with telemetry.bound(migration="m-1"):
+        await asyncio.sleep(0)
 
 
 def lines(output: io.StringIO) -> list[dict[str, Any]]:
@@ -80,3 +87,14 @@ def test_an_exception_stays_one_line_of_json(output: io.StringIO) -> None:
     structlog.get_logger("godwit").critical("defect", exc_info=error)
     (line,) = lines(output)
     assert line["exception"][0]["exc_value"] == "bad"
+
+
+def test_a_block_left_in_another_context_binds_nothing_there(output: io.StringIO) -> None:
+    telemetry.configure("coordinator", logging.INFO, LogFormat.AUTO, output)
+    with telemetry.bound(migration="m-0"):
+        begun_in = contextvars.copy_context()
+    abandoned = waits_with_its_migration()
+    begun_in.run(abandoned.send, None)
+    abandoned.close()
+    structlog.get_logger("godwit").info("later")
+    assert "migration" not in lines(output)[0]

@@ -17,6 +17,7 @@ from godwit.host.journals import Journals, OpenMigration
 from godwit.host.orders import answer_order
 from godwit.host.orphans import NEVER_RAN, Orphans
 from godwit.hypervisor.port import VmmState
+from godwit.runtime import telemetry
 from godwit.runtime.health import Health
 from godwit.runtime.lane import LaneWriter, Scope, position_in_log
 from godwit.transfer.port import Acceptor
@@ -70,7 +71,7 @@ class DestinationHost:
         self._tasks.create_task(self._orphans.watch())
         self._health.ready = True
         async for decision in self._inbox.decisions():
-            with structlog.contextvars.bound_contextvars(
+            with telemetry.bound(
                 migration=decision.envelope.migration, machine=decision.envelope.machine
             ):
                 if self._is_late_order(decision):
@@ -219,9 +220,7 @@ class DestinationHost:
 
         async def run() -> None:
             try:
-                with structlog.contextvars.bound_contextvars(
-                    migration=opened.migration, machine=state.machine
-                ):
+                with telemetry.bound(migration=opened.migration, machine=state.machine):
                     last = await arrival.run(state, effects)
                     _log.info("arrival_ended", phase=last.phase, reason=last.abort_reason)
                     await self._journals.settle(opened)

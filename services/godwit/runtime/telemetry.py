@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, TextIO
 
 import structlog
@@ -56,14 +57,22 @@ def configure(service: str, level: int, form: LogFormat, stream: TextIO = sys.st
     structlog.contextvars.bind_contextvars(service=service)
 
 
-def bound(
-    *, migration: str = "", machine: str = "", host: str = ""
-) -> AbstractContextManager[None]:
-    """Bind what is not empty to every log line in the block, and in the tasks begun in it."""
+@contextmanager
+def bound(*, migration: str = "", machine: str = "", host: str = "") -> Iterator[None]:
+    """Bind what is not empty to every log line in the block, and in the tasks begun in it.
+
+    A block that is left in another context than it was entered in changes nothing there: so ends
+    that of a coroutine which nobody awaits any more.
+    """
     names = {"migration": migration, "machine": machine, "host": host}
-    return structlog.contextvars.bound_contextvars(
+    before = structlog.contextvars.bind_contextvars(
         **{name: value for name, value in names.items() if value}
     )
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            structlog.contextvars.reset_contextvars(**before)
 
 
 def _rendering(form: LogFormat, stream: TextIO) -> list[Processor]:

@@ -18,6 +18,7 @@ from godwit.host.inbox import Inbox
 from godwit.host.journals import Journals, OpenMigration
 from godwit.host.orders import answer_order
 from godwit.host.orphans import RAN, Orphans
+from godwit.runtime import telemetry
 from godwit.runtime.health import Health
 from godwit.runtime.lane import Scope, position_in_log
 from godwit.transfer.pacing import SharedLink
@@ -84,7 +85,7 @@ class SourceHost:
         self._tasks.create_task(self._orphans.watch())
         self._health.ready = True
         async for decision in self._inbox.decisions():
-            with structlog.contextvars.bound_contextvars(
+            with telemetry.bound(
                 migration=decision.envelope.migration, machine=decision.envelope.machine
             ):
                 await self._take(decision)
@@ -245,9 +246,7 @@ class SourceHost:
 
         async def run() -> None:
             try:
-                with structlog.contextvars.bound_contextvars(
-                    migration=opened.migration, machine=state.machine
-                ):
+                with telemetry.bound(migration=opened.migration, machine=state.machine):
                     last = await departure.run(state, effects)
                     _log.info("departure_ended", phase=last.phase, reason=last.abort_reason)
                     await self._journals.settle(opened)

@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 SHOWN_S_MAX = 30.0
+SIZE = ("COLUMNS", "LINES")
+"""Would be taken for the terminal's: a runner of tests may have set them."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -44,10 +46,13 @@ class Terminal:
 
     async def shows(self, text: str) -> None:
         """Wait until it is drawn from now on; what was drawn before is forgotten with it."""
-        async with asyncio.timeout(SHOWN_S_MAX):
-            while text not in self.text:
-                self._came.clear()
-                await self._came.wait()
+        try:
+            async with asyncio.timeout(SHOWN_S_MAX):
+                while text not in self.text:
+                    self._came.clear()
+                    await self._came.wait()
+        except TimeoutError:
+            raise AssertionError(f"{text!r} was not drawn, but: {self.text!r}") from None
         self.raw = ""
 
     async def ended(self) -> int:
@@ -64,12 +69,13 @@ async def on_terminal(
 ) -> AsyncIterator[Terminal]:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    inherited = {name: value for name, value in os.environ.items() if name not in SIZE}
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=slave,
         stdout=slave,
         stderr=slave,
-        env={**os.environ, **environ, "TERM": "xterm-256color"},
+        env={**inherited, **environ, "TERM": "xterm-256color"},
         start_new_session=True,
     )
     try:

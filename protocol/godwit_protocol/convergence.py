@@ -11,6 +11,9 @@ only what the link carries at least: it can raise what is expected of the stun, 
 Nor does a round that was compressed say what the link carries: that was measured beside. The stun
 is not compressed.
 
+Nor does a round that was mostly zeros, which are only named: it may have had little to send. Where
+all are like that, the stun is taken to be so too, once a second round has borne it out.
+
 Pages that are written in every round need not be sent in each: they may wait for the stun, which
 would have to send them again all the same, as long as they fill no more than a share of what it may
 send. So each round is shorter, and less is written in it.
@@ -106,6 +109,10 @@ class RoundLike(Protocol):
         """Looked at, and left out."""
 
     @property
+    def zero_bytes(self) -> int:
+        """Found to be zero, and only named."""
+
+    @property
     def compression_bytes(self) -> int:
         """Of those sent, what compression left out."""
 
@@ -171,23 +178,43 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def bandwidth(history: Sequence[RoundLike]) -> float:
     """What the link carries, in bytes a second: smoothed over the rounds that sent anything; 0.0 if
-    none did. As long as all were capped, the least that it can be.
+    none did. As long as all say only the least that it can be, the most of that; or what they went
+    through, zeros and all, if that is more.
     """
     mean, is_least = 0.0, True
     for figures in history:
         rate = _rate(figures)
-        if is_least or is_capped(figures):
+        if is_least or _says_least(figures):
             mean = max(rate, mean)
         elif rate > 0.0:
             mean = BANDWIDTH_ALPHA * rate + (1 - BANDWIDTH_ALPHA) * mean
-        is_least = is_least and (rate == 0.0 or is_capped(figures))
-    return mean
+        is_least = is_least and (rate == 0.0 or _says_least(figures))
+    return max(mean, _gone_through(history)) if is_least else mean
 
 
 def is_capped(figures: RoundLike) -> bool:
     """Whether the cap held a round back, so that its rate says little of the link."""
     cap = figures.cap_bytes_per_second
     return cap > 0 and _rate(figures) >= CAPPED_SHARE * cap
+
+
+def _says_least(figures: RoundLike) -> bool:
+    """Whether the link may have carried more, had the round had more for it."""
+    return is_capped(figures) or _is_mostly_zeros(figures)
+
+
+def _is_mostly_zeros(figures: RoundLike) -> bool:
+    return 0 < figures.zero_bytes >= figures.sent_bytes
+
+
+def _gone_through(history: Sequence[RoundLike]) -> float:
+    """Bytes a second, zeros and all: the slowest of the last ``DIP_ROUNDS`` of mostly zeros."""
+    rates = [
+        (done.sent_bytes + done.zero_bytes) / done.duration_ns * 1e9
+        for done in history[-DIP_ROUNDS:]
+        if _is_mostly_zeros(done) and done.duration_ns > 0
+    ]
+    return min(rates, default=0.0)
 
 
 def precopy_bandwidth(history: Sequence[RoundLike]) -> float:
@@ -206,7 +233,7 @@ def slowest_bandwidth(history: Sequence[RoundLike]) -> float:
     telling = [
         _rate(done)
         for done in history[-DIP_ROUNDS:]
-        if done.sent_bytes >= TELLING_BYTES and not is_capped(done)
+        if done.sent_bytes >= TELLING_BYTES and not _says_least(done)
     ]
     return min([bandwidth(history), *filter(None, telling)])
 
@@ -280,7 +307,9 @@ def _stun_or_improve(
     history: Sequence[RoundLike], bound_ns: int, rounds_max: int
 ) -> tuple[Decision, DecisionReason]:
     """A stun would fit the limit now. Would another round make it shorter?"""
-    if bound_ns - STUN_FIXED_NS - history[-1].look_ns <= SMALL_STUN_NS:
+    last = history[-1]
+    is_guess = len(history) < 2 and last.remaining_bytes > 0 and _is_mostly_zeros(last)
+    if bound_ns - STUN_FIXED_NS - last.look_ns <= SMALL_STUN_NS and not is_guess:
         return Decision.STUN, DecisionReason.SMALL_ENOUGH
     if len(history) >= rounds_max:
         return Decision.STUN, DecisionReason.FITS_AT_LAST_ROUND

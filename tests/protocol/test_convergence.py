@@ -434,3 +434,40 @@ def test_a_guest_is_slowed_by_what_rounds_can_carry_compressed() -> None:
     assert precopy_bandwidth([compressed(100, cap=100)]) == 400 * MIB
     assert is_capped(compressed(100, cap=100))
     assert precopy_bandwidth([compressed(0, cap=100)]) == 400 * MIB, "measured by what travelled"
+
+
+def mostly_zeros(sent_kib: int, zero_kib: int, duration_ms: int, left_kib: int) -> RoundFigures:
+    done = figures(sent_kib << 10, duration_ms * 10**6, left_kib << 10)
+    return msgspec.structs.replace(done, zero_bytes=zero_kib << 10)
+
+
+def test_a_machine_that_writes_zeros_alone_is_not_taken_for_one_behind_a_slow_link() -> None:
+    """4 KiB of a round's 27 MiB were sent: the link was not slow, there was nothing for it."""
+    history = [mostly_zeros(4, 26388, 245, 6360), mostly_zeros(4, 4464, 36, 548)]
+    verdict = decide(history, stun_limit_ns=500_000_000, rounds_max=30)
+    assert verdict.bandwidth_bytes_per_second == pytest.approx((26392 << 10) / 0.245)
+    assert verdict.predicted_stun_ns < 11_000_000
+    stalled = [*history, *[mostly_zeros(4, 560, 15, 520)] * 6]
+    verdict = decide(stalled, stun_limit_ns=500_000_000, rounds_max=30)
+    assert verdict.decision is Decision.STUN
+
+
+def test_one_round_of_zeros_does_not_promise_a_short_stun() -> None:
+    """What is left may be anything, and the link was not seen at work."""
+    first = mostly_zeros(4, 8 << 20, 1000, 1024)
+    limits = {"stun_limit_ns": 500_000_000, "rounds_max": 30}
+    assert decide([first], **limits).reason is DecisionReason.FIRST_ROUNDS
+    slow = figures(1 << 20, SECOND_NS, 600 << 10)
+    assert decide([first, slow], **limits).decision is Decision.ANOTHER_ROUND
+    assert bandwidth([first, slow]) == 1 << 20
+    idle = mostly_zeros(4, 8 << 20, 1000, 0)
+    assert decide([idle], **limits).reason is DecisionReason.SMALL_ENOUGH
+    assert decide([first], stun_limit_ns=500_000_000, rounds_max=1).decision is Decision.STUN
+
+
+def test_a_round_of_zeros_lowers_nothing() -> None:
+    full = figures(100 * MIB, SECOND_NS, MIB)
+    assert bandwidth([full, mostly_zeros(1024, 1024, 1000, 4)]) == 100 * MIB
+    assert slowest_bandwidth([full, mostly_zeros(20 << 10, 1 << 20, 1000, 4)]) == 100 * MIB
+    assert bandwidth([full, mostly_zeros(1024, 1023, 1000, 4)]) < 100 * MIB
+    assert bandwidth([full, mostly_zeros(200 << 10, 200 << 10, 1000, 4)]) == 200 * MIB

@@ -60,6 +60,7 @@ class Round(NamedTuple):
     duration_ns: int
     remaining_bytes: int
     rewritten_bytes: int = 0
+    zero_bytes: int = 0
     content_ns: int = 0
     compression_bytes: int = 0
     link_bytes_per_second: int = 0

@@ -184,11 +184,11 @@ def bandwidth(history: Sequence[RoundLike]) -> float:
     mean, is_least = 0.0, True
     for figures in history:
         rate = _rate(figures)
-        if is_least or _says_least(figures):
+        if is_least or says_least(figures):
             mean = max(rate, mean)
         elif rate > 0.0:
             mean = BANDWIDTH_ALPHA * rate + (1 - BANDWIDTH_ALPHA) * mean
-        is_least = is_least and (rate == 0.0 or _says_least(figures))
+        is_least = is_least and (rate == 0.0 or says_least(figures))
     return max(mean, _gone_through(history)) if is_least else mean
 
 
@@ -198,12 +198,13 @@ def is_capped(figures: RoundLike) -> bool:
     return cap > 0 and _rate(figures) >= CAPPED_SHARE * cap
 
 
-def _says_least(figures: RoundLike) -> bool:
+def says_least(figures: RoundLike) -> bool:
     """Whether the link may have carried more, had the round had more for it."""
-    return is_capped(figures) or _is_mostly_zeros(figures)
+    return is_capped(figures) or is_mostly_zeros(figures)
 
 
-def _is_mostly_zeros(figures: RoundLike) -> bool:
+def is_mostly_zeros(figures: RoundLike) -> bool:
+    """Whether a round named more than it sent."""
     return 0 < figures.zero_bytes >= figures.sent_bytes
 
 
@@ -212,7 +213,7 @@ def _gone_through(history: Sequence[RoundLike]) -> float:
     rates = [
         (done.sent_bytes + done.zero_bytes) / done.duration_ns * 1e9
         for done in history[-DIP_ROUNDS:]
-        if _is_mostly_zeros(done) and done.duration_ns > 0
+        if is_mostly_zeros(done) and done.duration_ns > 0
     ]
     return min(rates, default=0.0)
 
@@ -233,7 +234,7 @@ def slowest_bandwidth(history: Sequence[RoundLike]) -> float:
     telling = [
         _rate(done)
         for done in history[-DIP_ROUNDS:]
-        if done.sent_bytes >= TELLING_BYTES and not _says_least(done)
+        if done.sent_bytes >= TELLING_BYTES and not says_least(done)
     ]
     return min([bandwidth(history), *filter(None, telling)])
 
@@ -308,7 +309,7 @@ def _stun_or_improve(
 ) -> tuple[Decision, DecisionReason]:
     """A stun would fit the limit now. Would another round make it shorter?"""
     last = history[-1]
-    is_guess = len(history) < 2 and last.remaining_bytes > 0 and _is_mostly_zeros(last)
+    is_guess = len(history) < 2 and last.remaining_bytes > 0 and is_mostly_zeros(last)
     if bound_ns - STUN_FIXED_NS - last.look_ns <= SMALL_STUN_NS and not is_guess:
         return Decision.STUN, DecisionReason.SMALL_ENOUGH
     if len(history) >= rounds_max:

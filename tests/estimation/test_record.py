@@ -171,3 +171,20 @@ def test_the_time_in_which_chunks_were_offered_is_not_the_link_s() -> None:
     assert plain is not None
     assert sample.bytes_per_second == plain.bytes_per_second
     assert sample.round_overhead_ns == plain.round_overhead_ns
+
+
+def with_zeros(sent_bytes: int, zero_bytes: int) -> MigrationSummary:
+    first = done(1, sent_bytes, SECOND_NS)
+    figures = msgspec.structs.replace(first.figures, zero_bytes=zero_bytes)
+    return msgspec.structs.replace(
+        SUMMARY, rounds=(msgspec.structs.replace(first, figures=figures),)
+    )
+
+
+def test_a_round_of_zeros_does_not_make_its_link_slow() -> None:
+    assert link_sample(with_zeros(8 * MIB, 8 * MIB)) is None
+    mixed, mostly = with_zeros(8 * MIB, 8 * MIB - 1), with_zeros(16 * MIB, 64 * MIB)
+    for summary, largest_bytes in ((mixed, 8 * MIB), (mostly, 0)):
+        sample = link_sample(summary)
+        assert sample is not None
+        assert sample.largest_bytes == largest_bytes

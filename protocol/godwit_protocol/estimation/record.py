@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..convergence import TELLING_BYTES, is_capped
+from ..convergence import TELLING_BYTES, is_mostly_zeros, says_least
 from ..events.estimate import EstimateCompared
 from ..events.migration import Outcome, RoundFigures, Verify
 from ..projections import MigrationSummary
@@ -21,6 +21,7 @@ hundred.
 def link_sample(summary: MigrationSummary) -> LinkSample | None:
     """What the migration says of its link; None if that cannot be told.
 
+    One that named more zeros than the little that it sent kept the link idle.
     The stun of a verified one is mostly its digests', which says nothing of the link. One whose
     switchover outlasted the deadline of a step had a party that was down.
     """
@@ -29,12 +30,13 @@ def link_sample(summary: MigrationSummary) -> LinkSample | None:
         return None
     figures = [done.figures for done in summary.rounds]
     largest = _telling_round(figures)
-    if largest.sent_bytes < ROUND_BYTES_MIN:
+    least_bytes = TELLING_BYTES if is_mostly_zeros(largest) else ROUND_BYTES_MIN
+    if largest.sent_bytes < least_bytes:
         return None
     rate, overhead_ns = _fit(figures, largest)
     if rate <= 0.0:
         return None
-    switchover_ns = max(stun_ns - _copied_ns(summary, rate, is_least=is_capped(largest)), 0)
+    switchover_ns = max(stun_ns - _copied_ns(summary, rate, is_least=says_least(largest)), 0)
     if switchover_ns >= SWITCHOVER_STEP_DEADLINE_NS:
         return None
     intent_ns = max(summary.marks.stopped_ns - summary.last_round_ns, 0)
@@ -50,7 +52,7 @@ def link_sample(summary: MigrationSummary) -> LinkSample | None:
         switchover_ns=switchover_ns,
         around_ns=max(summary.duration_ns - moved_ns, 0),
         final_bytes=summary.final_bytes,
-        largest_bytes=0 if is_capped(largest) else largest.sent_bytes,
+        largest_bytes=0 if says_least(largest) else largest.sent_bytes,
     )
 
 
@@ -87,7 +89,7 @@ def _is_telling(summary: MigrationSummary) -> bool:
 
 def _telling_round(rounds: list[RoundFigures]) -> RoundFigures:
     """The largest, of those that went as fast as the link carries if there are such."""
-    free = [done for done in rounds if done.sent_bytes >= TELLING_BYTES and not is_capped(done)]
+    free = [done for done in rounds if done.sent_bytes >= TELLING_BYTES and not says_least(done)]
     return max(free or rounds, key=lambda done: done.sent_bytes)
 
 

@@ -17,8 +17,7 @@ from godwit.content.store import ContentStore
 from godwit.host.context import HostContext
 from godwit.host.facts import FactWriter
 from godwit.host.freeing import freed
-from godwit.host.peer_fence import PeerFence
-from godwit.host.role import RoleRunner
+from godwit.host.side import Side, failed, left, nothing, unclear
 from godwit.hypervisor.port import Incoming, Vmm, VmmState
 from godwit.runtime.cores import usable_cores
 from godwit.transfer.control import ControlLink
@@ -34,8 +33,6 @@ from godwit_protocol.errors import (
     RemoteProtocolError,
     UnreachableError,
 )
-from godwit_protocol.events import Recorded
-from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason, Verify
 from godwit_protocol.framing import TOKEN_BYTES, session_of
 from godwit_protocol.machine import MachineSpec
@@ -44,7 +41,7 @@ from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.destination import DestinationState
 from godwit_protocol.roles.destination_state import MAY_BE_ORDERED
-from godwit_protocol.roles.effects import Address, Durability, Effect, Service
+from godwit_protocol.roles.effects import Address, Effect, Service
 
 STAGE_S_MAX: Final = 30.0
 """How long the last round may still be on its way once the source said that all is sent."""
@@ -60,7 +57,7 @@ _LOADED: Final = inp.ImageLoaded(pages=0, received_bytes=0, received_ns=0, stage
 """What a rehearsal takes for it."""
 
 
-class Arrival:
+class Arrival(Side[DestinationState]):
     """One migration to this host."""
 
     def __init__(
@@ -73,11 +70,10 @@ class Arrival:
         source: str,
         content: ContentStore,
     ) -> None:
+        own = Address(host.name, Service.DESTINATION_HOST)
+        super().__init__(host, spec.name, facts, destination, own, source)
         self.migration = migration
-        self.machine = spec.name
-        self._host = host
         self._spec = spec
-        self._facts = facts
         self._listener = listener
         self._content = content
         self._shelf: Shelf | None = None
@@ -85,16 +81,6 @@ class Arrival:
         self._holds_content = False
         self._compressions = host.config.compression.methods
         self._link_session = session_of(migration)
-        self._runner: RoleRunner[DestinationState] = RoleRunner(
-            destination, self._perform, host.clock.monotonic_ns
-        )
-        self._fence = PeerFence(
-            host.fencing,
-            facts,
-            Address(host.name, Service.DESTINATION_HOST),
-            source,
-            self._runner.tell,
-        )
         self._preparing: asyncio.Task[None] | None = None
         self._vmm: Vmm | None = None
         self._incoming: Incoming | None = None
@@ -108,38 +94,18 @@ class Arrival:
         self._alive_until_ns = 0
         """Until then the VMM need not be asked whether it lives."""
 
-    def tell(self, given: inp.Input) -> None:
-        """Hand the role an input that came by the log."""
-        self._runner.tell(given)
+    _name = "destination"
 
-    def note(self, decision: Recorded) -> None:
-        """What came by the log may be what a fact answers."""
-        self._facts.causes.by_log(decision)
+    def _may_be_ordered(self, state: DestinationState) -> bool:
+        return state.phase in MAY_BE_ORDERED
 
-    def order(self, order: str, ordered: ev.RunOrdered, *, is_new: bool) -> None:
-        """Obey an operator's order, with the id ``order``, or say why not. One that is not new may
-        have been carried out before a restart: it needs no answer.
-        """
+    def _is_peer_off(self, state: DestinationState) -> bool:
+        return state.fenced
 
-        def refused(error: GodwitError) -> None:
-            self._refuse(order, error.message)
-
-        state = self._runner.state
-        assert state is not None
-        if state.phase in MAY_BE_ORDERED:
-            self._runner.start(self._obey(ordered), refused)
-        elif is_new:
-            self._refuse(order, f"the destination is {state.phase}: there is nothing to decide")
-
-    async def run(self, state: DestinationState, effects: tuple[Effect, ...]) -> DestinationState:
-        """Run the role to its end, and let go of everything but the VMM."""
-        try:
-            return await self._runner.run(state, effects)
-        finally:
-            await self._fence.stop()
-            self._listener.forget(self._link_session)
-            await self._close_link()
-            self._vmm = None  # hangs up: this object is in cycles, and lives on for a while
+    async def _let_go(self) -> None:
+        self._listener.forget(self._link_session)
+        await self._close_link()
+        self._vmm = None  # hangs up: this object is in cycles, and lives on for a while
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -150,23 +116,23 @@ class Arrival:
             case fx.Say():
                 self._say(effect.message)
             case fx.PrepareMachine():
-                self._preparing = self._runner.start(self._prepare(), _failed)
+                self._preparing = self._runner.start(self._prepare(), failed)
             case fx.Populate():
-                self._runner.start(self._populate(), _failed)
+                self._runner.start(self._populate(), failed)
             case fx.LoadImage():
                 self._runner.start(self._load(effect.verify), _bad_image)
             case fx.CompareAndSet():
-                self._runner.start(self._compare_and_set(effect), _unclear)
+                self._runner.start(self._compare_and_set(effect), unclear)
             case fx.ReadRegister():
-                self._runner.start(self._read_register(), _nothing)
+                self._runner.start(self._read_register(), nothing)
             case fx.FencePeer():
                 self._fence.ask()
             case fx.OpenGate():
-                self._runner.start(self._open_gate(effect.epoch), _failed)
+                self._runner.start(self._open_gate(effect.epoch), failed)
             case fx.FreeMemory():
-                self._runner.start(self._free(), _left)
+                self._runner.start(self._free(), left)
             case fx.CloseLink():
-                self._runner.start(self._close_link(), _nothing)
+                self._runner.start(self._close_link(), nothing)
             case _:
                 pass  # Finish is the runner's
 
@@ -189,28 +155,12 @@ class Arrival:
         if isinstance(message, link.Staged):
             self._rehearse(inp.PeerGo(heard_ns=0))
 
-    def _rehearse(self, given: inp.Input) -> None:
-        """In the next turn of the loop, when what is waited for is under way."""
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self._runner.rehearse, self._facts.rehearse, given)
-
     def _rehearse_stun(self) -> None:
         """The source's machine still runs: what is done now is not in the stun."""
         state = self._runner.state
         assert state is not None
         stage = inp.PeerStage(verify=state.verify)
         self._runner.rehearse(self._facts.rehearse, stage, _LOADED, inp.PeerGo(heard_ns=0))
-
-    async def _obey(self, ordered: ev.RunOrdered) -> inp.Input:
-        """Get the proof that the source is off, if it is not there, before the role is told."""
-        state = self._runner.state
-        assert state is not None
-        if not state.fenced:
-            await self._fence.prove(ordered.requested_by if ordered.other_is_off else "")
-        return inp.RunOrdered(standing=await self._host.registers.to_overrule(self.machine))
-
-    def _refuse(self, order: str, why: str) -> None:
-        self._facts.write(ev.RunOrderRefused(order=order, message=why), Durability.LAGGING)
 
     # Before the source comes.
 
@@ -440,9 +390,6 @@ class Arrival:
             return False
         return False
 
-    async def _read_register(self) -> inp.Input:
-        return inp.RegisterRead(standing=await self._host.registers.read(self.machine))
-
     async def _open_gate(self, epoch: int) -> inp.Input:
         """Until the VMM answers or is dead: one that is silent may still open its gate."""
         vmm = await self._find_vmm()
@@ -468,21 +415,5 @@ def _compare(expected: dict[str, bytes], found: dict[str, bytes]) -> None:
         raise RemoteProtocolError(f"regions differ from the source's: {', '.join(different)}")
 
 
-def _failed(error: GodwitError) -> inp.Input:
-    return inp.OperationFailed(message=error.message)
-
-
 def _bad_image(error: GodwitError) -> inp.Input:
     return inp.ImageBad(reason=AbortReason.VERIFICATION_FAILED, message=error.message)
-
-
-def _left(error: GodwitError) -> inp.Input:
-    return inp.MemoryLeft(message=error.message)
-
-
-def _nothing(_error: GodwitError) -> None:
-    """It will be asked again."""
-
-
-def _unclear(error: GodwitError) -> inp.Input:
-    return inp.CasUnclear(message=error.message)

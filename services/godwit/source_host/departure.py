@@ -17,8 +17,7 @@ import structlog
 from godwit.host.context import HostContext
 from godwit.host.facts import FactWriter, acknowledged
 from godwit.host.freeing import freed
-from godwit.host.peer_fence import PeerFence
-from godwit.host.role import RoleRunner
+from godwit.host.side import Side, failed, left, nothing, unclear
 from godwit.hypervisor.port import Checkpoint, LinkTarget, Outgoing, SentPages, Vmm, VmmState
 from godwit.runtime.cores import usable_cores
 from godwit.runtime.journal import JournalFullError
@@ -28,7 +27,6 @@ from godwit_protocol import link, subjects
 from godwit_protocol.compression import agreed
 from godwit_protocol.connections import first_number, opened
 from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
-from godwit_protocol.events import Recorded
 from godwit_protocol.events import migration as ev
 from godwit_protocol.framing import session_of
 from godwit_protocol.machine import MachineSpec
@@ -66,7 +64,7 @@ class _Core:
     next_deadline_ns = staticmethod(next_deadline_ns)
 
 
-class Departure:
+class Departure(Side[SourceState]):
     """One migration away from this host."""
 
     def __init__(
@@ -82,23 +80,12 @@ class Departure:
         """``epoch``: the one under which the machine ran here when it was to leave. ``pace``: its
         own, of those that leave this host.
         """
+        own = Address(host.name, Service.SOURCE_HOST)
+        super().__init__(host, machine, facts, _Core(), own, destination)
         self.migration = migration
-        self.machine = machine
         self._epoch = epoch
-        self._host = host
-        self._facts = facts
         self._pace = pace
         self._found: Vmm | None = None
-        self._runner: RoleRunner[SourceState] = RoleRunner(
-            _Core(), self._perform, host.clock.monotonic_ns
-        )
-        self._fence = PeerFence(
-            host.fencing,
-            facts,
-            Address(host.name, Service.SOURCE_HOST),
-            destination,
-            self._runner.tell,
-        )
         self._control: ControlLink | None = None
         self._outgoing: Outgoing | None = None
         self._checkpoint = Checkpoint(b"", 0)
@@ -110,37 +97,17 @@ class Departure:
         self._broken: UnreachableError | None = None
         """Why nothing more comes over the link; None while something may."""
 
-    def tell(self, given: inp.Input) -> None:
-        """Hand the role an input that came by the log."""
-        self._runner.tell(given)
+    _name = "source"
 
-    def note(self, decision: Recorded) -> None:
-        """What came by the log may be what a fact answers."""
-        self._facts.causes.by_log(decision)
+    def _may_be_ordered(self, state: SourceState) -> bool:
+        return state.phase in MAY_BE_ORDERED
 
-    def order(self, order: str, ordered: ev.RunOrdered, *, is_new: bool) -> None:
-        """Obey an operator's order, with the id ``order``, or say why not. One that is not new may
-        have been carried out before a restart: it needs no answer.
-        """
+    def _is_peer_off(self, state: SourceState) -> bool:
+        return state.peer_runs_nothing
 
-        def refused(error: GodwitError) -> None:
-            self._refuse(order, error.message)
-
-        state = self._runner.state
-        assert state is not None
-        if state.phase in MAY_BE_ORDERED:
-            self._runner.start(self._obey(ordered), refused)
-        elif is_new:
-            self._refuse(order, f"the source is {state.phase}: there is nothing to decide")
-
-    async def run(self, state: SourceState, effects: tuple[Effect, ...]) -> SourceState:
-        """Run the role to its end, and let go of everything but the VMM."""
-        try:
-            return await self._runner.run(state, effects)
-        finally:
-            await self._fence.stop()
-            await self._close_link()
-            self._found = None  # hangs up: this object is in cycles, and lives on for a while
+    async def _let_go(self) -> None:
+        await self._close_link()
+        self._found = None  # hangs up: this object is in cycles, and lives on for a while
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -157,21 +124,21 @@ class Departure:
             case fx.SetBandwidth():
                 self._pace.set_cap(effect.bytes_per_second)
             case fx.PauseMachine():
-                self._runner.start(self._pause(), _failed)
+                self._runner.start(self._pause(), failed)
             case fx.SendFinal():
                 self._runner.start(self._send_final(effect), _link_lost)
             case fx.SayStage():
                 self._say_stage(effect)
             case fx.ResumeMachine():
-                self._runner.start(self._resume(effect.epoch), _failed)
+                self._runner.start(self._resume(effect.epoch), failed)
             case fx.FreeMemory():
-                self._runner.start(self._free(), _left)
+                self._runner.start(self._free(), left)
             case fx.CloseLink():
                 self._runner.start(self._close_link(), _link_lost)
             case fx.CompareAndSet():
-                self._runner.start(self._compare_and_set(effect), _unclear)
+                self._runner.start(self._compare_and_set(effect), unclear)
             case fx.ReadRegister():
-                self._runner.start(self._read_register(), _nothing)
+                self._runner.start(self._read_register(), nothing)
             case fx.FencePeer():
                 self._fence.ask()
             case _:
@@ -194,27 +161,9 @@ class Departure:
             self._rehearse(inp.Appended(type=event_type), *_A_STUN)
         return None
 
-    def _rehearse(self, *inputs: inp.Input) -> None:
-        """In the next turn of the loop, when what is waited for is under way."""
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self._runner.rehearse, self._facts.rehearse, *inputs)
-
     async def _await_log(self, stored: asyncio.Future[bool], event_type: str) -> inp.Input:
         await acknowledged(stored, INTENT_S_MAX)
         return inp.Appended(type=event_type)
-
-    async def _obey(self, ordered: ev.RunOrdered) -> inp.Input:
-        """Get the proof that the destination runs nothing, if it is not there, before the role is
-        told.
-        """
-        state = self._runner.state
-        assert state is not None
-        if not state.peer_runs_nothing:
-            await self._fence.prove(ordered.requested_by if ordered.other_is_off else "")
-        return inp.RunOrdered(standing=await self._host.registers.to_overrule(self.machine))
-
-    def _refuse(self, order: str, why: str) -> None:
-        self._facts.write(ev.RunOrderRefused(order=order, message=why), Durability.LAGGING)
 
     # The direct link.
 
@@ -463,9 +412,6 @@ class Departure:
             await asyncio.sleep(CAS_PACE_S)
         return settled
 
-    async def _read_register(self) -> inp.Input:
-        return inp.RegisterRead(standing=await self._host.registers.read(self.machine))
-
 
 def _settle(waiting: asyncio.Future[T], message: T) -> None:
     if not waiting.done():
@@ -480,19 +426,3 @@ def _break(waiting: asyncio.Future[T], error: GodwitError) -> None:
 
 def _link_lost(error: GodwitError) -> inp.Input:
     return inp.LinkLost(message=error.message)
-
-
-def _failed(error: GodwitError) -> inp.Input:
-    return inp.OperationFailed(message=error.message)
-
-
-def _left(error: GodwitError) -> inp.Input:
-    return inp.MemoryLeft(message=error.message)
-
-
-def _nothing(_error: GodwitError) -> None:
-    """It will be asked again."""
-
-
-def _unclear(error: GodwitError) -> inp.Input:
-    return inp.CasUnclear(message=error.message)

@@ -1,10 +1,11 @@
 """How many bulk connections carry a migration's pages: chosen, and changed by measurement. Pure.
 
 A connection is a thread on each host. It begins with as many as both hosts have cores for, and as
-the bandwidth that is allowed can keep busy. From the second round on, which is of scattered pages
-as all that follow, each round tells what its number carries: twice and half as many are tried, one
-round each, and are kept if that was faster by ``GAIN_MIN``. Each number is tried once: it ends.
-Where each round is much smaller than the one before, nothing is tried: it would gain nothing.
+the bandwidth that is allowed can keep busy, if need be with compressing what goes out. From the
+second round on, which is of scattered pages as all that follow, each round tells what its number
+carries: twice and half as many are tried, one round each, and are kept if that was faster by
+``GAIN_MIN``. Each number is tried once: it ends. Where each round is much smaller than the one
+before, nothing is tried: it would gain nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ GAIN_MIN: Final = 1.1
 """So much faster another number must be: less is chance."""
 BUSY_BYTES_PER_SECOND: Final = 1_000_000_000
 """What one connection carries with ease, on one core of each host."""
+COMPRESSING_BYTES_PER_SECOND: Final = 50_000_000
+"""What goes out over one that compresses as it sends, with room: 100 to 150 MB of pages in half."""
 OPENED_MIN: Final = 2
 OPENED_MAX: Final = 8
 TELLING_BYTES: Final = 16 * 1024**2
@@ -37,13 +40,21 @@ def opened(cores: int) -> int:
     return max(OPENED_MIN, min(cores, OPENED_MAX))
 
 
-def first_number(number_max: int, cores_here: int, cores_there: int, bytes_per_second: int) -> int:
+def first_number(
+    number_max: int,
+    cores_here: int,
+    cores_there: int,
+    bytes_per_second: int,
+    *,
+    may_compress: bool = False,
+) -> int:
     """How many of ``number_max`` carry the first round. ``bytes_per_second``: what is allowed; 0:
     as much as the link carries. 0 if ``cores_there`` is: such a destination takes no change.
     """
     if not cores_there:
         return 0
-    busy = -(-bytes_per_second // BUSY_BYTES_PER_SECOND) or number_max
+    each = COMPRESSING_BYTES_PER_SECOND if may_compress else BUSY_BYTES_PER_SECOND
+    busy = -(-bytes_per_second // each) or number_max
     return max(1, min(number_max, cores_here, cores_there, busy))
 
 

@@ -47,6 +47,15 @@ def test_it_follows_cores_and_bandwidth(
     assert first_number(opened(cores_here), cores_here, cores_there, allowed) == number
 
 
+@pytest.mark.parametrize(
+    ("allowed", "number"), [(62_500_000, 2), (50_000_000, 1), (625_000_000, 8), (0, 8)]
+)
+def test_what_may_be_compressed_has_threads_for_it(allowed: int, number: int) -> None:
+    """At 500 Mbit/s one thread sends with ease, and is too slow to compress."""
+    assert first_number(8, 16, 16, allowed, may_compress=True) == number
+    assert first_number(8, 16, 0, allowed, may_compress=True) == 0
+
+
 def climbed(
     number: int, number_max: int, rate: Callable[[int], float], rounds: int
 ) -> list[Carried]:

@@ -209,12 +209,16 @@ class Departure(Side[SourceState]):
         async with asyncio.timeout(WELCOME_S_MAX):
             welcome = await self._welcome
         self._pace.join()
-        cores, allowed = usable_cores(), self._pace.bytes_per_second
+        compressions = agreed(self._host.config.compression, welcome.compressions)
+        number = first_number(
+            *(target.connections, usable_cores(), welcome.cores, self._pace.bytes_per_second),
+            may_compress=bool(compressions),
+        )
         target = replace(
             target,
             offer_content=welcome.holds_content and self._host.config.content_store,
-            compressions=agreed(self._host.config.compression, welcome.compressions),
-            spread=0 if given else first_number(target.connections, cores, welcome.cores, allowed),
+            compressions=compressions,
+            spread=0 if given else number,
         )
         await self._outgoing.connect(target)
         _log.info("link_up", took_ms=(self._host.clock.monotonic_ns() - started_ns) / 1e6)

@@ -28,9 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from godwit.destination_host import arrival
-from godwit.host import context, role
-from godwit.source_host import departure
+from godwit.host import context, role, side
 from godwit.transfer import connection, listener
 from godwit_protocol.errors import UnreachableError
 from godwit_protocol.framing import FrameKind, Preamble, encode_preamble
@@ -171,8 +169,7 @@ def _enter(namespace: int) -> None:
 
 def main() -> None:
     _wire()
-    departure.RoleRunner = SteppedRunner  # type: ignore[misc]
-    arrival.RoleRunner = SteppedRunner  # type: ignore[misc]
+    side.RoleRunner = SteppedRunner  # type: ignore[misc]
     runpy.run_module(sys.argv[1], run_name="__main__")
 
 

@@ -36,6 +36,12 @@ OUTCOMES: Final = {
     "v1-signed": (Outcome.COMPLETED, source_state.Phase.RELEASING, destination.Phase.ACTIVE),
     "v1-aborted": (Outcome.ABORTED, source_state.Phase.ABANDONED, destination.Phase.DISCARDED),
     "v1-rolled-back": (Outcome.ABORTED, source_state.Phase.ABANDONED, destination.Phase.DISCARDED),
+    # The source's process was stopped for 7 s between a step and the event that it wrote of it.
+    "v1-slept-while-staging": (
+        Outcome.ABORTED,
+        source_state.Phase.ABANDONED,
+        destination.Phase.DISCARDED,
+    ),
     "v1-in-doubt": (
         Outcome.IN_DOUBT,
         source_state.Phase.AWAITING_QUARANTINE,

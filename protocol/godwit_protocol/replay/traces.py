@@ -79,6 +79,11 @@ class Trace(Generic[S]):
         self.possible: tuple[Possible[S], ...] = (_begun(begun),)
         self._role = role
         self._facts: set[str] = set()
+        self._last_ns = 0
+        self._slept_ns_max = CLOCK_TOLERANCE_NS
+        """So much before its seal the last event's step may have been: a process that is stopped in
+        between seals it when it goes on.
+        """
 
     @property
     def phases(self) -> tuple[StrEnum, ...]:
@@ -94,6 +99,9 @@ class Trace(Generic[S]):
             begun = self._role.restarts(seen, self._facts)
             found = self._explained((_begun(each, restarted=True) for each in begun), seen)
         self.possible = found or self.possible
+        if self._last_ns:
+            self._slept_ns_max = max(CLOCK_TOLERANCE_NS, seen.now_ns - self._last_ns)
+        self._last_ns = seen.now_ns
         self._facts.add(seen.event.TYPE)
         return found
 
@@ -149,7 +157,7 @@ class Trace(Generic[S]):
         deadline_ns = self._role.next_deadline_ns(here.state)
         if deadline_ns is None:
             return None
-        if not here.inputs and deadline_ns > now_ns + CLOCK_TOLERANCE_NS:
+        if not here.inputs and deadline_ns > now_ns + self._slept_ns_max:
             return None
         return max(now_ns, deadline_ns)
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import io
 import json
@@ -29,9 +28,9 @@ def output() -> Iterator[io.StringIO]:
     structlog.contextvars.clear_contextvars()
 
 
-async def waits_with_its_migration() -> None:
+def stands_in_its_block() -> Iterator[None]:
     with telemetry.bound(migration="m-1"):
-        await asyncio.sleep(0)
+        yield
 
 
 def lines(output: io.StringIO) -> list[dict[str, Any]]:
@@ -93,8 +92,8 @@ def test_a_block_left_in_another_context_binds_nothing_there(output: io.StringIO
     telemetry.configure("coordinator", logging.INFO, LogFormat.AUTO, output)
     with telemetry.bound(migration="m-0"):
         begun_in = contextvars.copy_context()
-    abandoned = waits_with_its_migration()
-    begun_in.run(abandoned.send, None)
-    abandoned.close()
+    abandoned = stands_in_its_block()
+    begun_in.run(next, abandoned)
+    del abandoned
     structlog.get_logger("godwit").info("later")
     assert "migration" not in lines(output)[0]

@@ -7,7 +7,8 @@ follows all events from the log, decodes them, and hears the telemetry. Who watc
 of his own: so the process is stopped while the machine moves, everything is sent to it all the
 same, and it reads afterwards. What is measured is what the server and the services do for it.
 In some turns the process also runs meanwhile, at the lowest priority, on the cores that the
-migration needs. No move counts unless each subscriber has heard every event of it.
+migration needs. Half of the moves have all of what the two cores can do, the others a link of 5
+Gbit/s, which they can fill. No move counts unless each subscriber has heard every event of it.
 
     python bench/watchers.py [--size-mib 1024] [--turns 24] [--quick] [--json FILE]
 """
@@ -39,8 +40,10 @@ from godwit.pictures import reading
 from godwit.pictures.board import progress_subject, told_progress
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.watching_log import INBOX_PREFIX, WatchingLog
+from godwit_protocol.events.migration import Limits
 
 SUBSCRIBERS = 50
+LINK = Limits(bandwidth_bytes_per_second=5_000_000_000 // 8)
 MOVES = 4
 """Even: after them the machine is where it was, and either host has been the source as often."""
 HERE_EACH = 4
@@ -186,22 +189,32 @@ async def audience(url: str, count: int = SUBSCRIBERS) -> AsyncIterator[Audience
 
 @dataclass(frozen=True)
 class Found:
-    """Moves one after the other, watched alike. ``server_share``: of one core, that the event
-    log's server took meanwhile.
+    """Moves one after the other, watched alike. ``on_link``: those that had a link of 5 Gbit/s;
+    ``server_share``: of one core, that the event log's server took during the others.
     """
 
     moves: tuple[Move, ...]
     server_share: float
+    on_link: tuple[Move, ...]
 
     @property
     def precopy_gbit(self) -> float:
         """Gbit/s, the median."""
-        return statistics.median(it.precopy_bytes_per_second for it in self.moves) * 8 / 1e9
+        return _precopy_gbit(self.moves)
+
+    @property
+    def precopy_on_link_gbit(self) -> float:
+        """The same of those that had a link of 5 Gbit/s."""
+        return _precopy_gbit(self.on_link)
 
     @property
     def stun_ms(self) -> float:
         """The median."""
         return statistics.median(it.stun_ms for it in self.moves)
+
+
+def _precopy_gbit(moves: Sequence[Move]) -> float:
+    return statistics.median(it.precopy_bytes_per_second for it in moves) * 8 / 1e9
 
 
 Turn = dict[Watchers, Found]
@@ -217,7 +230,9 @@ async def turn(there: Lab, audience: Audience, server_pid: int, number: int, mov
             before, began = cpu_s(server_pid), time.monotonic()
             moved = [await there.move(NAME) for _ in range(moves)]
             took = time.monotonic() - began
-            found[watchers] = Found(tuple(moved), (cpu_s(server_pid) - before) / took)
+            share = (cpu_s(server_pid) - before) / took
+            on_link = [await there.move(NAME, LINK) for _ in range(moves)]
+        found[watchers] = Found(tuple(moved), share, tuple(on_link))
     return found
 
 
@@ -225,6 +240,7 @@ def rows(turns: list[Turn]) -> list[records.Row]:
     """The table."""
     figures: list[tuple[str, str, Callable[[Found], float], float | None, bool]] = [
         ("pre-copy", "Gbit/s", lambda it: it.precopy_gbit, 0.99, True),
+        ("pre-copy at 5 Gbit/s", "Gbit/s", lambda it: it.precopy_on_link_gbit, 0.99, True),
         ("stun", "ms", lambda it: it.stun_ms, 1.01, False),
         ("the event log's server", "% of a core", lambda it: it.server_share * 100, None, False),
     ]

@@ -21,11 +21,11 @@ import records
 from moves import Lab, lab
 
 from godwit.cli.migration import cancel_migration
-from godwit.runtime.event_log import Stored
 from godwit_protocol import subjects
 from godwit_protocol.events import Event
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Limits
+from godwit_protocol.stored import Stored
 
 CAP_BYTES_PER_SECOND = 5_000_000_000 // 8
 LIMITS = Limits(stun_limit_ns=1_000, bandwidth_bytes_per_second=CAP_BYTES_PER_SECOND)

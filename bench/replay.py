@@ -21,7 +21,7 @@ import nats
 import servers
 
 from godwit.pictures import reading
-from godwit.runtime.event_log import MESSAGE_ID_HEADER, LogReader
+from godwit.runtime.event_log import LogReader
 from godwit.runtime.log_file import LogFile
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.provision import provision
@@ -31,6 +31,7 @@ from godwit_protocol.projections import MigrationSummary, fold
 from godwit_protocol.replay import lines
 from godwit_protocol.replay.stories import Stories
 from godwit_protocol.replay.verification import verify
+from godwit_protocol.stored import MESSAGE_ID_HEADER, Stored
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "logs" / "v1-completed.ndjson"
 FOLLOWED_MAX = 1000
@@ -39,14 +40,14 @@ PIPELINED = 500
 ACKNOWLEDGED_S_MAX = 30.0
 
 
-def copies(count: int) -> Iterator[lines.Message]:
+def copies(count: int) -> Iterator[Stored]:
     """At least ``count`` events: the same migration, each time under another id."""
     messages = list(LogFile(GOLDEN).messages())
     own = LogFile(GOLDEN).head().of
     for number in range(-(-count // len(messages))):
         other = f"{own[:-8]}{number:08x}"
         for place, stored in enumerate(messages, start=1):
-            yield lines.Message(
+            yield Stored(
                 subject=stored.subject.replace(own, other),
                 sequence=number * len(messages) + place,
                 time_ns=stored.time_ns,
@@ -153,7 +154,7 @@ def verified(count: int) -> tuple[int, float]:
     have the first one's hashes: but for that the work is the same.
     """
     began_s, events = time.perf_counter(), 0
-    together = Stories[lines.Message]()
+    together = Stories()
     for number, message in enumerate(copies(count)):
         events = number + 1
         for story in together.take(message):

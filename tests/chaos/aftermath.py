@@ -15,12 +15,12 @@ from godwit.cli.guest_client import REQUEST_HEADER, GuestClient
 from godwit.cli.resolve import find_doubt, order_run
 from godwit.hypervisor.port import VmmState
 from godwit.local_cluster import process_tree
-from godwit.runtime.event_log import MESSAGE_ID_HEADER, Stored
 from godwit_protocol import codec, subjects
 from godwit_protocol import register as reg
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.replay.verification import UNENDED, verify
+from godwit_protocol.stored import MESSAGE_ID_HEADER, Stored
 
 END_S_MAX: Final = 75.0
 VMM_SOCKETS_MAX: Final = 3

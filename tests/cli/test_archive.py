@@ -17,7 +17,6 @@ from godwit.archive.reading import ArchivedLog
 from godwit.archive.restoring import Restored, Restoring
 from godwit.archive.store import Step, Store, said
 from godwit.pictures.migrations import all_migrations
-from godwit.runtime.event_log import MESSAGE_ID_HEADER
 from godwit.runtime.log_file import LogFile
 from godwit.runtime.nats_log import LogRequestError, NatsLog
 from godwit.runtime.nats_server import NatsServer
@@ -30,6 +29,7 @@ from godwit_protocol.replay.chains import note
 from godwit_protocol.replay.retention import Policy
 from godwit_protocol.replay.signatures import Trust
 from godwit_protocol.replay.verification import verify
+from godwit_protocol.stored import MESSAGE_ID_HEADER
 
 LOGS = Path(__file__).parents[1] / "golden" / "logs"
 TRUST = Trust(is_signed=is_signed)

@@ -14,6 +14,7 @@ from godwit.runtime.log_file import LogFile
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol.replay import lines
+from godwit_protocol.stored import Stored
 from recorded_logs import in_file, simulated, stories_of
 
 SEED = 8
@@ -24,7 +25,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file as ``export --all`` writes it."""
     path = tmp_path_factory.mktemp("logs") / "log"
     messages = (
-        lines.Message(
+        Stored(
             subject=each.subject,
             sequence=each.sequence,
             time_ns=each.time_ns,

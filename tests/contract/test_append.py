@@ -11,7 +11,7 @@ from nats.aio.client import Client
 
 from godwit.runtime import jetstream_api as api
 from godwit.runtime.clock import SystemClock
-from godwit.runtime.event_log import MESSAGE_ID_HEADER, AppendConflictError
+from godwit.runtime.event_log import AppendConflictError
 from godwit.runtime.lane import LaneWriter, Scope
 from godwit.runtime.nats_log import LogFullError, NatsLog
 from godwit.runtime.nats_server import MAX_PAYLOAD_BYTES, NatsServer
@@ -20,6 +20,7 @@ from godwit_protocol import codec, subjects
 from godwit_protocol.errors import InvalidInputError, UnreachableError
 from godwit_protocol.events import Lane, stored_hash
 from godwit_protocol.events.machine import MachineStopRequested
+from godwit_protocol.stored import MESSAGE_ID_HEADER
 from relay import Relay
 
 

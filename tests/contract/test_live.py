@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+from nats.aio.client import Client
 
 from godwit.runtime.nats_log import LISTEN_MESSAGES_MAX, NatsLog
 from godwit.runtime.nats_server import NatsServer
@@ -58,3 +62,21 @@ async def test_announcing_without_a_server_is_harmless_and_listening_survives(
     await own_log.announce(subject, b"lost")
     await own_server.restart()
     assert await announce_until_heard(own_log, subject, heard) == (subject, b"hello")
+
+
+async def test_a_cancellation_that_the_client_forgets_is_not_forgotten(
+    log: NatsLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_published = asyncio.Event()
+
+    async def publish(*_: object, **__: object) -> None:
+        is_published.set()
+        with suppress(asyncio.CancelledError):  # as the client does where it flushes
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(Client, "publish", publish)
+    announcing = asyncio.create_task(log.announce(subjects.telemetry("machine", "m", "x"), b""))
+    await is_published.wait()
+    announcing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await announcing

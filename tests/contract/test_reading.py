@@ -13,12 +13,12 @@ import pytest
 from nats.aio.client import Client
 
 from godwit.runtime import jetstream_api as api
-from godwit.runtime.event_log import Stored
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
 from godwit.runtime.pull_reader import MESSAGES_IN_FLIGHT_MAX, PULL_BYTES_MAX
 from godwit_protocol import subjects
 from godwit_protocol.errors import InvalidInputError, UnreachableError
+from godwit_protocol.stored import Stored
 
 
 class ConsumerNames(api.Reply, frozen=True):

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from godwit.runtime import watching_log
-from godwit.runtime.event_log import Stored
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.watching_log import INBOX_PREFIX, Turn, WatchingLog, turn_of
 from godwit_protocol import subjects
 from godwit_protocol.errors import UnreachableError
 from godwit_protocol.events import Lane
 from godwit_protocol.events.migration import CancelRequested
+from godwit_protocol.stored import Stored
 from guarded_server import Guarded, tell
 
 HEARD_S_MAX = 20

@@ -8,7 +8,6 @@ import pytest
 
 from godwit.cli.keys import find_keys
 from godwit.cli.migration import cancel_migration
-from godwit.runtime.event_log import Stored
 from godwit.runtime.signing import is_signed
 from godwit_protocol import subjects
 from godwit_protocol.events import Lane
@@ -17,6 +16,7 @@ from godwit_protocol.events.signed import LaneSigned
 from godwit_protocol.replay.findings import Verification
 from godwit_protocol.replay.signatures import Trust
 from godwit_protocol.replay.verification import verify
+from godwit_protocol.stored import Stored
 from operations import NO_CONVERGENCE, Operations
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]

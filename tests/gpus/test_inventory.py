@@ -19,7 +19,6 @@ from godwit.gpus.port import GpuSource
 from godwit.host.context import HostContext, open_host
 from godwit.hypervisor.native import driver
 from godwit.runtime.config import Service, load
-from godwit.runtime.event_log import Stored
 from godwit.runtime.health import Health
 from godwit.runtime.lane import LaneWriter, Scope, position_after
 from godwit.runtime.nats_log import NatsLog
@@ -31,6 +30,7 @@ from godwit_protocol.events import CHAIN_START, Lane, stored_hash
 from godwit_protocol.events.machine import HostAnnounced
 from godwit_protocol.facts import DeclaredFacts, GpuFacts, HostFacts, HostTelemetry, Setting
 from godwit_protocol.link import LINK_VERSION
+from godwit_protocol.stored import Stored
 from nvml_player import Player, synthetic
 
 SOON_S = 20.0

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from godwit.runtime.event_log import Stored
 from godwit_protocol import register as reg
 from godwit_protocol import subjects
 from godwit_protocol.register import RegisterRecord, RegisterValue
 from godwit_protocol.replay.beside import verify_beside
 from godwit_protocol.replay.stories import migration_of
+from godwit_protocol.stored import Stored
 from recorded_logs import simulated
 
 SEEDS = (1, 3, 8, 25)

@@ -12,6 +12,7 @@ from godwit.runtime.log_file import LogFile
 from godwit_protocol import subjects
 from godwit_protocol.replay import lines
 from godwit_protocol.replay.client_gap import AFTERWARDS_NS, ClientGap, Gaps, window_of
+from godwit_protocol.stored import Stored
 
 LOG = Path(__file__).parents[1] / "golden" / "logs" / "v1-completed.ndjson"
 
@@ -40,7 +41,7 @@ async def test_replies_in_the_log_tell_the_gap(tmp_path: Path, asked: bool) -> N
     assert window is not None
     begun, ended = window[0], window[1] - AFTERWARDS_NS
     replies = [
-        lines.Message(subject=subjects.guest_reply("m"), sequence=number, time_ns=time_ns, data=b"")
+        Stored(subject=subjects.guest_reply("m"), sequence=number, time_ns=time_ns, data=b"")
         for number, time_ns in enumerate((begun, begun + 5, ended), start=1)
         if asked
     ]

@@ -21,13 +21,13 @@ from godwit_protocol.estimation.policies import Policy
 from godwit_protocol.events import Lane, UnknownEvent
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Outcome
-from godwit_protocol.replay import lines
 from godwit_protocol.replay.instant import instant
 from godwit_protocol.replay.signatures import Trust, parse_trusted
 from godwit_protocol.replay.timeline import timeline
 from godwit_protocol.replay.verification import UNENDED, UNHELD, verify
 from godwit_protocol.replay.what_if import Move, as_recorded, recorded_move, what_if
 from godwit_protocol.roles import coordinator, destination, source_state
+from godwit_protocol.stored import Stored
 from recorded_logs import in_file
 
 LOGS: Final = Path(__file__).parents[1] / "golden" / "logs"
@@ -50,7 +50,7 @@ OUTCOMES: Final = {
 }
 
 
-def golden(name: str) -> tuple[str, list[lines.Message]]:
+def golden(name: str) -> tuple[str, list[Stored]]:
     path = LOGS / f"{name}.ndjson"
     return LogFile(path).head().of, in_file(path)
 

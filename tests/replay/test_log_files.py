@@ -17,24 +17,23 @@ from godwit_protocol.errors import CorruptError, InvalidInputError
 from godwit_protocol.replay import lines
 from godwit_protocol.replay.chains import note
 from godwit_protocol.replay.verification import verify
+from godwit_protocol.stored import Stored
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden" / "logs").glob("*.ndjson"))
 
 
-def odd() -> list[lines.Message]:
+def odd() -> list[Stored]:
     """Messages that are no events, and an event after them."""
     register = subjects.register("m")
     last = list(LogFile(GOLDEN[0]).messages())[-1]
     return [
-        lines.Message(
-            subject=register, sequence=1, time_ns=2, data=b"\xc1\x00", headers={"a": "b"}
-        ),
-        lines.Message(subject=register, sequence=2, time_ns=3, data=b""),
+        Stored(subject=register, sequence=1, time_ns=2, data=b"\xc1\x00", headers={"a": "b"}),
+        Stored(subject=register, sequence=2, time_ns=3, data=b""),
         last,
     ]
 
 
-def written(path: Path, messages: list[lines.Message], of: str = "") -> LogFile:
+def written(path: Path, messages: list[Stored], of: str = "") -> LogFile:
     path.write_bytes(lines.encode_head(of) + b"".join(map(lines.encode_line, messages)))
     return LogFile(path)
 

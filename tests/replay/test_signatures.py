@@ -20,16 +20,16 @@ from godwit_protocol.errors import InvalidInputError
 from godwit_protocol.events import CHAIN_START, Lane, stored_hash
 from godwit_protocol.events.signed import LaneSigned
 from godwit_protocol.replay.chains import note
-from godwit_protocol.replay.lines import Message
 from godwit_protocol.replay.signatures import UNTRUSTED, Trust, parse_trusted
 from godwit_protocol.replay.verification import UNENDED, UNHELD, verify
+from godwit_protocol.stored import Stored
 from signers import SIGNERS, TRUST, signer
 
 LOGS = Path(__file__).parents[1] / "golden" / "logs"
 STRANGER = signer(9)
 
 
-def lanes_of(messages: Iterable[Message]) -> dict[tuple[Lane, str], list[int]]:
+def lanes_of(messages: Iterable[Stored]) -> dict[tuple[Lane, str], list[int]]:
     found: dict[tuple[Lane, str], list[int]] = {}
     for place, message in enumerate(messages):
         envelope = codec.decode(message.data).envelope
@@ -38,13 +38,13 @@ def lanes_of(messages: Iterable[Message]) -> dict[tuple[Lane, str], list[int]]:
 
 
 def with_signature_of(
-    messages: list[Message], migration: str, lane: Lane, writer: str, signer: Signer
-) -> list[Message]:
+    messages: list[Stored], migration: str, lane: Lane, writer: str, signer: Signer
+) -> list[Stored]:
     position = position_after(lane, writer, [each.data for each in messages])
     scope = Scope.of_migration(migration, "m")
     seen = note(messages) if lane is Lane.COORDINATOR else None
     sealed = LaneWriter(SystemClock(), lane, writer, scope, position).sign(signer, seen)
-    stored = Message(
+    stored = Stored(
         subject=sealed.subject,
         sequence=messages[-1].sequence + 1,
         time_ns=messages[-1].time_ns,
@@ -54,7 +54,7 @@ def with_signature_of(
 
 
 @cache
-def signed(name: str = "v1-completed") -> tuple[str, tuple[Message, ...]]:
+def signed(name: str = "v1-completed") -> tuple[str, tuple[Stored, ...]]:
     file = LogFile(LOGS / f"{name}.ndjson")
     migration, messages = file.head().of, list(file.messages())
     lanes = lanes_of(messages)

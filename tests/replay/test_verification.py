@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from godwit.runtime.clock import SystemClock
-from godwit.runtime.event_log import Stored
 from godwit.runtime.lane import LaneWriter, Scope
 from godwit_protocol import codec
 from godwit_protocol.convergence import Decision
@@ -21,18 +20,19 @@ from godwit_protocol.replay import lines
 from godwit_protocol.replay.chains import note, parse_noted
 from godwit_protocol.replay.stories import Story
 from godwit_protocol.replay.verification import UNENDED, UNHELD, verify
+from godwit_protocol.stored import Stored
 from recorded_logs import simulated, stories_of
 
 SEEDS = (1, 3, 8, 25)
 
 
 @cache
-def recorded() -> tuple[Story[Stored], ...]:
+def recorded() -> tuple[Story, ...]:
     return tuple(story for seed in SEEDS for story in stories_of(simulated(seed)))
 
 
 @cache
-def richest() -> Story[Stored]:
+def richest() -> Story:
     return max(recorded(), key=lambda story: len(story.messages))
 
 
@@ -145,17 +145,17 @@ def test_a_digest_is_read_as_it_was_written() -> None:
 
 
 def test_a_line_says_what_it_was_made_of_whatever_it_holds() -> None:
-    odd = lines.Message(
+    odd = Stored(
         subject="s", sequence=1, time_ns=2, data=b"\xc1\x00,", headers={"event": '","event":'}
     )
-    both = [odd, lines.Message(subject="s", sequence=1, time_ns=2, data=b"\x80")]
+    both = [odd, Stored(subject="s", sequence=1, time_ns=2, data=b"\x80")]
     encoded = b"".join(map(lines.encode_line, both))
     assert lines.decode_lines(encoded, 2) == lines.decode_lines(encoded[:-1], 2) == both
 
 
 @pytest.mark.parametrize("broken", [b'{"subject":"s"}', b"", b"\xff", b"[" * 10_000])
 def test_a_line_that_cannot_be_read_is_named_among_many(broken: bytes) -> None:
-    line = lines.encode_line(lines.Message(subject="s", sequence=1, time_ns=2, data=b""))
+    line = lines.encode_line(Stored(subject="s", sequence=1, time_ns=2, data=b""))
     for told in (broken + b"\n" + line, broken + b"\n", line[:-1] + line):
         with pytest.raises(CorruptError, match="line 7 "):
             lines.decode_lines(line * 2 + told, 5)

@@ -12,12 +12,12 @@ from godwit.coordinator.compatibility import gather
 from godwit.coordinator.facts import consider
 from godwit.coordinator.links import not_looked_at
 from godwit.estimation.reading import forecasts
-from godwit.runtime.event_log import Stored
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol import subjects
 from godwit_protocol.events.migration import Limits, MigrationRequested
 from godwit_protocol.machine import MachineSpec
+from godwit_protocol.stored import Stored
 
 HERE, THERE, NAME = "at-once-1", "at-once-2", "at-once"
 

@@ -14,7 +14,6 @@ from godwit.coordinator.losses import Losses
 from godwit.coordinator.service import Desk, serve
 from godwit.host.fencing import NoFencing
 from godwit.runtime.clock import SystemClock
-from godwit.runtime.event_log import MESSAGE_ID_HEADER, Stored
 from godwit.runtime.health import Health
 from godwit.runtime.lane import LaneWriter, Scope, position_in_log
 from godwit.runtime.log_file import LogFile
@@ -26,6 +25,7 @@ from godwit_protocol.events.signed import LaneSigned
 from godwit_protocol.replay.findings import Verification
 from godwit_protocol.replay.last_signature import ANY, awaited, is_signed_last
 from godwit_protocol.replay.verification import verify
+from godwit_protocol.stored import MESSAGE_ID_HEADER, Stored
 from signers import SIGNERS, TRUST
 
 LOGS = Path(__file__).parents[1] / "golden" / "logs"

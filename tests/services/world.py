@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from godwit.catalogue.loading import load as load_catalogue
 from godwit.gpus.simulated import SimulatedGpus
 from godwit.runtime.clock import SystemClock
-from godwit.runtime.event_log import Stored
 from godwit.runtime.lane import LaneWriter, Scope
 from godwit.runtime.nats_log import NatsLog
 from godwit_protocol import codec, ledger, register, subjects
@@ -28,6 +27,7 @@ from godwit_protocol.facts import DeclaredFacts, HostFacts, Setting
 from godwit_protocol.machine import HypervisorKind, MachineSpec, VGpuSpec
 from godwit_protocol.placement.policy import DeviceGroup, Policy
 from godwit_protocol.roles.effects import Address, Service
+from godwit_protocol.stored import Stored
 
 EVENT_S_MAX = 20.0
 CATALOGUE = load_catalogue()

@@ -9,10 +9,9 @@ from pathlib import Path
 import structlog
 
 from godwit.proof.simulator import run as simulator
-from godwit.runtime.event_log import Stored
 from godwit.runtime.log_file import LogFile
-from godwit_protocol.replay import lines
-from godwit_protocol.replay.stories import M, Stories, Story
+from godwit_protocol.replay.stories import Stories, Story
+from godwit_protocol.stored import Stored
 
 
 @cache
@@ -26,14 +25,14 @@ def simulated(seed: int) -> tuple[Stored, ...]:
         structlog.configure(**before)
 
 
-def in_file(path: Path) -> list[lines.Message]:
+def in_file(path: Path) -> list[Stored]:
     """All messages of an exported log."""
     return list(LogFile(path).messages())
 
 
-def stories_of(messages: Iterable[M]) -> Iterator[Story[M]]:
+def stories_of(messages: Iterable[Stored]) -> Iterator[Story]:
     """The messages by migration."""
-    together = Stories[M]()
+    together = Stories()
     for message in messages:
         yield from together.take(message)
     yield from together.rest()

@@ -16,7 +16,8 @@ from .. import codec, subjects
 from .. import register as reg
 from ..errors import CorruptError
 from ..register import RegisterRecord, RegisterValue, RegisterView
-from .chains import Chains, StoredMessage
+from ..stored import Stored
+from .chains import Chains
 from .findings import Fault
 from .stories import migration_of
 
@@ -45,7 +46,7 @@ class BesideMigrations:
         self._values = 0
         self._faults: list[Fault] = []
 
-    def take(self, message: StoredMessage) -> None:
+    def take(self, message: Stored) -> None:
         """The next message."""
         if message.subject.startswith(_REGISTER):
             self._values += 1
@@ -59,7 +60,7 @@ class BesideMigrations:
         faults = tuple(self._faults)
         return Beside(events=self._events, values=self._values, faults=faults)
 
-    def _of_event(self, message: StoredMessage) -> Iterator[Fault]:
+    def _of_event(self, message: Stored) -> Iterator[Fault]:
         try:
             envelope = codec.decode(message.data, message.sequence).envelope
         except CorruptError as error:
@@ -67,7 +68,7 @@ class BesideMigrations:
             return
         yield from self._chains.take(message, envelope)
 
-    def _of_register(self, message: StoredMessage) -> Iterator[Fault]:
+    def _of_register(self, message: Stored) -> Iterator[Fault]:
         machine = message.subject.removeprefix(_REGISTER)
         try:
             record = reg.decode(message.data)
@@ -112,7 +113,7 @@ def _is_event_beside(subject: str) -> bool:
 _is_event: Final = subjects.filter_of(subjects.STREAM_SUBJECTS[subjects.EVENTS])
 
 
-def verify_beside(messages: Iterable[StoredMessage]) -> Beside:
+def verify_beside(messages: Iterable[Stored]) -> Beside:
     """All of it at once."""
     beside = BesideMigrations()
     for message in messages:

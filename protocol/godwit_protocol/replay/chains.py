@@ -8,38 +8,13 @@ last; whoever noted a digest of all of them elsewhere has that one too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from ..errors import InvalidInputError
 from ..events import CHAIN_START, Envelope, stored_hash
+from ..stored import MESSAGE_ID_HEADER, Stored
 from .findings import Fault
-
-MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
-
-
-class StoredMessage(Protocol):
-    """A message as a log holds it (``runtime.event_log.Stored``, ``lines.Message``)."""
-
-    @property
-    def subject(self) -> str:
-        """Where it was published."""
-
-    @property
-    def sequence(self) -> int:
-        """Its position in its stream."""
-
-    @property
-    def time_ns(self) -> int:
-        """The server's wall clock when it was stored."""
-
-    @property
-    def data(self) -> bytes:
-        """The stored bytes."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Its headers."""
 
 
 class LaneKey(NamedTuple):
@@ -65,7 +40,7 @@ class Chains:
         self._ids: set[str] = set()
         self._last_sequence = 0
 
-    def take(self, message: StoredMessage, envelope: Envelope) -> Iterator[Fault]:
+    def take(self, message: Stored, envelope: Envelope) -> Iterator[Fault]:
         """What is wrong with the next event."""
         sequence = message.sequence
         if sequence <= self._last_sequence:
@@ -77,7 +52,7 @@ class Chains:
         self._ids.add(envelope.id)
         yield from _faults_of_place(message, envelope)
 
-    def _of_lane(self, message: StoredMessage, envelope: Envelope) -> Iterator[Fault]:
+    def _of_lane(self, message: Stored, envelope: Envelope) -> Iterator[Fault]:
         key = LaneKey(envelope.correlation, envelope.lane, envelope.host)
         last = self.heads.get(key, LaneHead(0, CHAIN_START))
         where, number = f"{'/'.join(key)} ({envelope.type})", envelope.lane_sequence
@@ -88,7 +63,7 @@ class Chains:
         self.heads[key] = LaneHead(number, stored_hash(message.data))
 
 
-def _faults_of_place(message: StoredMessage, envelope: Envelope) -> Iterator[Fault]:
+def _faults_of_place(message: Stored, envelope: Envelope) -> Iterator[Fault]:
     """What an event's subject and message id say otherwise than its envelope."""
     tokens = message.subject.split(".")
     scope_at = 5 if tokens[2] == "host" else 2
@@ -131,7 +106,7 @@ def parse_noted(text: str) -> Noted:
     return noted
 
 
-def note(messages: Sequence[StoredMessage], events: int | None = None) -> Noted:
+def note(messages: Sequence[Stored], events: int | None = None) -> Noted:
     """A hash over the first ``events`` events (None: all) in their order, whoever wrote them, with
     the subjects that they stand at.
     """
@@ -142,7 +117,7 @@ def note(messages: Sequence[StoredMessage], events: int | None = None) -> Noted:
     return Noted(len(noted), digest)
 
 
-def digest_after(digest: bytes, message: StoredMessage) -> bytes:
+def digest_after(digest: bytes, message: Stored) -> bytes:
     """The hash over one more message, after that over those before (``CHAIN_START``: none)."""
     name = message.subject.encode()
     head = digest + len(name).to_bytes(4, "little") + name

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from ..events.migration import MigrationEnded, PrecopyStarted
-from .chains import StoredMessage
+from ..stored import Stored
 
 AFTERWARDS_NS: Final = 1_000_000_000
 """So long after the end a reply still tells of the migration."""
@@ -24,7 +24,7 @@ class ClientGap(msgspec.Struct, frozen=True, kw_only=True):
     replies: int
 
 
-def window_of(messages: Iterable[StoredMessage]) -> tuple[int, int] | None:
+def window_of(messages: Iterable[Stored]) -> tuple[int, int] | None:
     """From its first round to a little after its end; None if it had none or has not ended."""
     begun = ended = 0
     for message in messages:

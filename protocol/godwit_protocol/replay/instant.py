@@ -12,7 +12,7 @@ from .. import codec
 from ..events import Lane, Recorded
 from ..projections import MigrationSummary, fold
 from ..roles.inputs import Input
-from .chains import StoredMessage
+from ..stored import Stored
 from .roles_traced import TABLES, RolesTraced
 from .traces import legal_inputs
 
@@ -36,7 +36,7 @@ class Instant(NamedTuple):
     roles: tuple[RoleThen, ...]
 
 
-def instant(migration: str, messages: Sequence[StoredMessage], count: int) -> Instant:
+def instant(migration: str, messages: Sequence[Stored], count: int) -> Instant:
     """Return the migration after the first ``count`` of its messages.
 
     ``messages`` are all there are of it: what came later tells what roles had been told by then.

@@ -7,13 +7,13 @@ same for readers without MessagePack; nothing reads it back. It must not know wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from ..errors import CorruptError
+from ..stored import Stored
 
 FORMAT_VERSION: Final = 1
 LINE_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -27,80 +27,13 @@ class FileHead(msgspec.Struct, frozen=True, kw_only=True):
     of: str = ""
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One message as the log held it. ``time_ns``: the server's wall clock when it was stored."""
-
-    subject: str
-    sequence: int
-    time_ns: int
-    data: bytes
-    headers: Mapping[str, str] = {}
-
-
-class Headers(Mapping[str, str]):
-    """A line's headers, read when somebody asks for one: it takes as long as all the rest of it.
-
-    Raises ``CorruptError`` then, if they are no map of texts.
-    """
-
-    __slots__ = ("_fields", "_json", "_sequence")
-
-    def __init__(self, json: bytes, sequence: int) -> None:
-        self._json = json
-        self._sequence = sequence
-        self._fields: dict[str, str] | None = None
-
-    def __getitem__(self, name: str) -> str:
-        return self._read()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._read())
-
-    def __len__(self) -> int:
-        return len(self._read())
-
-    def __repr__(self) -> str:
-        return repr(self._read())
-
-    def _read(self) -> dict[str, str]:
-        if self._fields is None:
-            try:
-                self._fields = _headers_decoder.decode(self._json)
-            except _BROKEN as error:
-                where = f"the message at sequence {self._sequence}"
-                raise CorruptError(f"the headers of {where} cannot be read: {error}") from error
-        return self._fields
-
-
-class _Found(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A line as it is read."""
-
-    subject: str
-    sequence: int
-    time_ns: int
-    data: bytes
-    headers: msgspec.Raw = msgspec.Raw(b"{}")
-
-    def message(self) -> Message:
-        # A copy: else whoever keeps one message would keep all that was read with it.
-        headers = Headers(bytes(self.headers), self.sequence)
-        return Message(
-            subject=self.subject,
-            sequence=self.sequence,
-            time_ns=self.time_ns,
-            data=self.data,
-            headers=headers,
-        )
-
-
-class _Line(Message, frozen=True, kw_only=True):
+class _Line(Stored, frozen=True):
     event: object = None
 
 
 _encoder: Final = msgspec.json.Encoder()
 _head_decoder: Final = msgspec.json.Decoder(FileHead)
-_headers_decoder: Final = msgspec.json.Decoder(dict[str, str])
-_decoder: Final = msgspec.json.Decoder(_Found)
+_decoder: Final = msgspec.json.Decoder(Stored)
 _BROKEN: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -109,7 +42,7 @@ def encode_head(of: str = "") -> bytes:
     return _encoder.encode(FileHead(godwit_log=FORMAT_VERSION, of=of)) + b"\n"
 
 
-def encode_line(message: Message) -> bytes:
+def encode_line(message: Stored) -> bytes:
     """Return a message's line."""
     line = _Line(
         subject=message.subject,
@@ -147,20 +80,20 @@ def decode_head(line: bytes) -> FileHead:
     return head
 
 
-def decode_lines(chunk: bytes, number: int) -> list[Message]:
+def decode_lines(chunk: bytes, number: int) -> list[Stored]:
     """Return the messages of whole lines, of which the first has that number in its file.
 
-    Raises ``CorruptError``, naming the line. Headers are read later (``Headers``).
+    Raises ``CorruptError``, naming the line.
     """
     with suppress(*_BROKEN):
         found = _decoder.decode_lines(chunk)
         if len(found) == chunk.count(b"\n"):
-            return [each.message() for each in found]
+            return found
     return [_decoded(line, place) for place, line in enumerate(chunk.splitlines(), number)]
 
 
-def _decoded(line: bytes, number: int) -> Message:
+def _decoded(line: bytes, number: int) -> Stored:
     try:
-        return _decoder.decode(line).message()
+        return _decoder.decode(line)
     except _BROKEN as error:
         raise CorruptError(f"line {number} cannot be read: {error}") from error

@@ -11,7 +11,8 @@ from ..events import Envelope, Event, Lane
 from ..events import migration as ev
 from ..events.migration import Outcome
 from ..events.signed import LaneSigned
-from .chains import Noted, StoredMessage
+from ..stored import Stored
+from .chains import Noted
 from .findings import Verification
 
 
@@ -60,7 +61,7 @@ def due(ended: Iterable[Ended], policy: Policy, now_ns: int) -> list[str]:
 
 
 def objection(
-    messages: Sequence[StoredMessage], verified: Verification, policy: Policy, *, holds: bool
+    messages: Sequence[Stored], verified: Verification, policy: Policy, *, holds: bool
 ) -> str:
     """Why a migration must stay on the server; nothing if it may leave. ``holds``: its reservation
     stands in a ledger, and the tracker asks its events whether that is used.
@@ -74,7 +75,7 @@ def objection(
     return _unfinished(messages)
 
 
-def _unfinished(messages: Sequence[StoredMessage]) -> str:
+def _unfinished(messages: Sequence[Stored]) -> str:
     """A host that has not signed may still hold a journal, and hand its events to the log again."""
     last: dict[tuple[Lane, str], type[Event]] = {}
     for message in messages:
@@ -91,7 +92,7 @@ def _lane(envelope: Envelope) -> tuple[Lane, str]:
 
 
 def manifest(
-    messages: Sequence[StoredMessage],
+    messages: Sequence[Stored],
     verified: Verification,
     noted: Noted,
     *,

@@ -15,7 +15,8 @@ from ..errors import InvalidInputError
 from ..events import Envelope, Lane, Recorded
 from ..events import migration as ev
 from ..events.signed import SIGNATURE_BYTES, LaneSigned, signed_part
-from .chains import Noted, StoredMessage, note
+from ..stored import Stored
+from .chains import Noted, note
 from .findings import Fault
 
 PUBLIC_KEY_BYTES: Final = 32
@@ -31,7 +32,7 @@ IsSigned = Callable[[bytes, bytes, bytes], bool]
 class Entry(NamedTuple):
     """An event with its message."""
 
-    message: StoredMessage
+    message: Stored
     recorded: Recorded
 
 

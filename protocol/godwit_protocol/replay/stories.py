@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from ..events.migration import MigrationEnded
-from .chains import StoredMessage
+from ..stored import Stored
 
 LATE_EVENTS_MAX: Final = 20_000
 """So many events of other migrations may stand between a migration's end and its last fact."""
 
-M = TypeVar("M", bound=StoredMessage)
 
-
-class Story(NamedTuple, Generic[M]):
+class Story(NamedTuple):
     """All messages of one migration, in the log's order."""
 
     migration: str
-    messages: list[M]
+    messages: list[Stored]
 
 
 def migration_of(subject: str) -> str:
@@ -33,16 +31,16 @@ def migration_of(subject: str) -> str:
     return tokens[place + 1] if tokens[place : place + 1] == ["migration"] else ""
 
 
-class Stories(Generic[M]):
+class Stories:
     """Takes a log's messages in its order."""
 
     def __init__(self, late_events_max: int = LATE_EVENTS_MAX) -> None:
         self._late_events_max = late_events_max
         self._taken = 0
-        self._open: dict[str, Story[M]] = {}
+        self._open: dict[str, Story] = {}
         self._ended: deque[tuple[int, str]] = deque()
 
-    def take(self, message: M) -> Iterator[Story[M]]:
+    def take(self, message: Stored) -> Iterator[Story]:
         """The next message; gives the migrations that are over by now."""
         migration = migration_of(message.subject)
         if not migration:
@@ -56,7 +54,7 @@ class Stories(Generic[M]):
             if story is not None:
                 yield story
 
-    def rest(self) -> Iterator[Story[M]]:
+    def rest(self) -> Iterator[Story]:
         """What was not given yet, when there is no more to be taken."""
         yield from self._open.values()
         self._open = {}

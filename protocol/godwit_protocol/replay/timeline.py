@@ -8,8 +8,8 @@ from typing import NamedTuple
 from .. import codec
 from ..events import Recorded
 from ..projections import MigrationSummary, fold
+from ..stored import Stored
 from .causes import Causes
-from .chains import StoredMessage
 from .roles_traced import RolesTraced, Step
 
 
@@ -28,7 +28,7 @@ class Timeline(NamedTuple):
     summary: MigrationSummary
 
 
-def timeline(migration: str, messages: Iterable[StoredMessage]) -> Timeline:
+def timeline(migration: str, messages: Iterable[Stored]) -> Timeline:
     """Return the timeline of a migration's messages. Raises ``CorruptError``."""
     stored = list(messages)
     story = [codec.decode(message.data, message.sequence) for message in stored]
@@ -44,9 +44,7 @@ def timeline(migration: str, messages: Iterable[StoredMessage]) -> Timeline:
     return Timeline(tuple(moments), summary)
 
 
-def _steps(
-    migration: str, story: Sequence[Recorded], stored: Sequence[StoredMessage]
-) -> dict[int, Step]:
+def _steps(migration: str, story: Sequence[Recorded], stored: Sequence[Stored]) -> dict[int, Step]:
     traced = RolesTraced(migration, story)
     steps: dict[int, Step] = {}
     for recorded, message in zip(story, stored, strict=True):

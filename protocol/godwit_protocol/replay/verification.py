@@ -14,7 +14,8 @@ from .. import codec
 from ..errors import CorruptError
 from ..events import Event, Lane, Recorded
 from ..events import migration as ev
-from .chains import Chains, Noted, StoredMessage, note
+from ..stored import Stored
+from .chains import Chains, Noted, note
 from .findings import Fault, Verification
 from .roles_traced import RolesTraced
 from .signatures import Entry, Signatures, Trust
@@ -31,7 +32,7 @@ UNENDED: Final = "how it ends: it has not ended"
 
 def verify(
     migration: str,
-    messages: Iterable[StoredMessage],
+    messages: Iterable[Stored],
     noted: Noted | None = None,
     trust: Trust | None = None,
 ) -> Verification:
@@ -64,7 +65,7 @@ def verify(
     )
 
 
-def _decoded(messages: Iterable[StoredMessage]) -> tuple[list[Entry], list[Fault]]:
+def _decoded(messages: Iterable[Stored]) -> tuple[list[Entry], list[Fault]]:
     entries: list[Entry] = []
     faults: list[Fault] = []
     for message in messages:

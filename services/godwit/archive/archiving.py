@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from godwit.runtime.clock import SystemClock
-from godwit.runtime.event_log import EventLog, Stored
+from godwit.runtime.event_log import EventLog
 from godwit_protocol import ledger, subjects
 from godwit_protocol.errors import RefusedError
 from godwit_protocol.events import Lane
@@ -24,6 +24,7 @@ from godwit_protocol.replay.retention import Ended, Policy, due, objection
 from godwit_protocol.replay.signatures import Trust
 from godwit_protocol.replay.stories import migration_of
 from godwit_protocol.replay.verification import verify
+from godwit_protocol.stored import Stored
 
 from .store import Step, Store, ignore, said
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 
-from godwit.runtime.event_log import Stored
 from godwit_protocol import subjects as names
+from godwit_protocol.stored import Stored
 
 from .store import Store
 
@@ -39,13 +39,7 @@ class ArchivedLog:
         for migration in self._migrations(wanted):
             for message in self._store.read(migration):
                 if message.sequence > after_sequence and is_wanted(message.subject):
-                    yield Stored(
-                        message.subject,
-                        message.sequence,
-                        message.time_ns,
-                        message.data,
-                        message.headers,
-                    )
+                    yield message
 
     def tail(self, subjects: Sequence[str], *, after_sequence: int = 0) -> AsyncIterator[Stored]:
         """As ``read``: nothing is added to an archive but whole migrations."""

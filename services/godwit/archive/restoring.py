@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Final, NamedTuple
 
-from godwit.runtime.event_log import FIRST_STORED_HEADER, MESSAGE_ID_HEADER, EventLog
+from godwit.runtime.event_log import EventLog
 from godwit_protocol import subjects
 from godwit_protocol.errors import CorruptError, RefusedError
-from godwit_protocol.replay.lines import Message
 from godwit_protocol.replay.signatures import Trust
 from godwit_protocol.replay.verification import verify
+from godwit_protocol.stored import FIRST_STORED_HEADER, MESSAGE_ID_HEADER, Stored
 
 from .store import Store, said
 
@@ -79,7 +79,7 @@ class Restoring:
             )
         return Restored(migration, len(messages), len(messages) - len(here))
 
-    def _whole(self, migration: str) -> list[Message]:
+    def _whole(self, migration: str) -> list[Stored]:
         messages = self._store.read(migration)
         found = verify(migration, messages, trust=self._trust)
         if found.faults:

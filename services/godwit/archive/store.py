@@ -20,9 +20,10 @@ import msgspec
 from godwit.runtime.log_file import LogFile
 from godwit_protocol.errors import CorruptError, InvalidInputError, NotFoundError
 from godwit_protocol.replay import lines
-from godwit_protocol.replay.chains import StoredMessage, note
+from godwit_protocol.replay.chains import note
 from godwit_protocol.replay.findings import Verification
 from godwit_protocol.replay.retention import Manifest, manifest
+from godwit_protocol.stored import Stored
 
 LOG_SUFFIX: Final = ".ndjson.gz"
 MANIFEST_SUFFIX: Final = ".manifest.json"
@@ -59,9 +60,7 @@ class Store:
         """A migration's log: what ``--from`` reads."""
         return self._directory / f"{migration}{LOG_SUFFIX}"
 
-    def keep(
-        self, migration: str, messages: Sequence[StoredMessage], verified: Verification
-    ) -> Manifest:
+    def keep(self, migration: str, messages: Sequence[Stored], verified: Verification) -> Manifest:
         """Write a migration, read it back, and describe it; return what it says.
 
         Raises ``InvalidInputError`` if it cannot be written, ``CorruptError`` if what was read back
@@ -97,7 +96,7 @@ class Store:
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise CorruptError(f"the manifest of {migration} cannot be read: {error}") from error
 
-    def read(self, migration: str) -> list[lines.Message]:
+    def read(self, migration: str) -> list[Stored]:
         """A migration's messages, if they are those that its manifest describes.
 
         Raises ``NotFoundError``, ``CorruptError``.
@@ -133,24 +132,13 @@ class Store:
             os.close(directory)
 
 
-def _packed(migration: str, messages: Sequence[StoredMessage]) -> bytes:
+def _packed(migration: str, messages: Sequence[Stored]) -> bytes:
     """The same messages always give the same bytes."""
-    written = [lines.encode_head(migration), *(lines.encode_line(as_line(m)) for m in messages)]
+    written = [lines.encode_head(migration), *map(lines.encode_line, messages)]
     return gzip.compress(b"".join(written), compresslevel=_PACKING, mtime=0)
 
 
-def as_line(stored: StoredMessage) -> lines.Message:
-    """A message as a file holds it."""
-    return lines.Message(
-        subject=stored.subject,
-        sequence=stored.sequence,
-        time_ns=stored.time_ns,
-        data=stored.data,
-        headers=dict(stored.headers),
-    )
-
-
-def said(messages: Iterable[StoredMessage]) -> list[tuple[str, bytes]]:
+def said(messages: Iterable[Stored]) -> list[tuple[str, bytes]]:
     """What of messages is their writers', and the same wherever they stand."""
     return [(each.subject, each.data) for each in messages]
 
@@ -162,9 +150,9 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(opened.fileno())
 
 
-def _described(path: Path, messages: Sequence[StoredMessage], verified: Verification) -> Manifest:
+def _described(path: Path, messages: Sequence[Stored], verified: Verification) -> Manifest:
     read = list(LogFile(path).messages())
-    if read != [as_line(each) for each in messages]:
+    if read != list(messages):
         raise CorruptError(f"{path} does not hold what was written to it")
     size, digest = path.stat().st_size, _sha256(path)
     return manifest(read, verified, note(read), file_bytes=size, file_sha256=digest)

@@ -27,6 +27,7 @@ from godwit_protocol.replay.signatures import Trust
 from godwit_protocol.replay.timeline import Timeline, timeline
 from godwit_protocol.replay.verification import verify
 from godwit_protocol.replay.what_if import Move, recorded_move
+from godwit_protocol.stored import FIRST_STORED_HEADER, MESSAGE_ID_HEADER, Stored
 
 from . import output, replay_verify
 from . import replay_otherwise as otherwise
@@ -36,7 +37,7 @@ from .replay_arguments import AllOption, IdArgument, messages_of
 from .replay_pictures import instant_json, show_instant, show_timeline, timeline_json
 
 if TYPE_CHECKING:
-    from godwit.runtime.event_log import EventLog, LogReader, Stored
+    from godwit.runtime.event_log import EventLog, LogReader
 
 EXPORTED = (subjects.EVENTS, subjects.REGISTER, subjects.LEDGER)
 """The streams of a whole log's export. Guest I/O is the guests', the rest can be lost."""
@@ -96,7 +97,7 @@ async def write_export(log: LogReader, migration: str, file: Path) -> int:
         with _exporting(file, migration) as add:
             for wanted in filters:
                 async for stored in reading.messages(log, wanted):
-                    add(_message(stored))
+                    add(stored)
                     written += 1
     except OSError as error:
         raise InvalidInputError(f"{file} cannot be written: {error.strerror}") from error
@@ -104,7 +105,7 @@ async def write_export(log: LogReader, migration: str, file: Path) -> int:
 
 
 @contextmanager
-def _exporting(file: Path, migration: str) -> Iterator[Callable[[lines.Message], object]]:
+def _exporting(file: Path, migration: str) -> Iterator[Callable[[Stored], object]]:
     """Give what writes a message into the file, in the form that its name ends in."""
     if file.suffix == SUFFIX:
         writer = ParquetWriter(file, migration)
@@ -116,16 +117,6 @@ def _exporting(file: Path, migration: str) -> Iterator[Callable[[lines.Message],
     with file.open("wb") as opened:
         opened.write(lines.encode_head(migration))
         yield lambda message: opened.write(lines.encode_line(message))
-
-
-def _message(stored: Stored) -> lines.Message:
-    return lines.Message(
-        subject=stored.subject,
-        sequence=stored.sequence,
-        time_ns=stored.time_ns,
-        data=stored.data,
-        headers=dict(stored.headers),
-    )
 
 
 @app.command("import")
@@ -151,8 +142,6 @@ async def import_log(log: EventLog, file: LogFile) -> int:
     Raises ``RefusedError`` if the event log is not empty, ``UnreachableError``, and as
     ``open_source``.
     """
-    from godwit.runtime.event_log import FIRST_STORED_HEADER, MESSAGE_ID_HEADER
-
     for stream in EXPORTED:
         async for stored in reading.messages(log, subjects.STREAM_SUBJECTS[stream]):
             raise RefusedError(

@@ -12,7 +12,8 @@ from godwit_protocol import subjects
 from . import completion
 
 if TYPE_CHECKING:
-    from godwit.runtime.event_log import LogReader, Stored
+    from godwit.runtime.event_log import LogReader
+    from godwit_protocol.stored import Stored
 
 IdArgument = Annotated[
     str,

@@ -27,7 +27,7 @@ from .log_file import FromOption, open_source
 from .replay_arguments import AllOption, IdArgument, messages_of
 
 if TYPE_CHECKING:
-    from godwit.runtime.event_log import LogReader, Stored
+    from godwit.runtime.event_log import LogReader
 
 TrustOption = Annotated[
     Path | None,
@@ -105,7 +105,7 @@ def verify_command(
 
 async def _verify_all(log: LogReader, trust: Trust) -> tuple[list[Verification], Beside]:
     """Verify every migration, holding the open ones and those that ended lately; and the rest."""
-    together: Stories[Stored] = Stories()
+    together: Stories = Stories()
     found: list[Verification] = []
     beside = BesideMigrations()
     for stream in (subjects.EVENTS, subjects.REGISTER):

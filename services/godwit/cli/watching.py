@@ -20,7 +20,8 @@ from .connection import open_log, run
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from godwit.runtime.event_log import EventLog, Stored
+    from godwit.runtime.event_log import EventLog
+    from godwit_protocol.stored import Stored
 
 REDRAW_S: Final = 0.25
 """However much comes, it is drawn no more often."""

@@ -22,7 +22,7 @@ from godwit.coordinator.links import LookAtLink, not_looked_at
 from godwit.coordinator.losses import Losses
 from godwit.runtime import telemetry
 from godwit.runtime.clock import Clock
-from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
+from godwit.runtime.event_log import AppendConflictError, EventLog
 from godwit.runtime.lane import ChainPosition, LaneWriter, Scope, Sealed
 from godwit.runtime.patience import patiently
 from godwit_protocol import codec
@@ -39,6 +39,7 @@ from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.coordinator_facts import Facts, input_of
 from godwit_protocol.roles.inputs import Input
+from godwit_protocol.stored import Stored
 
 ATTEMPTS_MAX: Final = 10
 """To write a decision, each after another coordinator was faster."""

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from godwit.runtime.clock import Clock
-from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
+from godwit.runtime.event_log import AppendConflictError, EventLog
 from godwit.runtime.lane import LaneWriter, Scope, position_after
 from godwit.runtime.patience import patiently
 from godwit.runtime.signing import Signer
@@ -26,6 +26,7 @@ from godwit_protocol.events.migration import MigrationEnded
 from godwit_protocol.events.signed import LaneSigned
 from godwit_protocol.replay.chains import note
 from godwit_protocol.replay.last_signature import awaited, has_ended, is_signed_last
+from godwit_protocol.stored import Stored
 
 OTHERS_SIGN_S_MAX: Final = 30.0
 """So long hosts and trackers are waited for; who comes later is signed for later."""

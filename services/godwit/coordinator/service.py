@@ -22,7 +22,7 @@ from godwit.coordinator.losses import Losses
 from godwit.host.fencing import Fencing, NoFencing, fencing_of
 from godwit.metrics.migrations import Migrations
 from godwit.runtime.clock import Clock, SystemClock
-from godwit.runtime.event_log import EventLog, Stored
+from godwit.runtime.event_log import EventLog
 from godwit.runtime.health import Health
 from godwit.runtime.service import ServiceContext
 from godwit.runtime.signing import Signer, open_signer
@@ -32,6 +32,7 @@ from godwit_protocol.errors import CorruptError, GodwitError, UnreachableError
 from godwit_protocol.estimation.admission import AdmissionPolicy
 from godwit_protocol.events import Recorded
 from godwit_protocol.events.migration import MigrationEnded, MigrationRequested
+from godwit_protocol.stored import Stored
 
 OPEN_MAX: Final = 10_000
 """Migrations that one replica conducts at a time; of more, it leaves the rest to its next start."""

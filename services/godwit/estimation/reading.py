@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Final, cast
 
-from godwit.runtime.event_log import EventLog, Stored
+from godwit.runtime.event_log import EventLog
 from godwit_protocol import subjects
 from godwit_protocol.errors import CorruptError
 from godwit_protocol.estimation import forecast
@@ -15,6 +15,7 @@ from godwit_protocol.estimation import history as hist
 from godwit_protocol.estimation.forecast import Forecast
 from godwit_protocol.estimation.history import DirtyWindow, LinkSample
 from godwit_protocol.estimation.rounds import MoveLimits
+from godwit_protocol.stored import Stored
 
 LINKS_READ_MAX: Final = 256
 """Links whose samples stand in for those of a link that nothing has been moved over yet."""

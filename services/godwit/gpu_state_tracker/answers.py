@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from godwit.runtime.clock import Clock
-from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
+from godwit.runtime.event_log import AppendConflictError, EventLog
 from godwit.runtime.lane import LaneWriter, Scope, Sealed, position_in_log
 from godwit.runtime.patience import patiently
 from godwit.runtime.signing import Signer
@@ -30,6 +30,7 @@ from godwit_protocol.events.migration import (
     ReservationRequested,
 )
 from godwit_protocol.roles.effects import Address, Service
+from godwit_protocol.stored import Stored
 from godwit_protocol.subjects import NAME_PATTERN
 
 AnswerEvent = (

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, TypeVar, cast
 import structlog
 
 from godwit.runtime.clock import Clock
-from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
+from godwit.runtime.event_log import AppendConflictError, EventLog
 from godwit.runtime.lane import LaneWriter, Scope
 from godwit.runtime.patience import patiently
 from godwit.runtime.signing import Signer
@@ -30,6 +30,7 @@ from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.estimate import EstimateCompared, EstimateMade
 from godwit_protocol.projections import MigrationSummary, fold
+from godwit_protocol.stored import Stored
 from godwit_protocol.subjects import NAME_PATTERN
 
 MACHINES_MAX: Final = 10_000

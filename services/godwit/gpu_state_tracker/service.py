@@ -19,7 +19,7 @@ from godwit.gpu_state_tracker.tracker import Tracker
 from godwit.metrics.figures import Figures
 from godwit.metrics.gpus import Gpus
 from godwit.runtime.clock import Clock, SystemClock
-from godwit.runtime.event_log import EventLog, Stored
+from godwit.runtime.event_log import EventLog
 from godwit.runtime.health import Health
 from godwit.runtime.service import ServiceContext
 from godwit.runtime.signing import Signer, open_signer
@@ -28,6 +28,7 @@ from godwit_protocol.events import Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.roles.effects import Service
+from godwit_protocol.stored import Stored
 
 ARRIVALS_MAX: Final = 1_000
 """What is read ahead of the tracker; then reading waits."""

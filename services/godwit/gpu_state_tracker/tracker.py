@@ -14,7 +14,7 @@ from godwit.gpu_state_tracker.answers import AnswerEvent, Answers, Asked
 from godwit.gpu_state_tracker.occupancy import Occupancy, is_unused
 from godwit.runtime import telemetry
 from godwit.runtime.clock import Clock
-from godwit.runtime.event_log import AppendConflictError, EventLog, Stored
+from godwit.runtime.event_log import AppendConflictError, EventLog
 from godwit.runtime.signing import Signer
 from godwit_protocol import codec, ledger, subjects
 from godwit_protocol.catalogue import Catalogue
@@ -31,6 +31,7 @@ from godwit_protocol.ledger import EntryKind, Holding, HostPicture, Refusal, Ref
 from godwit_protocol.roles import tracker as core
 from godwit_protocol.roles.effects import Effect
 from godwit_protocol.roles.inputs import Input
+from godwit_protocol.stored import Stored
 
 ASKED_MAX: Final = 100_000
 """Requests that are remembered until their reservation is over, the newest."""

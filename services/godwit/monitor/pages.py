@@ -20,7 +20,7 @@ from godwit.pictures import reading, report
 from godwit.pictures.board import Board
 from godwit.pictures.migrations import find_id
 from godwit.pictures.narrative import Narrator, reason
-from godwit.runtime.event_log import LogReader, Stored
+from godwit.runtime.event_log import LogReader
 from godwit.runtime.signing import is_signed
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import CorruptError, DeadlineError
@@ -28,6 +28,7 @@ from godwit_protocol.replay.signatures import Trust
 from godwit_protocol.replay.timeline import Timeline, timeline
 from godwit_protocol.replay.verification import verify
 from godwit_protocol.replay.what_if import recorded_move
+from godwit_protocol.stored import Stored
 
 from . import guard
 from .audience import Audience, framed

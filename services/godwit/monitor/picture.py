@@ -14,11 +14,11 @@ import msgspec
 
 from godwit.pictures.board import Board, Row, matching, told_progress
 from godwit.pictures.hosts import Hosts
-from godwit.runtime.event_log import Stored
 from godwit_protocol import codec, subjects
 from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.errors import CorruptError, NotFoundError
 from godwit_protocol.events import Recorded
+from godwit_protocol.stored import Stored
 
 PAGE_ROWS: Final = 100
 """Migrations that have ended are told so many at a time."""

@@ -23,7 +23,8 @@ from godwit_protocol.placement.shapes import solver
 from . import reading
 
 if TYPE_CHECKING:
-    from godwit.runtime.event_log import EventLog, Stored
+    from godwit.runtime.event_log import EventLog
+    from godwit_protocol.stored import Stored
 
 Source = str
 """A filter of one stream."""

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, cast
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import CorruptError, NotFoundError
 from godwit_protocol.events import Recorded
-from godwit_protocol.replay.chains import StoredMessage
 from godwit_protocol.replay.client_gap import ClientGap, Gaps, window_of
 
 if TYPE_CHECKING:
-    from godwit.runtime.event_log import LogReader, Stored
+    from godwit.runtime.event_log import LogReader
+    from godwit_protocol.stored import Stored
 
 ALL_EVENTS = subjects.STREAM_SUBJECTS[subjects.EVENTS]
 
@@ -82,9 +82,7 @@ async def last_of_each(log: LogReader, filters: Sequence[str]) -> dict[str, Stor
     return {stored.subject: stored async for stored in messages(log, filters)}
 
 
-async def client_gap(
-    log: LogReader, machine: str, migration: Sequence[StoredMessage]
-) -> ClientGap | None:
+async def client_gap(log: LogReader, machine: str, migration: Sequence[Stored]) -> ClientGap | None:
     """How long the machine's clients heard nothing while it was moved; None if that is not known.
 
     Reads all replies that the log still has of it (a day's, at most 1 GiB).

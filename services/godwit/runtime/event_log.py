@@ -7,37 +7,10 @@ Subjects, streams and their rules are in ``godwit_protocol.subjects``. The one a
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Final, Protocol
-
-import msgspec
+from typing import Protocol
 
 from godwit_protocol.errors import ConflictError
-
-MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
-"""Every stored message carries its message id in this header."""
-
-FIRST_STORED_HEADER: Final = "Godwit-First-Stored"
-"""Of a message that was put into a log anew: when another server stored it first, ns."""
-
-
-class Stored(msgspec.Struct, frozen=True, gc=False):
-    """One message as the log holds it."""
-
-    subject: str
-    sequence: int
-    """Position in its stream, from 1. The only order across hosts."""
-    time_ns: int
-    """The log server's wall clock when it was stored, nanoseconds since the epoch."""
-    data: bytes
-    headers: Mapping[str, str] = {}
-
-    def as_first_stored(self) -> Stored:
-        """As it stood in the log that it comes from, if it was imported or restored."""
-        told = self.headers.get(FIRST_STORED_HEADER, "")
-        if not told.isdecimal():
-            return self
-        headers = {k: v for k, v in self.headers.items() if k != FIRST_STORED_HEADER}
-        return msgspec.structs.replace(self, time_ns=int(told), headers=headers)
+from godwit_protocol.stored import Stored
 
 
 class AppendConflictError(ConflictError):

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import IO, Final
 
 from godwit.runtime import parquet_file
-from godwit.runtime.event_log import Stored
 from godwit_protocol import subjects as names
 from godwit_protocol.errors import CorruptError, InvalidInputError, NotFoundError
 from godwit_protocol.replay import lines
+from godwit_protocol.stored import Stored
 
 CHUNK_BYTES: Final = 64 * 1024
 """What is decoded of it together stays in a processor's cache."""
@@ -56,7 +56,7 @@ class LogFile:
                 return parquet_file.read_head(self.path)
             return self._read_head(opened)
 
-    def messages(self) -> Iterator[lines.Message]:
+    def messages(self) -> Iterator[Stored]:
         """All messages of the file. Raises as ``head``."""
         with self._opened() as opened:
             if _is_table(opened):
@@ -77,7 +77,7 @@ class LogFile:
         for message in self.messages():
             if message.subject == subject:
                 found = message
-        return None if found is None else _stored(found)
+        return found
 
     async def read(
         self, subjects: Sequence[str], *, after_sequence: int = 0
@@ -86,7 +86,7 @@ class LogFile:
         is_wanted = names.filter_of(subjects)
         for message in self.messages():
             if message.sequence > after_sequence and is_wanted(message.subject):
-                yield _stored(message)
+                yield message
 
     def tail(self, subjects: Sequence[str], *, after_sequence: int = 0) -> AsyncIterator[Stored]:
         """As ``read``: nothing comes after a file's end."""
@@ -112,12 +112,8 @@ class LogFile:
         except CorruptError as error:
             raise CorruptError(f"{self.path}: {error.message}", hint=error.hint) from error
 
-    def _decoded(self, chunk: bytes, number: int) -> list[lines.Message]:
+    def _decoded(self, chunk: bytes, number: int) -> list[Stored]:
         try:
             return lines.decode_lines(chunk, number)
         except CorruptError as error:
             raise CorruptError(f"{self.path}: {error.message}") from error
-
-
-def _stored(message: lines.Message) -> Stored:
-    return Stored(message.subject, message.sequence, message.time_ns, message.data, message.headers)

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Self
 
 import msgspec
@@ -24,7 +24,7 @@ import structlog
 
 from godwit.runtime import jetstream_api as api
 from godwit.runtime import websockets
-from godwit.runtime.event_log import MESSAGE_ID_HEADER, AppendConflictError, Stored
+from godwit.runtime.event_log import AppendConflictError
 from godwit.runtime.pull_reader import PullReader
 from godwit.runtime.values import server_urls
 from godwit_protocol.errors import (
@@ -34,6 +34,7 @@ from godwit_protocol.errors import (
     RemoteProtocolError,
     UnreachableError,
 )
+from godwit_protocol.stored import MESSAGE_ID_HEADER, Stored
 from godwit_protocol.subjects import stream_of
 
 with websockets.left_out():
@@ -175,7 +176,7 @@ class NatsLog:
     async def announce(self, subject: str, data: bytes) -> None:
         """As ``EventLog.announce``. Dropped while disconnected."""
         if self.is_connected:
-            with contextlib.suppress(nats.errors.Error):
+            with contextlib.suppress(nats.errors.Error), _cancellable():
                 await self._client.publish(subject, data)
 
     async def listen(self, subjects: Sequence[str]) -> AsyncIterator[tuple[str, bytes]]:
@@ -224,10 +225,12 @@ class NatsLog:
         with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
             async with asyncio.timeout(CLOSE_S_MAX):
                 if self.is_connected:
-                    await self._client.flush()
+                    with _cancellable():
+                        await self._client.flush()
         with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
             async with asyncio.timeout(CLOSE_S_MAX):
-                await self._client.close()
+                with _cancellable():
+                    await self._client.close()
         self._end()
 
     async def ask_api(
@@ -239,8 +242,8 @@ class NatsLog:
     async def post_api(self, call: str, request: dict[str, Any], reply_to: str) -> None:
         """Send a request to the JetStream API without waiting. Lost while disconnected."""
         if self.is_connected:
-            with contextlib.suppress(nats.errors.Error):
-                data = json.dumps(request).encode()
+            data = json.dumps(request).encode()
+            with contextlib.suppress(nats.errors.Error), _cancellable():
                 await self._client.publish(f"{_API}.{call}", data, reply=reply_to)
 
     async def subscribe_inbox(
@@ -260,12 +263,13 @@ class NatsLog:
 
         self._check_loop()
         try:
-            subscription = await self._client.subscribe(subject, cb=deliver)
+            with _cancellable():
+                subscription = await self._client.subscribe(subject, cb=deliver)
         except nats.errors.ConnectionClosedError as error:
             raise _closed_error() from error
 
         async def end() -> None:
-            with contextlib.suppress(nats.errors.Error):
+            with contextlib.suppress(nats.errors.Error), _cancellable():
                 await subscription.unsubscribe()
 
         return end
@@ -332,17 +336,13 @@ class NatsLog:
         self._check_loop()
         if self._closed.is_set():
             raise _closed_error()
-        before = _cancellations()
         try:
             async with asyncio.timeout(attempt_s):
                 await self._connected.wait()
-                answer = await self._client.request(
-                    subject, data, timeout=attempt_s, headers=headers or None
-                )
-                if _cancellations() > before:
-                    # The client waits with ``asyncio.wait_for``, which before Python 3.12 swallows
-                    # a cancellation that comes together with the answer.
-                    raise asyncio.CancelledError
+                with _cancellable():
+                    answer = await self._client.request(
+                        subject, data, timeout=attempt_s, headers=headers or None
+                    )
         except nats.errors.BadSubjectError as error:
             raise InvalidInputError(f"subject {subject!r} is not usable") from error
         except nats.errors.NoRespondersError:
@@ -441,6 +441,17 @@ class NatsLog:
             arrived.set()
         for reader in self._readers:
             reader.expire()
+
+
+@contextlib.contextmanager
+def _cancellable() -> Iterator[None]:
+    """A call of the client, which forgets a cancellation where it flushes, and one that comes
+    together with an answer: ``asyncio.wait_for`` does, before Python 3.12.
+    """
+    before = _cancellations()
+    yield
+    if _cancellations() > before:
+        raise asyncio.CancelledError
 
 
 def _cancellations() -> int:

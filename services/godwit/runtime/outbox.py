@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from godwit.runtime.event_log import MESSAGE_ID_HEADER, EventLog
+from godwit.runtime.event_log import EventLog
 from godwit_protocol.errors import (
     DeadlineError,
     GodwitError,
@@ -24,6 +24,7 @@ from godwit_protocol.errors import (
     LocalProtocolError,
     RefusedError,
 )
+from godwit_protocol.stored import MESSAGE_ID_HEADER
 
 MESSAGES_MAX: Final = 10_000
 BYTES_MAX: Final = 64 * 1024 * 1024

@@ -14,6 +14,7 @@ from godwit_protocol import codec
 from godwit_protocol.errors import CorruptError, GodwitError, InvalidInputError
 from godwit_protocol.events import Envelope
 from godwit_protocol.replay import lines
+from godwit_protocol.stored import Stored
 
 MAGIC: Final = b"PAR1"
 SUFFIX: Final = ".parquet"
@@ -51,7 +52,7 @@ class ParquetWriter:
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
 
-    def add(self, message: lines.Message) -> None:
+    def add(self, message: Stored) -> None:
         """Write one more message."""
         self._rows.append(_row(message))
         if len(self._rows) >= ROWS_AT_ONCE:
@@ -77,7 +78,7 @@ def read_head(path: Path) -> lines.FileHead:
     return lines.decode_head(found.get(_HEAD_KEY, b""))
 
 
-def read_messages(path: Path) -> Iterator[lines.Message]:
+def read_messages(path: Path) -> Iterator[Stored]:
     """All messages of the file, in its order. Raises as ``read_head``."""
     _, pq = _pyarrow()
     try:
@@ -92,13 +93,11 @@ def read_messages(path: Path) -> Iterator[lines.Message]:
         raise CorruptError(f"{path} cannot be read: {error}") from error
 
 
-def _message(row: dict[str, Any]) -> lines.Message:
-    return lines.Message(
-        **{name: row[name] for name in _OF_MESSAGE}, headers=dict(row["headers"] or ())
-    )
+def _message(row: dict[str, Any]) -> Stored:
+    return Stored(**{name: row[name] for name in _OF_MESSAGE}, headers=dict(row["headers"] or ()))
 
 
-def _row(message: lines.Message) -> dict[str, Any]:
+def _row(message: Stored) -> dict[str, Any]:
     envelope = _envelope(message)
     told = {name: getattr(envelope, name) for name in _OF_ENVELOPE} if envelope else {}
     return {
@@ -108,7 +107,7 @@ def _row(message: lines.Message) -> dict[str, Any]:
     }
 
 
-def _envelope(message: lines.Message) -> Envelope | None:
+def _envelope(message: Stored) -> Envelope | None:
     try:
         return codec.decode(message.data, message.sequence).envelope
     except CorruptError:

@@ -22,8 +22,8 @@ from uuid import uuid4
 import structlog
 
 from godwit.runtime import jetstream_api as api
-from godwit.runtime.event_log import Stored
 from godwit_protocol.errors import InvalidInputError, UnreachableError
+from godwit_protocol.stored import Stored
 from godwit_protocol.subjects import stream_of
 
 MESSAGES_IN_FLIGHT_MAX: Final = 512

@@ -22,8 +22,8 @@ from typing import Any, Final, NamedTuple, Protocol
 import structlog
 
 from godwit.runtime import jetstream_api as api
-from godwit.runtime.event_log import Stored
 from godwit.runtime.pull_reader import Message, one_stream
+from godwit_protocol.stored import Stored
 from godwit_protocol.subjects import EVENTS, LIVE_ROOT, ROOT, matches, stream_of
 
 INBOX_PREFIX: Final = "_INBOX.watch"

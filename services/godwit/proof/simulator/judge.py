@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.gpu_state_tracker.occupancy import Occupancy
 from godwit.hypervisor.port import VmmState
-from godwit.runtime.event_log import Stored
 from godwit_protocol import codec, ledger, subjects
 from godwit_protocol import register as reg
 from godwit_protocol.events import CHAIN_START, Recorded, stored_hash
@@ -20,6 +19,7 @@ from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason, Outcome
 from godwit_protocol.ledger import HostPicture
+from godwit_protocol.stored import Stored
 
 from .machine import SimulatedVmm
 from .process import World

@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from godwit.runtime.event_log import MESSAGE_ID_HEADER, AppendConflictError, Stored
+from godwit.runtime.event_log import AppendConflictError
 from godwit_protocol import register, subjects
 from godwit_protocol.errors import UnreachableError
+from godwit_protocol.stored import MESSAGE_ID_HEADER, Stored
 from godwit_protocol.subjects import REGISTER, STREAM_SUBJECTS, stream_of
 
 from .clock import EPOCH_NS

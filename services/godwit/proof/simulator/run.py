@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from godwit.runtime.event_log import Stored
 from godwit_protocol import subjects
+from godwit_protocol.stored import Stored
 
 from . import folds
 from .clock import HostClock

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from godwit.runtime.event_log import MESSAGE_ID_HEADER, Stored
+from godwit_protocol.stored import MESSAGE_ID_HEADER, Stored
 from godwit_protocol.subjects import matches
 
 ANY = ("*", ">")

@@ -28,31 +28,30 @@ def test_a_host_service_must_know_its_host(service: Service) -> None:
 
 
 def test_everything_given_is_taken() -> None:
-    config = load(
-        Service.DESTINATION_HOST,
-        {
-            **HOST,
-            "GODWIT_NATS_URL": "nats://nats.example:4333",
-            "GODWIT_DIR": "/var/lib/godwit",
-            "GODWIT_GPUS": "H100-80GB:2, L40S-48GB",
-            "GODWIT_LINK_HOST": "10.0.0.7",
-            "GODWIT_LINK_PORT": "7000",
-            "GODWIT_OMIT_ZEROS": "off",
-            "GODWIT_CONTENT_STORE": "off",
-            "GODWIT_CONTENT_DIR": "/srv/models",
-            "GODWIT_BULK_CONNECTIONS": "4",
-            "GODWIT_HEALTH_HOST": "0.0.0.0",
-            "GODWIT_HEALTH_PORT": "8080",
-            "GODWIT_LOG_LEVEL": "Debug",
-            "GODWIT_LOG_FORMAT": "json",
-        },
-    )
-    assert config.gpus == ("H100-80GB", "H100-80GB", "L40S-48GB")
+    given = {
+        **HOST,
+        "GODWIT_NATS_URL": "nats://nats.example:4333",
+        "GODWIT_DIR": "/var/lib/godwit",
+        "GODWIT_GPUS": "H100-80GB:2, L40S-48GB",
+        "GODWIT_LINK_HOST": "10.0.0.7",
+        "GODWIT_LINK_PORT": "7000",
+        "GODWIT_OMIT_ZEROS": "off",
+        "GODWIT_CONTENT_STORE": "off",
+        "GODWIT_CONTENT_DIR": "/srv/models",
+        "GODWIT_BULK_CONNECTIONS": "4",
+        "GODWIT_HEALTH_HOST": "0.0.0.0",
+        "GODWIT_HEALTH_PORT": "8080",
+        "GODWIT_LOG_LEVEL": "Debug",
+        "GODWIT_LOG_FORMAT": "json",
+    }
+    source = load(Service.SOURCE_HOST, given)
+    assert source.gpus == ("H100-80GB", "H100-80GB", "L40S-48GB")
+    assert source.bulk_connections == 4
+    assert source.omit_zeros is False
+    config = load(Service.DESTINATION_HOST, given)
     assert config.host_directory == Path("/var/lib/godwit/hosts/host-1")
     assert (config.link_host, config.link_port) == ("10.0.0.7", 7000)
     assert (config.health_host, config.health_port) == ("0.0.0.0", 8080)
-    assert config.bulk_connections == 4
-    assert config.omit_zeros is False
     assert (config.content_store, config.content_directory) == (False, Path("/srv/models"))
     assert config.log_level == logging.DEBUG
     assert config.log_format is LogFormat.JSON
@@ -102,15 +101,27 @@ def test_the_directory_follows_the_runtime_directory() -> None:
 def test_what_is_wrong_is_named_with_its_value_and_what_is_allowed(
     variable: str, value: str
 ) -> None:
+    (row,) = (row for row in rows() if row.name == variable)
+    reader = Service(row.read_by[-1])
     with pytest.raises(ConfigError, match=variable) as error:
-        load(Service.DESTINATION_HOST, {**HOST, variable: value})
+        load(reader, {**HOST, variable: value})
     assert error.value.value == value
     assert repr(value) in error.value.message
     assert error.value.hint.startswith("give ")
 
 
-def test_what_a_service_does_not_read_cannot_stop_it() -> None:
-    assert load(Service.COORDINATOR, {"GODWIT_GPUS": "nonsense"}).gpus == ()
+def test_a_service_has_nothing_of_what_it_does_not_read() -> None:
+    config = load(Service.COORDINATOR, {"GODWIT_GPUS": "nonsense"})
+    with pytest.raises(AttributeError):
+        _ = config.gpus
+
+
+@pytest.mark.parametrize(
+    "service", [Service.COORDINATOR, Service.SOURCE_HOST, Service.DESTINATION_HOST]
+)
+def test_whoever_asks_for_proof_of_power_off_has_the_fencing_program(service: Service) -> None:
+    config = load(service, {**HOST, "GODWIT_FENCE_COMMAND": "/sbin/fence --bmc"})
+    assert config.fence_command == ("/sbin/fence", "--bmc")
 
 
 def test_the_table_is_complete_and_each_row_says_what_it_is_for() -> None:

@@ -43,8 +43,8 @@ class Service(StrEnum):
 
 _ALL: Final = frozenset(Service)
 _SERVICES: Final = _ALL - {Service.COMMAND, Service.PROVISION}
-_WRITERS: Final = _SERVICES - {Service.MONITOR}
-_HOST_SERVICES: Final = frozenset({Service.SOURCE_HOST, Service.DESTINATION_HOST})
+WRITERS: Final = _SERVICES - {Service.MONITOR}
+HOST_SERVICES: Final = frozenset({Service.SOURCE_HOST, Service.DESTINATION_HOST})
 
 
 def _variable(
@@ -67,7 +67,7 @@ def _variable(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """A process's configuration, checked."""
+    """A process's configuration, checked: of each service, what that service reads."""
 
     nats_url: str = field(
         metadata=_variable(
@@ -119,8 +119,8 @@ class Config:
             "",
             "The name of the host that the service belongs to.",
             default_shown="(must be set)",
-            read_by=_HOST_SERVICES,
-            required_by=_HOST_SERVICES,
+            read_by=HOST_SERVICES,
+            required_by=HOST_SERVICES,
         )
     )
     host_directory: Path = field(
@@ -132,7 +132,7 @@ class Config:
             "Where a host keeps its journals and its machines' sockets. Its two services share it,"
             " and it must survive their restarts.",
             default_shown="$GODWIT_DIR/hosts/$GODWIT_HOST",
-            read_by=_HOST_SERVICES,
+            read_by=HOST_SERVICES,
         )
     )
     gpus: tuple[str, ...] = field(
@@ -144,7 +144,7 @@ class Config:
             "The host's simulated GPUs, such as H100-80GB:2; they count where there is no driver."
             " Empty: none.",
             default_shown="(none)",
-            read_by=_HOST_SERVICES,
+            read_by=frozenset({Service.SOURCE_HOST}),
         )
     )
     gpu_origin: GpuOrigin = field(
@@ -197,7 +197,7 @@ class Config:
             "an address or a name that other hosts reach",
             "127.0.0.1",
             "Where the destination listens for the direct link, and what it announces.",
-            read_by=_HOST_SERVICES,
+            read_by=HOST_SERVICES,
         )
     )
     link_port: int = field(
@@ -218,7 +218,7 @@ class Config:
             "auto",
             "How many connections carry a migration's pages: so many, or as both hosts' cores and"
             " the bandwidth suggest and measuring tells.",
-            read_by=_HOST_SERVICES,
+            read_by=frozenset({Service.SOURCE_HOST}),
         )
     )
     omit_zeros: bool = field(
@@ -228,7 +228,7 @@ class Config:
             "on or off",
             "on",
             "Whether pages that are all zero are only named, and do not travel.",
-            read_by=_HOST_SERVICES,
+            read_by=frozenset({Service.SOURCE_HOST}),
         )
     )
     omit_rewritten: bool = field(
@@ -250,7 +250,7 @@ class Config:
             "on",
             "Whether chunks that the destination holds already are filled there, and do not travel"
             " (docs/data-plane.md). Both hosts must have it on.",
-            read_by=_HOST_SERVICES,
+            read_by=HOST_SERVICES,
         )
     )
     compression: CompressionPolicy = field(
@@ -262,7 +262,7 @@ class Config:
             "How pages may be compressed, where the measured link is slower than that"
             " (docs/data-plane.md): by any method, by none, or by this one. Both hosts must allow"
             " it.",
-            read_by=_HOST_SERVICES,
+            read_by=HOST_SERVICES,
         )
     )
     content_directory: Path | None = field(
@@ -307,7 +307,7 @@ class Config:
             "What finds the pages that a machine has written: pagemap asks the kernel, digest"
             " compares all memory with what was sent; auto is pagemap where the kernel has"
             " PAGEMAP_SCAN.",
-            read_by=_HOST_SERVICES,
+            read_by=HOST_SERVICES,
         )
     )
     fence_command: tuple[str, ...] = field(
@@ -319,7 +319,7 @@ class Config:
             "Confirms that another host is powered off (docs/in-doubt.md). Empty: the operator is"
             " asked.",
             default_shown="(none)",
-            read_by=_HOST_SERVICES,
+            read_by=HOST_SERVICES | {Service.COORDINATOR},
         )
     )
     signing_key: Path | None = field(
@@ -331,7 +331,7 @@ class Config:
             "The Ed25519 key that signs, at a migration's end, what the service has written of it;"
             " made if it is not there (docs/replay.md).",
             default_shown="signing.key in the host's directory, else in $GODWIT_DIR/services",
-            read_by=_WRITERS,
+            read_by=WRITERS,
         )
     )
     sampling_period_ns: int = field(
@@ -432,7 +432,7 @@ class Config:
             "off",
             "Whether spans of migrations go to an OpenTelemetry collector, where"
             " OTEL_EXPORTER_OTLP_ENDPOINT says (docs/monitoring.md).",
-            read_by=_WRITERS | {Service.COMMAND},
+            read_by=WRITERS | {Service.COMMAND},
         )
     )
     log_level: int = field(
@@ -460,11 +460,14 @@ class Config:
 def load(service: Service, environ: Mapping[str, str]) -> Config:
     """Return the configuration of ``service``. Empty variables count as unset.
 
-    Raises ``ConfigError`` for the first variable that ``service`` reads and that is wrong. What it
-    does not read keeps its default, whatever the environment says.
+    Raises ``ConfigError`` for the first variable that ``service`` reads and that is wrong. It has
+    no others: to ask for one raises ``AttributeError``, since the table would not tell of it.
     """
-    found = {name: _value(variable, service, environ) for name, variable in _variables()}
-    return Config(**found)
+    config = object.__new__(Config)
+    for name, variable in _variables():
+        if service in variable.read_by:
+            object.__setattr__(config, name, _value(variable, service, environ))
+    return config
 
 
 def rows() -> tuple[VariableRow, ...]:
@@ -486,8 +489,7 @@ def _variables() -> Iterator[tuple[str, Variable]]:
 
 
 def _value(variable: Variable, service: Service, environ: Mapping[str, str]) -> Any:
-    given = environ.get(variable.name, "") if service in variable.read_by else ""
-    text = given or variable.default(environ)
+    text = environ.get(variable.name, "") or variable.default(environ)
     if not text and service in variable.required_by:
         raise ConfigError(variable.name, text, variable.allowed)
     try:

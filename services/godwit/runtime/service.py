@@ -85,20 +85,28 @@ def run_service(service: Service, main: Main, environ: Mapping[str, str] = os.en
         telemetry.configure(service, logging.INFO, LogFormat.AUTO)
         return _report(error)
     telemetry.configure(service, config.log_level, config.log_format)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner, telemetry.bound(host=config.host):
+    host = _host(service, config)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner, telemetry.bound(host=host):
         stopped_status = INTERRUPTED_STATUS if service is Service.PROVISION else 0
         return runner.run(_until_told_to_stop(_serve(service, config, main), stopped_status))
 
 
 def service_directory(service: Service, config: Config) -> Path:
     """Where a service keeps what is its own: beside its host's files, or under ``GODWIT_DIR``."""
-    if config.host:
-        return config.host_directory / service
-    names = {
-        Service.COORDINATOR: config.coordinator_id,
-        Service.GPU_STATE_TRACKER: config.tracker_id,
-    }
-    return config.directory / "services" / service / names.get(service, "")
+    directory = config.directory / "services" / service
+    match service:
+        case Service.SOURCE_HOST | Service.DESTINATION_HOST:
+            return config.host_directory / service
+        case Service.COORDINATOR:
+            return directory / config.coordinator_id
+        case Service.GPU_STATE_TRACKER:
+            return directory / config.tracker_id
+        case _:
+            return directory
+
+
+def _host(service: Service, config: Config) -> str:
+    return config.host if service in configuration.HOST_SERVICES else ""
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -188,7 +196,8 @@ async def _observed(
 ) -> AsyncIterator[None]:
     """Count what the service appends, and make spans of it if that is wanted."""
     learners = [Facts(figures).learn]
-    tracer = open_tracer(service, config.host) if config.tracing else None
+    is_traced = service in configuration.WRITERS and config.tracing
+    tracer = open_tracer(service, _host(service, config)) if is_traced else None
     if tracer is not None:
         log.is_traced = True
         learners.append(tracer.learn)
@@ -242,7 +251,7 @@ async def connect(service: Service, config: Config) -> ObservedLog:
 
     Raises ``UnreachableError`` after ``CONNECT_TRIES_MAX`` tries.
     """
-    name = "-".join(filter(None, (service, config.host)))
+    name = "-".join(filter(None, (service, _host(service, config))))
     # The monitor's user may be answered nowhere else.
     inbox_prefix = INBOX_PREFIX if service is Service.MONITOR else "_INBOX"
     once = partial(

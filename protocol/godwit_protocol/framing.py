@@ -28,7 +28,8 @@ from .errors import LocalProtocolError, RemoteProtocolError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
-CONTROL_PAYLOAD_BYTES_MAX: Final = 4 << 20
+CONTROL_PAYLOAD_BYTES_MAX: Final = 8 << 20
+"""A checkpoint has 1 MiB of the guest's and 4 of replies at most, and goes in one message."""
 TOKEN_BYTES: Final = 32
 SESSION_BYTES: Final = 8
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import select
+import uuid
 
 import pytest
 from hypothesis import given
@@ -9,12 +10,13 @@ from hypothesis import strategies as st
 from native_host import Client, machine_spec
 
 from godwit.hypervisor.native import guest_queues
-from godwit.hypervisor.native.guest_io import GuestIo
+from godwit.hypervisor.native.execution import BATCH_MAX
+from godwit.hypervisor.native.guest_io import REPLY_BYTES_MAX, REQUEST_ID_BYTES_MAX, GuestIo
 from godwit.hypervisor.native.guest_queues import Inbox, IoState, Outbox, Reply, Request
 from godwit.runtime.jetstream_api import StreamRules
 from godwit.runtime.nats_log import NatsLog
 from godwit_protocol import subjects
-from godwit_protocol.errors import UnreachableError
+from godwit_protocol.errors import RefusedError, UnreachableError
 
 
 @pytest.fixture
@@ -128,6 +130,32 @@ async def test_a_paused_machine_publishes_nothing(host, client):
     await client.check_each_answered_once_in_order()
 
 
+async def test_a_reply_names_its_request_unless_that_has_too_long_a_name(host, client):
+    await (await host.hypervisor.create(machine_spec())).start(1)
+    subject = subjects.guest_request(client.machine)
+    for message_id in (uuid.uuid4().hex, "x" * (REQUEST_ID_BYTES_MAX + 1)):
+        await client.log.append(subject, b"count", message_id=message_id)
+    await client.ask("count")
+    answered = [identity for identity, _ in await client.replies()]
+    assert len(answered) == 3
+    assert answered[1].startswith("sequence-")
+
+
+async def test_more_replies_than_a_checkpoint_may_hold_are_stored_first(
+    nats_server, client, guest_io
+):
+    io = guest_io(nats_server.url)
+    await asyncio.to_thread(io.begin, 10)
+    _, sequence = await client.send("count")
+    requests = [Request(sequence + each, f"r{each}", b"") for each in range(5)]
+    io.reply(requests, [bytes(REPLY_BYTES_MAX)] * 5)
+    with pytest.raises(RefusedError, match="wait for the event log"):
+        io.save()
+    io.release()
+    assert await asyncio.to_thread(io.flush, 20)
+    assert io.save() == IoState(sequence + 4)
+
+
 async def test_a_restart_of_the_log_loses_and_doubles_nothing(own_host, own_server, own_client):
     vmm = await own_host.hypervisor.create(machine_spec())
     await vmm.start(1)
@@ -226,6 +254,20 @@ def test_a_gated_inbox_keeps_the_newest_and_knows_what_it_let_go(gaps, after, da
         assert [inbox.take().sequence for _ in range(len(inbox))] == wanted
     else:
         assert len(wanted) > len(inbox)
+
+
+@given(st.lists(st.integers(0, REPLY_BYTES_MAX), max_size=64))
+def test_a_guest_is_given_no_more_than_its_replies_have_room_for(lengths):
+    """Whatever is acknowledged when: here nothing is."""
+    outbox, largest, surprises = Outbox(), 0, 0
+    while lengths and outbox.room:
+        taken = [lengths.pop() for _ in range(min(outbox.room, BATCH_MAX, len(lengths)))]
+        surprises += sum(max(length - largest, 0) for length in taken)
+        for length in taken:
+            outbox.add(Reply(len(outbox) + 1, "", bytes(length)))
+        largest = max(largest, *taken)
+    beside = 32 * len(outbox)
+    assert outbox.size_bytes <= guest_queues.OUTBOX_BYTES_MAX + surprises + beside
 
 
 @given(st.lists(st.sampled_from(["add", "claim", "acknowledge", "settle"]), max_size=40))

@@ -1,6 +1,7 @@
 """A look at what a running machine writes: each page once, and never in a migration's way."""
 
 import asyncio
+import errno
 import gc
 import weakref
 
@@ -117,3 +118,18 @@ async def test_one_at_a_time_holds_the_lease(tmp_path, monkeypatch):
     with pytest.raises(DeadlineError):
         await TrackingLease.take(folder)
     second.release()
+
+
+def test_a_lease_that_cannot_be_written_is_not_left_locked(tmp_path, monkeypatch):
+    folder = MachineFolder(tmp_path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(tracking_lease.os, "pwrite", full)
+        with pytest.raises(OSError, match="No space"):
+            TrackingLease.try_take(folder)
+    lease = TrackingLease.try_take(folder)
+    assert lease is not None
+    lease.release()

@@ -22,15 +22,18 @@ from typing import Any, Final
 
 from godwit.runtime.event_log import EventLog
 from godwit_protocol import subjects
-from godwit_protocol.errors import GodwitError, GuestError, UnreachableError
+from godwit_protocol.errors import GodwitError, GuestError, RefusedError, UnreachableError
+from godwit_protocol.stored import MESSAGE_ID_HEADER, Stored
 
 from .guest_queues import Inbox, IoState, Outbox, Reply, Request
 
-MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
 REQUEST_HEADER: Final = "Godwit-Request"
 """On a reply: the message id of its request."""
 REPLY_BYTES_MAX: Final = 1_000_000
 """Below the log server's usual limit of 1 MiB, with room for the headers."""
+STATE_BYTES_MAX: Final = 4 * 2**20
+"""With a guest's own checkpoint it fits into one message of the direct link."""
+REQUEST_ID_BYTES_MAX: Final = 256
 PUBLISH_WINDOW: Final = 32
 CANCEL_AGAIN_S: Final = 0.05
 RETRY_S: Final = 0.2
@@ -96,8 +99,17 @@ class GuestIo:
             self._inbox.gated = False
 
     def save(self) -> IoState:
-        """Guest I/O's part of the checkpoint, between two steps."""
+        """Guest I/O's part of the checkpoint, between two steps.
+
+        Raises ``RefusedError`` for more replies than a checkpoint may hold: their guest has just
+        answered at far greater length than before, and the log has not taken that yet.
+        """
         with self._changed:
+            if self._outbox.size_bytes > STATE_BYTES_MAX:
+                raise RefusedError(
+                    f"replies of {self._outbox.size_bytes} bytes wait for the event log",
+                    hint=f"a checkpoint holds {STATE_BYTES_MAX} bytes of them; try again",
+                )
             return IoState(self._cursor, self._outbox.unacknowledged())
 
     def release(self) -> None:
@@ -121,15 +133,16 @@ class GuestIo:
     def waiting(self) -> bool:
         """Whether ``take`` would give a request."""
         with self._changed:
-            return bool(self._inbox) and not self._outbox.full
+            return bool(self._inbox) and self._outbox.room > 0
 
     def take(self, limit: int) -> list[Request]:
         """Up to ``limit`` requests; none while too many replies wait for the log."""
         with self._changed:
-            if self._inbox is None or self._outbox.full:
+            if self._inbox is None:
                 return []
             was_full = self._inbox.full
-            requests = [self._inbox.take() for _ in range(min(limit, len(self._inbox)))]
+            count = min(limit, len(self._inbox), self._outbox.room)
+            requests = [self._inbox.take() for _ in range(count)]
         if was_full:
             self._loop.call_soon_threadsafe(self._space.set)
         return requests
@@ -208,8 +221,7 @@ class GuestIo:
     async def _receive(self, log: EventLog, inbox: Inbox) -> None:
         subject = subjects.guest_request(self._machine)
         async for stored in log.tail([subject], after_sequence=inbox.end):
-            identity = stored.headers.get(MESSAGE_ID_HEADER, f"sequence-{stored.sequence}")
-            request = Request(stored.sequence, identity, stored.data)
+            request = Request(stored.sequence, _identity(stored), stored.data)
             while not self._put(inbox, request):
                 await self._space.wait()
             os.eventfd_write(self.wake_fd, 1)
@@ -282,6 +294,13 @@ class GuestIo:
 
     def _message_id(self, sequence: int) -> str:
         return f"reply-{self._machine}-{sequence}"
+
+
+def _identity(request: Stored) -> str:
+    """What a reply says that it answers: the request's message id, if it is a reasonable one."""
+    given = request.headers.get(MESSAGE_ID_HEADER, "")
+    is_reasonable = 0 < len(given.encode()) <= REQUEST_ID_BYTES_MAX
+    return given if is_reasonable else f"sequence-{request.sequence}"
 
 
 async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:

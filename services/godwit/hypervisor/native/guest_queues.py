@@ -10,7 +10,10 @@ import msgspec
 INBOX_MAX: Final = 1024
 INBOX_BYTES_MAX: Final = 16 * 2**20
 OUTBOX_MAX: Final = 256
-OUTBOX_BYTES_MAX: Final = 4 * 2**20
+OUTBOX_BYTES_MAX: Final = 2 * 2**20
+"""The guest is given no more requests than their replies are likely to have room for."""
+_REPLY_BYTES_BESIDE: Final = 32
+"""What a reply takes in a checkpoint beside its data and its request's id, at most."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -27,6 +30,11 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     sequence: int
     request_id: str
     data: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in a checkpoint, at most."""
+        return len(self.data) + len(self.request_id.encode()) + _REPLY_BYTES_BESIDE
 
 
 class IoState(msgspec.Struct, frozen=True):
@@ -94,20 +102,29 @@ class Outbox:
     def __init__(self) -> None:
         self._unacknowledged: dict[int, Reply] = {}
         self._fresh: deque[int] = deque()
-        self._bytes = 0
+        self._largest_bytes = 0
+        self.size_bytes = 0
+        """What ``unacknowledged`` takes in a checkpoint, at most."""
 
     def __len__(self) -> int:
         return len(self._unacknowledged)
 
     @property
-    def full(self) -> bool:
-        """Whether the guest must not be given more requests."""
-        return len(self._unacknowledged) >= OUTBOX_MAX or self._bytes >= OUTBOX_BYTES_MAX
+    def room(self) -> int:
+        """How many more requests the guest may be given: their replies are taken to be no larger
+        than the largest so far. One that answers at greater length surprises once.
+        """
+        left_bytes = OUTBOX_BYTES_MAX - self.size_bytes
+        if left_bytes <= 0:
+            return 0
+        left = OUTBOX_MAX - len(self._unacknowledged)
+        return min(left, max(left_bytes // max(self._largest_bytes, 1), 1))
 
     def add(self, reply: Reply, *, fresh: bool = True) -> None:
         """Take a reply; not ``fresh``: perhaps it was published before."""
         self._unacknowledged[reply.sequence] = reply
-        self._bytes += len(reply.data)
+        self._largest_bytes = max(self._largest_bytes, reply.size_bytes)
+        self.size_bytes += reply.size_bytes
         if fresh:
             self._fresh.append(reply.sequence)
 
@@ -128,7 +145,7 @@ class Outbox:
     def acknowledge(self, sequence: int) -> None:
         """The log holds it. Idempotent."""
         reply = self._unacknowledged.pop(sequence, None)
-        self._bytes -= len(reply.data) if reply else 0
+        self.size_bytes -= reply.size_bytes if reply else 0
 
     def unacknowledged(self) -> tuple[Reply, ...]:
         """All, in the order of their requests."""

@@ -7,19 +7,23 @@ and has drawn its conclusions. Knows frames and descriptors; what a command mean
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 import selectors
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from godwit_protocol.errors import RemoteProtocolError
+from godwit_protocol.errors import LocalProtocolError, RemoteProtocolError
 
 from . import wire
 
 CLIENTS_MAX: Final = 64
 _READ_BYTES: Final = 2**18
+_NONE_FREE: Final = (errno.EMFILE, errno.ENFILE)
 
 Answerer = Callable[[bytes], tuple[wire.Message, Sequence[int]]]
 """Takes a command's body; returns the answer and the descriptors that go with it."""
@@ -40,6 +44,7 @@ class ControlServer:
         self._selector = selectors.DefaultSelector()
         self._clients: set[_Client] = set()
         self._listener = listener
+        self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self.watch(self._listener.fileno(), self._accept)
 
     def watch(self, fd: int, ready: Callable[[], None]) -> None:
@@ -54,7 +59,9 @@ class ControlServer:
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionError):
+        except OSError as error:
+            if error.errno in _NONE_FREE:
+                self._turn_away()
             return
         if len(self._clients) >= CLIENTS_MAX:
             connection.close()
@@ -63,6 +70,16 @@ class ControlServer:
         client = _Client(connection)
         self._clients.add(client)
         self.watch(connection.fileno(), lambda: self._serve(client))
+
+    def _turn_away(self) -> None:
+        """Take whoever waits, with the spare descriptor, and hang up: else ``poll`` would not wait
+        any more. A guest, which shares this process, may have taken all others.
+        """
+        with suppress(OSError):
+            os.close(self._spare_fd)
+            self._listener.accept()[0].close()
+        with suppress(OSError):
+            self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _serve(self, client: _Client) -> None:
         try:
@@ -83,7 +100,10 @@ class ControlServer:
     def _answer_next(self, client: _Client) -> None:
         while not client.unsent and (body := wire.take_frame(client.received)) is not None:
             answer, fds = self._answer(body)
-            data = wire.frame(answer)
+            try:
+                data = wire.frame(answer)
+            except LocalProtocolError as error:  # nothing that a client asks may end the machine
+                data, fds = wire.frame(wire.failed(error)), ()
             client.unsent = data[_send(client.connection, data, fds) :]
         if client.unsent:
             self._await(client, selectors.EVENT_WRITE)

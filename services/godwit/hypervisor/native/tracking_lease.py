@@ -41,7 +41,11 @@ class TrackingLease:
         except BlockingIOError:
             os.close(fd)
             return None
-        return cls(fd)
+        try:
+            return cls(fd)
+        except OSError:  # a full disk must not leave it locked
+            os.close(fd)
+            raise
 
     @classmethod
     async def take(cls, folder: MachineFolder) -> Self:

@@ -16,7 +16,12 @@ from typing import Final
 
 import msgspec
 
-from godwit_protocol.errors import GodwitError, RemoteProtocolError, UnreachableError
+from godwit_protocol.errors import (
+    GodwitError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    UnreachableError,
+)
 from godwit_protocol.machine import MachineSpec
 
 from ..port import VmmState
@@ -167,9 +172,12 @@ _errors: Final = {kind.code: kind for kind in _kinds}
 
 
 def frame(message: Message) -> bytes:
-    """Return ``message`` as it goes over the socket."""
+    """Return ``message`` as it goes over the socket. Raises ``LocalProtocolError``: too long."""
     body = _encoder.encode(message)
-    assert len(body) <= FRAME_BYTES_MAX, f"{type(message).__name__} of {len(body)} bytes"
+    if len(body) > FRAME_BYTES_MAX:
+        raise LocalProtocolError(
+            f"{type(message).__name__} of {len(body)} bytes; at most {FRAME_BYTES_MAX} are sent"
+        )
     return len(body).to_bytes(LENGTH_BYTES, "little") + body
 
 

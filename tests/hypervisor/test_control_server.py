@@ -1,0 +1,74 @@
+"""Nothing that comes to a VMM's control socket may end the machine behind it."""
+
+import errno
+import os
+import socket
+
+import pytest
+
+from godwit.hypervisor.native import wire
+from godwit.hypervisor.native.server import ControlServer
+from godwit_protocol.errors import LocalProtocolError
+
+
+class ShortOfDescriptors(socket.socket):
+    """A listener in a process that has one descriptor to spare, while it is ``short``."""
+
+    short = True
+
+    def accept(self):
+        if self.short and not self.spared:
+            self.spared = True
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        self.spared = False
+        return super().accept()
+
+    spared = False
+
+
+@pytest.fixture
+def listener(tmp_path):
+    with ShortOfDescriptors(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        listener.setblocking(False)
+        yield listener
+
+
+def connected(listener):
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.settimeout(10)
+    client.connect(listener.getsockname())
+    return client
+
+
+def asked(server, client, turns=2):
+    client.sendall(wire.frame(wire.GetStatus()))
+    for _ in range(turns):
+        server.poll(10)
+    received = bytearray()
+    while (body := wire.take_frame(received)) is None:
+        received += client.recv(2**16)
+    return wire.decode_answer(body)
+
+
+def test_whoever_finds_no_descriptor_free_is_turned_away_and_the_next_one_is_served(listener):
+    server = ControlServer(listener, lambda _: (wire.Done(), ()))
+    with connected(listener) as turned_away:
+        server.poll(10)
+        assert turned_away.recv(1) == b""
+    listener.short = False
+    with connected(listener) as client:
+        assert asked(server, client) == wire.Done()
+    server.poll(10)  # it hears that the client has gone
+
+
+def test_an_answer_that_is_too_long_is_an_error_to_whoever_asked(listener):
+    listener.short = False
+    answers = [wire.Paused(bytes(wire.FRAME_BYTES_MAX), 0), wire.Done()]
+    server = ControlServer(listener, lambda _: (answers.pop(0), ()))
+    with connected(listener) as client:
+        with pytest.raises(LocalProtocolError, match="Paused of"):
+            asked(server, client)
+        assert asked(server, client, turns=1) == wire.Done()
+    server.poll(10)

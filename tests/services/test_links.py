@@ -11,14 +11,16 @@ import pytest
 import pytest_asyncio
 
 from godwit.coordinator import links
-from godwit.coordinator.links import look_at_link
+from godwit.coordinator.links import is_alive, look_at_link
 from godwit.destination_host.link_offers import LinkOffers
 from godwit.runtime.clock import SystemClock
 from godwit.runtime.nats_log import NatsLog
+from godwit.runtime.nats_server import NatsServer
 from godwit.source_host.link_probes import LinkProbes
 from godwit.transfer.connection import open_control
 from godwit.transfer.listener import LinkListener
 from godwit.transfer.probe import answer_probes
+from godwit_protocol.errors import UnreachableError
 from godwit_protocol.link import LINK_VERSION
 from godwit_protocol.link_probe import LinkFound, LinkUnknown, asked_of, offered_to
 
@@ -108,3 +110,25 @@ async def test_what_cannot_be_read_is_passed_over(two: TwoHosts) -> None:
         for junk in (b"", b"\xc1", b"\x80", b"x" * 10_000):
             await two.log.announce(subject, junk)
     assert isinstance(await two.look(), LinkFound)
+
+
+async def lives(log: NatsLog, host: str) -> bool:
+    return await is_alive(log, SystemClock(), host)
+
+
+async def test_a_host_lives_if_either_of_its_services_says_anything(two: TwoHosts) -> None:
+    two.offer()
+    two.probe()
+    assert await lives(two.log, two.destination)
+    assert await lives(two.log, two.source)
+
+
+async def test_silence_says_nothing_while_the_log_is_away(
+    own_log: NatsLog, own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "ANSWER_S_MAX", 0.4)
+    monkeypatch.setattr(links, "ASK_EVERY_S", 0.02)
+    assert not await lives(own_log, "host-1")
+    await own_server.stop()
+    with pytest.raises(UnreachableError):
+        await lives(own_log, "host-1")

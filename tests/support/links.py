@@ -13,7 +13,7 @@ from godwit_protocol.link_probe import LinkAsked, LinkFound, asked_of, decode, e
 
 @asynccontextmanager
 async def all_hosts_linked(log: NatsLog) -> AsyncIterator[None]:
-    """While it lasts, any source is said to reach any destination."""
+    """While it lasts, any source is said to reach any other host. Whether one lives is not said."""
     answering = asyncio.create_task(_answer(log))
     yield
     answering.cancel()
@@ -23,7 +23,7 @@ async def all_hosts_linked(log: NatsLog) -> AsyncIterator[None]:
 async def _answer(log: NatsLog) -> None:
     async for _, data in log.listen((asked_of("*"),)):
         asked = decode(data, LinkAsked)
-        if asked is not None:
+        if asked is not None and asked.source != asked.destination:
             found = reached(asked)
             await log.announce(found.subject, encode(found))
 

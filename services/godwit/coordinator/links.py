@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import EventLog
+from godwit_protocol import subjects
 from godwit_protocol.link_probe import (
     LinkAsked,
     LinkFound,
@@ -28,6 +29,8 @@ NOBODYS_PORT: Final = 1
 """Offered to a source only to hear whether it is there: no destination listens on it."""
 ASK_EVERY_S: Final = 0.5
 """Live messages may be lost: a question is repeated until it is answered."""
+QUESTIONS: Final = 6
+"""So often a host is asked for a sign of life."""
 
 LookAtLink: TypeAlias = Callable[[str, str], Awaitable[LinkFound | LinkUnknown]]
 """Source and destination to what the source finds where the destination listens."""
@@ -65,8 +68,10 @@ async def look_at_link(
 
 
 async def is_alive(log: EventLog, clock: Clock, host: str) -> bool:
-    """Whether one of the host's services says anything within ``ANSWER_S_MAX``: each is asked for
-    its part in a look at the link from the host to itself. Raises ``UnreachableError``.
+    """Whether one of the host's services says anything: each is asked, ``QUESTIONS`` times, for its
+    part in a look at the link from the host to itself.
+
+    Raises ``UnreachableError`` if the event log did not answer: then silence says nothing.
     """
     ask = clock.new_id()
     asked = LinkAsked(ask=ask, source=host, destination=host)
@@ -78,23 +83,24 @@ async def is_alive(log: EventLog, clock: Clock, host: str) -> bool:
         log.listen((offered_to(host), found_by(host))),
     )
     async with aclosing(heard):
-        with suppress(TimeoutError):
-            async with asyncio.timeout(ANSWER_S_MAX):
-                waiting = asyncio.create_task(_sign_of_life(heard))
-                try:
-                    await _ask(log, (asked, own), waiting)
+        waiting = asyncio.create_task(_sign_of_life(heard, host))
+        try:
+            for _ in range(QUESTIONS):
+                await _ask_once(log, (asked, own), waiting)
+                if waiting.done():
                     return waiting.result()
-                finally:
-                    waiting.cancel()
-                    await asyncio.gather(waiting, return_exceptions=True)
-    return False
+                await log.last(subjects.inventory(host), timeout_s=ANSWER_S_MAX)
+            return False
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
 
 
-async def _sign_of_life(heard: AsyncGenerator[tuple[str, bytes], None]) -> bool:
+async def _sign_of_life(heard: AsyncGenerator[tuple[str, bytes], None], host: str) -> bool:
     """Until anything comes but an offer that a coordinator made up."""
-    async for _, data in heard:
+    async for subject, data in heard:
         offered = decode(data, LinkOffered)
-        if offered is None or offered.port != NOBODYS_PORT:
+        if subject == found_by(host) or offered is None or offered.port != NOBODYS_PORT:
             return True
     raise AssertionError("listening ends by an error only")
 
@@ -104,9 +110,15 @@ async def _ask(
 ) -> None:
     await asyncio.sleep(0)  # the task listens before anything is asked
     while not waiting.done():
-        for asked in questions:
-            await log.announce(asked.subject, encode(asked))
-        await asyncio.wait((waiting,), timeout=ASK_EVERY_S)
+        await _ask_once(log, questions, waiting)
+
+
+async def _ask_once(
+    log: EventLog, questions: Sequence[LinkAsked | LinkOffered], waiting: asyncio.Task[Any]
+) -> None:
+    for asked in questions:
+        await log.announce(asked.subject, encode(asked))
+    await asyncio.wait((waiting,), timeout=ASK_EVERY_S)
 
 
 class _Answer:

@@ -284,6 +284,27 @@ def test_a_source_that_comes_back_with_nothing_ends_it_by_itself(
     verifies(calm, both_dead)
 
 
+def test_a_source_whose_machine_dies_after_the_destination_has_gone_ends_its_part(
+    calm: CalmCluster,
+) -> None:
+    """Seed 713: the destination said that it had nothing before anybody was in doubt, and to nobody
+    in particular. The source waited for that word for ever, though the migration had ended.
+    """
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    migration = calm.migrate()
+    here = calm.place("host-1").host
+    calm.until(lambda: here.vmms["m"].state is VmmState.PAUSED)
+    calm.cluster.running["source-host-1"].process.die("killed")
+    calm.until(calm.has_told(ev.ImageDiscarded))
+    here.kill(here.vmms["m"], "killed")
+    is_lost(calm, migration)
+    calm.until(lambda: calm.cluster.is_idle)
+    assert calm.told(ev.DoubtRaised)
+    verifies(calm, migration)
+    _is_told_dead_and_stopped(calm)
+
+
 def give_up(calm: CalmCluster, migration: str) -> None:
     calm.put(Scope.of_migration(migration, "m"), LossOrdered(requested_by="ada@desk"))
 

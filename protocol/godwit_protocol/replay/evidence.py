@@ -43,6 +43,8 @@ class Evidence:
                 self.fenced.add(event.target)
             case mev.MachineFailed() if envelope.lane in (Lane.SOURCE, Lane.DESTINATION):
                 self.fenced.add(envelope.host)
+            case ev.ImageDiscarded() | ev.MemoryLeft():
+                self.fenced.add(envelope.host)
             case _:
                 pass
 

@@ -7,8 +7,9 @@ and goes on with every migration that a former life of it left in a journal.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
 
 import structlog
 
@@ -21,13 +22,15 @@ from godwit.host.orphans import RAN, Orphans
 from godwit.runtime import telemetry
 from godwit.runtime.health import Health
 from godwit.runtime.lane import Scope, position_in_log
+from godwit.runtime.patience import DECISION_S_MAX, patiently
 from godwit.transfer.pacing import SharedLink
-from godwit_protocol import codec
+from godwit_protocol import codec, subjects
 from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import Lane, Recorded
 from godwit_protocol.events import bandwidth as bev
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events.migration import AbortReason
 from godwit_protocol.register import NO_REGISTER, UNOWNED, RegisterView
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles import source, succession
@@ -94,12 +97,13 @@ class SourceHost:
         event, migration = decision.event, decision.envelope.migration
         match event:
             case mev.MachineStartRequested():
-                self._carry_out(decision, self._machines.start(event))
+                self._carry_out(decision, partial(self._machines.start, event))
             case mev.MachineStopRequested():
-                self._carry_out(decision, self._machines.stop(decision.envelope.machine, event))
+                machine = decision.envelope.machine
+                self._carry_out(decision, partial(self._machines.stop, machine, event))
             case mev.MachinePauseRequested() | mev.MachineResumeRequested():
                 machine = decision.envelope.machine
-                self._carry_out(decision, self._machines.pause(machine, event))
+                self._carry_out(decision, partial(self._machines.pause, machine, event))
             case ev.MigrationStarted():
                 await self._depart(decision, event)
                 self._inbox.finish(decision)
@@ -108,7 +112,7 @@ class SourceHost:
                 departure.order(decision.envelope.id, event, is_new=True)
                 self._inbox.finish(decision)
             case ev.RunOrdered():
-                self._carry_out(decision, self._answer(decision))
+                self._carry_out(decision, partial(self._answer, decision))
             case _:
                 self._tell(decision)
                 self._inbox.finish(decision)
@@ -151,12 +155,14 @@ class SourceHost:
         if departure is not None:
             departure.tell(given)
 
-    def _carry_out(self, decision: Recorded, work: Coroutine[Any, Any, None]) -> None:
-        """Do what takes its time beside the inbox, which must go on being read."""
+    def _carry_out(self, decision: Recorded, work: Callable[[], Awaitable[None]]) -> None:
+        """Do what takes its time beside the inbox, which must go on being read; again, while the
+        log is away or full.
+        """
 
         async def run() -> None:
             try:
-                await work
+                await patiently(work, patience_s=DECISION_S_MAX)
             except GodwitError as error:
                 _log.error("decision_failed", error=error.message, code=error.code)
             else:
@@ -181,7 +187,9 @@ class SourceHost:
 
     async def _is_known(self, migration: str) -> bool:
         scope = Scope.of_migration(migration)
-        position = await position_in_log(self._host.log, Lane.SOURCE, self._host.name, scope)
+        position = await patiently(
+            lambda: position_in_log(self._host.log, Lane.SOURCE, self._host.name, scope)
+        )
         return position.sequence > 0
 
     async def _begin(
@@ -192,7 +200,8 @@ class SourceHost:
         """
         if self._machines.is_changing(opened.decision.envelope.machine):
             return self._begin_from(NO_REGISTER, opened, started)
-        register = await self._host.registers.known(opened.decision.envelope.machine)
+        machine = opened.decision.envelope.machine
+        register = await patiently(lambda: self._host.registers.known(machine))
         return self._begin_from(register, opened, started)
 
     def _begin_from(
@@ -276,8 +285,26 @@ class SourceHost:
             self._reported = {name: self._reported.get(name, 0) for name in failed}
             for name, why in failed.items():
                 await self._report_if_owned(name, why)
+            for migration, departure in list(self._departures.items()):
+                if departure.machine in failed:
+                    await self._tell_if_lost(migration)
             for name in dead:
                 await self._forget_if_not_owned(name)
+
+    async def _tell_if_lost(self, migration: str) -> None:
+        """A migration whose machine failed ends by the word of both hosts. A source that has given
+        its own is still in doubt, for the destination's may have been addressed to nobody: it
+        discarded its image before there was a doubt.
+        """
+        subject = subjects.migration(migration, Lane.COORDINATOR, ev.MigrationEnded.TYPE)
+        try:
+            stored = await self._host.log.last(subject)
+            ended = None if stored is None else codec.decode(stored.data, stored.sequence).event
+        except GodwitError as error:
+            _log.warning("end_not_read", migration=migration, error=error.message)
+            return
+        if isinstance(ended, ev.MigrationEnded) and ended.reason is AbortReason.MACHINE_FAILED:
+            self._tell_departure(migration, inp.PeerFenced())
 
     async def _find_failed(self) -> dict[str, str]:
         """Machines that stand still for ever, and why. Whoever looked hangs up: no handle stays."""

@@ -11,9 +11,9 @@ from nats.aio.client import Client
 
 from godwit.runtime import jetstream_api as api
 from godwit.runtime.clock import SystemClock
-from godwit.runtime.event_log import AppendConflictError
+from godwit.runtime.event_log import AppendConflictError, LogFullError
 from godwit.runtime.lane import LaneWriter, Scope
-from godwit.runtime.nats_log import LogFullError, NatsLog
+from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import MAX_PAYLOAD_BYTES, NatsServer
 from godwit.runtime.provision import stream_rules
 from godwit_protocol import codec, subjects

@@ -19,6 +19,7 @@ from godwit.gpus.port import GpuSource
 from godwit.host.context import HostContext, open_host
 from godwit.hypervisor.native import driver
 from godwit.runtime.config import Service, load
+from godwit.runtime.event_log import LogFullError
 from godwit.runtime.health import Health
 from godwit.runtime.lane import LaneWriter, Scope, position_after
 from godwit.runtime.nats_log import NatsLog
@@ -116,6 +117,27 @@ async def test_what_changes_is_announced_again_and_the_lane_is_a_chain(host: Hos
     for number, (stored, _) in enumerate(found):
         envelope = codec.decode(stored.data).envelope
         assert (envelope.lane_sequence, envelope.prev_hash) == (number + 1, hashes[number])
+
+
+async def test_a_full_log_ends_no_service_and_is_told_when_it_has_room(
+    host: HostContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, append = Inventory(host, source(nv.host(nv.gpu(0)))), host.log.append
+    refused = 3
+
+    async def full(subject: str, data: bytes, **given: Any) -> int:
+        nonlocal refused
+        if refused:
+            refused -= 1
+            raise LogFullError("the event log is full")
+        return await append(subject, data, **given)
+
+    monkeypatch.setattr(host.log, "append", full)
+    await seen.announce()
+    following = asyncio.create_task(seen.follow())
+    await announcements(host, 1)
+    assert refused == 0
+    following.cancel()
 
 
 async def test_what_an_earlier_life_sent_late_stands_in_the_chain(host: HostContext) -> None:

@@ -11,10 +11,11 @@ import pytest
 from godwit.host import registers
 from godwit.host.marks import MarkFiles
 from godwit.host.registers import Registers, RegisterWentBackError
+from godwit.runtime.event_log import LogFullError
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol import register as reg
-from godwit_protocol.roles.inputs import CasSettled
+from godwit_protocol.roles.inputs import CasSettled, CasUnclear
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +75,22 @@ async def test_a_register_that_is_gone_has_gone_back(
     MarkFiles(tmp_path).write(unique_name, reg.RegisterView(record, 7))
     with pytest.raises(RegisterWentBackError):
         await Registers(log, MarkFiles(tmp_path)).read(unique_name)
+
+
+async def test_a_register_that_the_log_has_no_room_for_may_be_written_later(
+    log: NatsLog, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object, **__: object) -> int:
+        raise LogFullError("the event log is full")
+
+    record = reg.started(unique_name, "host-1", None)
+    with monkeypatch.context() as disk:
+        disk.setattr(log, "append", full)
+        unclear = await Registers(log).compare_and_set(record, 0)
+    assert unclear == CasUnclear(message="the event log is full")
+    settled = await Registers(log).compare_and_set(record, 0)
+    assert isinstance(settled, CasSettled)
+    assert settled.won
 
 
 def test_a_mark_that_cannot_be_read_is_none(tmp_path: Path) -> None:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import pytest
 
+from godwit.runtime.event_log import LogFullError
 from godwit.runtime.patience import patiently
-from godwit_protocol.errors import ConflictError, UnreachableError
+from godwit_protocol.errors import ConflictError, GodwitError, UnreachableError
 
 
 class Silent:
     """A call that is not answered the first ``times`` times."""
 
-    def __init__(self, times: int) -> None:
+    def __init__(self, times: int, kind: type[GodwitError] = UnreachableError) -> None:
         self.calls = 0
         self._times = times
+        self._kind = kind
 
     async def __call__(self) -> str:
         self.calls += 1
         if self.calls <= self._times:
-            raise UnreachableError("no answer")
+            raise self._kind("no answer")
         return "answer"
 
 
-async def test_it_calls_again_until_there_is_an_answer() -> None:
-    call = Silent(times=2)
+@pytest.mark.parametrize("kind", [UnreachableError, LogFullError])
+async def test_it_calls_again_until_there_is_an_answer(kind: type[GodwitError]) -> None:
+    call = Silent(times=2, kind=kind)
     assert await patiently(call) == "answer"
     assert call.calls == 3
 

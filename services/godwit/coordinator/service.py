@@ -22,7 +22,7 @@ from godwit.coordinator.losses import Losses
 from godwit.host.fencing import Fencing, NoFencing, fencing_of
 from godwit.metrics.migrations import Migrations
 from godwit.runtime.clock import Clock, SystemClock
-from godwit.runtime.event_log import EventLog
+from godwit.runtime.event_log import EventLog, LogFullError
 from godwit.runtime.health import Health
 from godwit.runtime.service import ServiceContext
 from godwit.runtime.signing import Signer, open_signer
@@ -197,10 +197,10 @@ class Desk:
             self._tasks.create_task(self._conduct(conductor))
 
     async def _conduct(self, conductor: Conductor) -> None:
-        """One migration's trouble stays its own; a log that stays silent is everybody's."""
+        """One migration's trouble stays its own; a log that stays silent or full is everybody's."""
         try:
             await conductor.run()
-        except UnreachableError:
+        except (UnreachableError, LogFullError):
             raise
         except GodwitError as error:
             _log.error(

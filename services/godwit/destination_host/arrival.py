@@ -47,7 +47,6 @@ STAGE_S_MAX: Final = 30.0
 """How long the last round may still be on its way once the source said that all is sent."""
 LEAVING_NS_MAX: Final = 5_000_000_000
 LEAVING_LOOK_S: Final = 0.05
-CAS_PACE_S: Final = 0.2
 ALIVE_NS: Final = 5_000_000
 """How long a VMM that has answered counts as alive: a stun would wait for another answer."""
 
@@ -104,7 +103,10 @@ class Arrival(Side[DestinationState]):
 
     async def _let_go(self) -> None:
         self._listener.forget(self._link_session)
-        await self._close_link()
+        try:
+            await self._close_link()
+        except DeadlineError as error:  # one thread that hangs is no reason to end the service
+            _log.error("memory_in_use", error=error.message)
         self._vmm = None  # hangs up: this object is in cycles, and lives on for a while
 
     def _perform(self, effect: Effect) -> None:
@@ -245,10 +247,10 @@ class Arrival(Side[DestinationState]):
             self._rounds.cancel()
         # What broke it off was raised where pages were received, and would keep them mapped.
         self._session = None
-        incoming, self._incoming = self._incoming, None
         try:
-            if incoming is not None:
-                await incoming.close()
+            if self._incoming is not None:
+                await self._incoming.close()
+                self._incoming = None  # if it is in use still, whoever frees the memory tries again
         finally:
             await self._close_shelf()
 
@@ -367,12 +369,8 @@ class Arrival(Side[DestinationState]):
         if not self._has_claimed and await self._is_vmm_dead():
             return inp.OperationFailed(message=f"the VMM of {self.machine} is dead")
         self._has_claimed = True
-        settled = await self._host.registers.compare_and_set(
-            effect.record, effect.expected_sequence
-        )
+        settled = await self._set_register(effect)
         self._owned_ns = self._host.clock.monotonic_ns()
-        if isinstance(settled, inp.CasUnclear):
-            await asyncio.sleep(CAS_PACE_S)
         return settled
 
     async def _is_vmm_dead(self) -> bool:

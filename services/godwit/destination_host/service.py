@@ -20,6 +20,7 @@ from godwit.hypervisor.port import VmmState
 from godwit.runtime import telemetry
 from godwit.runtime.health import Health
 from godwit.runtime.lane import LaneWriter, Scope, position_in_log
+from godwit.runtime.patience import DECISION_S_MAX, patiently
 from godwit.transfer.port import Acceptor
 from godwit_protocol import codec
 from godwit_protocol.errors import GodwitError
@@ -90,7 +91,10 @@ class DestinationHost:
     async def _answer(self, order: Recorded) -> None:
         async with self._answering:
             try:
-                await answer_order(self._host, Lane.DESTINATION, order)
+                await patiently(
+                    lambda: answer_order(self._host, Lane.DESTINATION, order),
+                    patience_s=DECISION_S_MAX,
+                )
             except GodwitError as error:
                 _log.error("order_not_answered", error=error.message, code=error.code)
             else:
@@ -143,13 +147,15 @@ class DestinationHost:
 
     async def _is_known(self, migration: str) -> bool:
         scope = Scope.of_migration(migration)
-        position = await position_in_log(self._host.log, Lane.DESTINATION, self._host.name, scope)
+        position = await patiently(
+            lambda: position_in_log(self._host.log, Lane.DESTINATION, self._host.name, scope)
+        )
         return position.sequence > 0
 
     async def _begin(
         self, opened: OpenMigration, ordered: ev.PreparationOrdered
     ) -> tuple[DestinationState, tuple[Effect, ...]]:
-        register = await self._host.registers.known(ordered.spec.name)
+        register = await patiently(lambda: self._host.registers.known(ordered.spec.name))
         return destination.begin(
             ordered,
             register,

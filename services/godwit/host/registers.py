@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from godwit.runtime.event_log import AppendConflictError, EventLog
+from godwit.runtime.event_log import AppendConflictError, EventLog, LogFullError
 from godwit_protocol import register as reg
 from godwit_protocol import subjects
 from godwit_protocol.errors import CorruptError, UnreachableError
@@ -113,7 +113,7 @@ class Registers:
                 expected_last_sequence=expected_sequence,
                 timeout_s=CAS_TIMEOUT_S,
             )
-        except (AppendConflictError, UnreachableError) as error:
+        except (AppendConflictError, LogFullError, UnreachableError) as error:
             return await self._settle(record, expected_sequence, error.message)
         view = RegisterView(record, sequence)
         self._won[record.machine] = view

@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from enum import StrEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import Recorded
 from godwit_protocol.events import migration as ev
 from godwit_protocol.roles import inputs as inp
-from godwit_protocol.roles.effects import Address, Durability, Effect
+from godwit_protocol.roles.effects import Address, CompareAndSet, Durability, Effect
 
 from .context import HostContext
 from .facts import FactWriter
 from .peer_fence import PeerFence
 from .role import Core, Effects, RoleRunner
+
+CAS_PACE_S: Final = 0.2
+"""Between two attempts on a register that does not answer clearly."""
 
 
 class SideState(Protocol):
@@ -120,6 +123,18 @@ class Side(ABC, Generic[S]):
         """In the next turn of the loop, when what is waited for is under way."""
         loop = asyncio.get_running_loop()
         loop.call_soon(self._runner.rehearse, self._facts.rehearse, *inputs)
+
+    async def _set_register(self, effect: CompareAndSet) -> inp.CasSettled | inp.CasUnclear:
+        """One attempt. After an unclear one the role asks again at once: so that takes a while."""
+        try:
+            settled = await self._host.registers.compare_and_set(
+                effect.record, effect.expected_sequence
+            )
+        except GodwitError as error:
+            settled = inp.CasUnclear(message=error.message)
+        if isinstance(settled, inp.CasUnclear):
+            await asyncio.sleep(CAS_PACE_S)
+        return settled
 
     async def _read_register(self) -> inp.Input:
         return inp.RegisterRead(standing=await self._host.registers.read(self.machine))

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
-from godwit_protocol.errors import ConflictError
+from godwit_protocol.errors import ConflictError, RefusedError
 from godwit_protocol.stored import Stored
 
 
 class AppendConflictError(ConflictError):
     """The subject's last sequence was not the expected one. Nothing was stored."""
+
+
+class LogFullError(RefusedError):
+    """The stream, or the server's disk, has no room for the message. Nothing was stored."""
 
 
 class LogReader(Protocol):
@@ -60,7 +64,8 @@ class EventLog(LogReader, Protocol):
         empty); if our own earlier attempt is what stands there, that is success.
 
         Raises ``AppendConflictError`` (nothing stored), ``InvalidInputError`` (too large, no such
-        stream), ``UnreachableError`` (no answer in time: it may or may not have been stored).
+        stream), ``LogFullError``, ``UnreachableError`` (no answer in time: it may or may not have
+        been stored).
         """
 
     async def announce(self, subject: str, data: bytes) -> None:

@@ -24,13 +24,12 @@ import structlog
 
 from godwit.runtime import jetstream_api as api
 from godwit.runtime import websockets
-from godwit.runtime.event_log import AppendConflictError
+from godwit.runtime.event_log import AppendConflictError, LogFullError
 from godwit.runtime.pull_reader import PullReader
 from godwit.runtime.values import server_urls
 from godwit_protocol.errors import (
     GodwitError,
     InvalidInputError,
-    RefusedError,
     RemoteProtocolError,
     UnreachableError,
 )
@@ -63,10 +62,6 @@ class LogRequestError(GodwitError):
     def __init__(self, what: str, error: api.ApiError) -> None:
         super().__init__(f"{what}: {error.description} (error {error.err_code})")
         self.error = error
-
-
-class LogFullError(RefusedError):
-    """The stream, or the server's disk, has no room for the message. Nothing was stored."""
 
 
 class _Client(Client):
@@ -146,7 +141,7 @@ class NatsLog:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 5.0,
     ) -> int:
-        """As ``EventLog.append``; raises ``LogFullError`` too, when there is no room."""
+        """As ``EventLog.append``."""
         sent = {**(headers or {}), MESSAGE_ID_HEADER: message_id}
         if expected_last_sequence is not None:
             sent[api.EXPECTED_SEQUENCE_HEADER] = str(expected_last_sequence)

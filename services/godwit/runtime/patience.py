@@ -1,4 +1,4 @@
-"""Wait for an event log that does not answer: again and again, but not for ever.
+"""Wait for an event log that does not answer, or is full: again and again, but not for ever.
 
 For calls that may be repeated, by services that keep nothing which the log does not hold. When
 patience ends, so does the service: whoever starts it again finds all in the log.
@@ -12,10 +12,13 @@ from typing import Final, TypeVar
 
 import structlog
 
+from godwit.runtime.event_log import LogFullError
 from godwit_protocol.errors import UnreachableError
 
 PATIENCE_S_MAX: Final = 300.0
 """No call is repeated for longer."""
+DECISION_S_MAX: Final = 3600.0
+"""What a host was asked for, by somebody who may be waiting still, is tried for as long."""
 BACKOFF_S_MIN: Final = 0.1
 BACKOFF_S_MAX: Final = 5.0
 
@@ -24,7 +27,8 @@ _log: Final = structlog.get_logger(__name__)
 
 
 async def patiently(call: Callable[[], Awaitable[T]], *, patience_s: float = PATIENCE_S_MAX) -> T:
-    """Return what ``call`` returns, repeating it while it raises ``UnreachableError``.
+    """Return what ``call`` returns, repeating it while it raises ``UnreachableError`` or
+    ``LogFullError``.
 
     Raises that error once ``patience_s`` have passed, and any other at once.
     """
@@ -34,9 +38,9 @@ async def patiently(call: Callable[[], Awaitable[T]], *, patience_s: float = PAT
     while True:
         try:
             return await call()
-        except UnreachableError as error:
+        except (UnreachableError, LogFullError) as error:
             if loop.time() + backoff_s > deadline_s:
                 raise
-            _log.warning("event log unreachable", error=error.message, again_in_s=backoff_s)
+            _log.warning("waiting for the event log", error=error.message, again_in_s=backoff_s)
         await asyncio.sleep(backoff_s)
         backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)

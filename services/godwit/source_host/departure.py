@@ -44,7 +44,6 @@ WELCOME_S_MAX: Final = 120.0
 PROGRESS_S: Final = 0.2
 LAST_WORD_S: Final = 0.5
 """How long a broken bulk connection waits for the reason, which comes by the control connection."""
-CAS_PACE_S: Final = 0.2
 
 _log = structlog.get_logger(__name__)
 
@@ -136,7 +135,7 @@ class Departure(Side[SourceState]):
             case fx.CloseLink():
                 self._runner.start(self._close_link(), _link_lost)
             case fx.CompareAndSet():
-                self._runner.start(self._compare_and_set(effect), unclear)
+                self._runner.start(self._set_register(effect), unclear)
             case fx.ReadRegister():
                 self._runner.start(self._read_register(), nothing)
             case fx.FencePeer():
@@ -407,14 +406,6 @@ class Departure(Side[SourceState]):
         vmm = await self._host.hypervisor.find(self.machine)
         if vmm is not None and 0 < (await vmm.status()).epoch <= self._epoch:
             await vmm.stop()
-
-    async def _compare_and_set(self, effect: fx.CompareAndSet) -> inp.Input:
-        settled = await self._host.registers.compare_and_set(
-            effect.record, effect.expected_sequence
-        )
-        if isinstance(settled, inp.CasUnclear):
-            await asyncio.sleep(CAS_PACE_S)
-        return settled
 
 
 def _settle(waiting: asyncio.Future[T], message: T) -> None:

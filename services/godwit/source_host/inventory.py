@@ -20,7 +20,7 @@ from godwit.host.context import HostContext
 from godwit.runtime.event_log import AppendConflictError
 from godwit.runtime.lane import LaneWriter, Scope, position_after
 from godwit_protocol import codec, subjects
-from godwit_protocol.errors import ConflictError, CorruptError, UnreachableError
+from godwit_protocol.errors import ConflictError, CorruptError, GodwitError, UnreachableError
 from godwit_protocol.events import Lane
 from godwit_protocol.events.machine import HostAnnounced
 from godwit_protocol.facts import HostFacts, HostTelemetry, NvmlVerdict
@@ -53,8 +53,8 @@ class Inventory:
             _log.error("host_lacks", what=lack)
 
     async def announce(self) -> None:
-        """Look, and announce what is there. Raises ``UnreachableError``."""
-        await self._say(await self._look())
+        """Look, and announce what is there; if the log does not take it, ``follow`` tries again."""
+        await self._say_if_possible(await self._look())
 
     async def follow(self) -> None:
         """Look again and again, until cancelled."""
@@ -98,7 +98,7 @@ class Inventory:
     async def _say_if_possible(self, found: HostAnnounced) -> None:
         try:
             await self._say(found)
-        except (UnreachableError, ConflictError) as error:
+        except GodwitError as error:  # a log that is silent or full ends no host's service
             _log.warning("not_announced", error=error.message)
 
     async def _say(self, found: HostAnnounced) -> None:

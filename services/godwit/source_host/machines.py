@@ -53,6 +53,10 @@ CAS_PACE_S: Final = 0.5
 _log = structlog.get_logger(__name__)
 
 
+class RegisterUnclearError(UnreachableError):
+    """A register may or may not have been written: nobody can be told what came of it."""
+
+
 class Machines:
     """The machines of one host, as far as their life is concerned."""
 
@@ -69,7 +73,10 @@ class Machines:
         return name in self._changing
 
     async def start(self, request: mev.MachineStartRequested) -> None:
-        """Start the machine, or say why not. Nothing of a failed attempt stays."""
+        """Start the machine, or say why not. Nothing of a failed attempt stays.
+
+        Raises ``UnreachableError``, ``LogFullError``: to be repeated, as ``stop`` and ``pause``.
+        """
         async with self._change(request.spec.name):
             await self._answer_start(request)
 
@@ -155,6 +162,8 @@ class Machines:
         writer = await self._writer(name)
         try:
             epoch = await self._start(request, writer)
+        except RegisterUnclearError:
+            raise
         except GodwitError as error:
             refusal = mev.MachineStartRefused(
                 start=request.start, code=error.code, message=error.message, hint=error.hint
@@ -172,6 +181,8 @@ class Machines:
         writer = await self._writer(name)
         try:
             epoch = await self._stop(name, request.stop)
+        except RegisterUnclearError:
+            raise
         except GodwitError as error:
             refusal = mev.MachineStopRefused(
                 stop=request.stop, code=error.code, message=error.message
@@ -285,7 +296,7 @@ class Machines:
         return answer.expires_wall_ns
 
     async def _own(self, record: reg.RegisterRecord, expected_sequence: int) -> None:
-        """Write the register. Raises ``ConflictError``, ``UnreachableError``."""
+        """Write the register. Raises ``ConflictError``, ``RegisterUnclearError``."""
         for _ in range(CAS_TRIES_MAX):
             settled = await self._host.registers.compare_and_set(record, expected_sequence)
             if isinstance(settled, CasUnclear):
@@ -297,7 +308,7 @@ class Machines:
                     f"machine {record.machine} was changed by somebody else: "
                     f"its register holds {settled.standing.record}"
                 )
-        raise UnreachableError(f"the register of machine {record.machine} does not answer")
+        raise RegisterUnclearError(f"the register of machine {record.machine} does not answer")
 
     async def _disown(self, name: str) -> None:
         view = await self._host.registers.read(name)
@@ -316,7 +327,10 @@ class Machines:
         if record is None or record.stop != stop:
             record = await self._give_up(name, stop, view, vmm)
         if vmm is not None:
-            await vmm.stop()
+            try:
+                await vmm.stop()
+            except GodwitError as error:  # it takes its time; ``Orphans`` see to what is left
+                _log.warning("vmm_not_ended_yet", machine=name, error=error.message)
         return record.epoch
 
     async def _give_up(

@@ -119,6 +119,12 @@ def test_a_host_is_one_process_namespace_one_volume_and_one_user(host: str) -> N
         assert joined.environment["GODWIT_HOST_DIR"] == whole.environment["GODWIT_HOST_DIR"]
 
 
+@pytest.mark.parametrize("service", ["coordinator", "tracker"])
+def test_a_key_that_signs_outlives_its_container(service: str) -> None:
+    directory = SERVICES[service].environment["GODWIT_DIR"]
+    assert SERVICES[service].mounts() == {directory: service}
+
+
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_host_announces_the_name_that_finds_its_destination(host: str) -> None:
     name = f"{host}-destination"

@@ -126,7 +126,7 @@ def import_(
 ) -> None:
     """Put an exported log into an event log that is empty: a server of its own, to look at it.
 
-    Not needed to replay it: every command that reads takes --from FILE.
+    Not needed to replay it: the commands of replay take --from FILE.
     """
 
     async def work() -> int:

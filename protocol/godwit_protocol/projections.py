@@ -130,125 +130,134 @@ def fold(summary: MigrationSummary, recorded: Recorded) -> MigrationSummary:
     """Return the summary after one more event of its migration."""
     envelope, event = recorded.envelope, recorded.event
     told = _TOLD_BY.get(type(event))
-    changes = told(summary, envelope, event) if told is not None else {}
-    changes.setdefault("machine", summary.machine or envelope.machine)
-    return _replace(summary, events=summary.events + 1, last_type=envelope.type, **changes)
+    if told is not None:
+        summary = told(summary, envelope, event)
+    return _replace(
+        summary,
+        machine=summary.machine or envelope.machine,
+        events=summary.events + 1,
+        last_type=envelope.type,
+    )
 
 
 def _requested(
-    _: MigrationSummary, envelope: Envelope, event: ev.MigrationRequested
-) -> dict[str, Any]:
-    return {
-        "machine": event.machine,
-        "destination": event.destination,
-        "limits": event.limits,
-        "verify": event.verify,
-        "requested_wall_ns": envelope.wall_ns,
-    }
+    summary: MigrationSummary, envelope: Envelope, event: ev.MigrationRequested
+) -> MigrationSummary:
+    return _replace(
+        summary,
+        machine=event.machine,
+        destination=event.destination,
+        limits=event.limits,
+        verify=event.verify,
+        requested_wall_ns=envelope.wall_ns,
+    )
 
 
 def _bandwidth(
     summary: MigrationSummary, _: Envelope, event: bev.BandwidthOrdered
-) -> dict[str, Any]:
+) -> MigrationSummary:
     cap = event.bandwidth_bytes_per_second
     limits = _replace(summary.limits, bandwidth_bytes_per_second=cap)
-    return {"limits": limits, "bandwidth_changed_by": event.requested_by}
+    return _replace(summary, limits=limits, bandwidth_changed_by=event.requested_by)
 
 
-def _begun(_: MigrationSummary, __: Envelope, event: ev.PrecopyStarted) -> dict[str, Any]:
-    return {
-        "resident_bytes": event.resident_bytes,
-        "connections": event.connections,
-        "populate_ns": event.populate_ns,
-    }
+def _begun(summary: MigrationSummary, _: Envelope, event: ev.PrecopyStarted) -> MigrationSummary:
+    return _replace(
+        summary,
+        resident_bytes=event.resident_bytes,
+        connections=event.connections,
+        populate_ns=event.populate_ns,
+    )
 
 
 def _round(
     summary: MigrationSummary, envelope: Envelope, event: ev.RoundCompleted
-) -> dict[str, Any]:
-    return {"rounds": (*summary.rounds, event), "last_round_ns": envelope.monotonic_ns}
+) -> MigrationSummary:
+    rounds = (*summary.rounds, event)
+    return _replace(summary, rounds=rounds, last_round_ns=envelope.monotonic_ns)
 
 
-def _doubted(summary: MigrationSummary, _: Envelope, event: ev.DoubtRaised) -> dict[str, Any]:
+def _doubted(summary: MigrationSummary, _: Envelope, event: ev.DoubtRaised) -> MigrationSummary:
     if summary.outcome is not Outcome.RUNNING:
-        return {}
-    return {"outcome": Outcome.IN_DOUBT, "message": event.message}
+        return summary
+    return _replace(summary, outcome=Outcome.IN_DOUBT, message=event.message)
 
 
-def _ended(_: MigrationSummary, envelope: Envelope, event: ev.MigrationEnded) -> dict[str, Any]:
-    return {
-        "outcome": event.outcome,
-        "reason": event.reason,
-        "message": event.message,
-        "ended_wall_ns": envelope.wall_ns,
-    }
+def _ended(
+    summary: MigrationSummary, envelope: Envelope, event: ev.MigrationEnded
+) -> MigrationSummary:
+    return _replace(
+        summary,
+        outcome=event.outcome,
+        reason=event.reason,
+        message=event.message,
+        ended_wall_ns=envelope.wall_ns,
+    )
 
 
 def _stunned(
     summary: MigrationSummary, envelope: Envelope, event: ev.MachineStunned
-) -> dict[str, Any]:
+) -> MigrationSummary:
     marks = _replace(
         summary.marks,
         stopped_ns=event.stopped_ns,
         frozen_ns=envelope.monotonic_ns,
         source_boot=envelope.boot,
     )
-    return {"marks": marks, "checkpoint_bytes": event.checkpoint_bytes}
+    return _replace(summary, marks=marks, checkpoint_bytes=event.checkpoint_bytes)
 
 
-def _final_copy(summary: MigrationSummary, _: Envelope, event: ev.FinalCopySent) -> dict[str, Any]:
+def _final_copy(
+    summary: MigrationSummary, _: Envelope, event: ev.FinalCopySent
+) -> MigrationSummary:
     marks = _replace(
         summary.marks, scan_ns=event.scan_ns, digest_ns=event.digest_ns, sent_ns=event.sent_ns
     )
-    return {"marks": marks, "final_pages": event.pages, "final_bytes": event.sent_bytes}
+    return _replace(summary, marks=marks, final_pages=event.pages, final_bytes=event.sent_bytes)
 
 
-def _staged(summary: MigrationSummary, _: Envelope, event: ev.ImageStaged) -> dict[str, Any]:
+def _staged(summary: MigrationSummary, _: Envelope, event: ev.ImageStaged) -> MigrationSummary:
     marks = _replace(summary.marks, received_ns=event.received_ns, staged_ns=event.staged_ns)
-    return {"marks": marks, "digests": event.digests}
-
-
-def _go_given(summary: MigrationSummary, _: Envelope, event: ev.GoGiven) -> dict[str, Any]:
-    return {"marks": _replace(summary.marks, staged_heard_ns=event.staged_heard_ns)}
-
-
-def _activating(
-    summary: MigrationSummary, _: Envelope, event: ev.ActivationStarted
-) -> dict[str, Any]:
-    return {"marks": _replace(summary.marks, go_heard_ns=event.go_heard_ns)}
+    return _replace(summary, marks=marks, digests=event.digests)
 
 
 def _activated(
     summary: MigrationSummary, envelope: Envelope, event: ev.MachineActivated
-) -> dict[str, Any]:
+) -> MigrationSummary:
     marks = _replace(
         summary.marks,
         owned_ns=event.owned_ns,
         first_step_ns=event.first_step_ns,
         destination_boot=envelope.boot,
     )
-    return {"marks": marks}
+    return _replace(summary, marks=marks)
 
 
-_Told = Callable[[MigrationSummary, Envelope, Any], dict[str, Any]]
+_Told = Callable[[MigrationSummary, Envelope, Any], MigrationSummary]
 _TOLD_BY: Final[dict[type[Event], _Told]] = {
     ev.MigrationRequested: _requested,
-    ev.PreparationOrdered: lambda _, __, event: {"source": event.source},
-    ev.MigrationStarted: lambda _, __, event: {"limits": event.limits},
+    ev.PreparationOrdered: lambda summary, _, event: _replace(summary, source=event.source),
+    ev.MigrationStarted: lambda summary, _, event: _replace(summary, limits=event.limits),
     bev.BandwidthOrdered: _bandwidth,
     ev.PrecopyStarted: _begun,
     ev.RoundCompleted: _round,
-    ev.MigrationAbandoned: lambda _, __, event: {"aborted_stun_ns": event.stun_ns},
+    ev.MigrationAbandoned: lambda summary, _, event: _replace(
+        summary, aborted_stun_ns=event.stun_ns
+    ),
     ev.DoubtRaised: _doubted,
     ev.MigrationEnded: _ended,
     ev.MachineStunned: _stunned,
     ev.FinalCopySent: _final_copy,
     ev.ImageStaged: _staged,
-    ev.GoGiven: _go_given,
-    ev.ActivationStarted: _activating,
+    ev.GoGiven: lambda summary, _, event: _replace(
+        summary, marks=_replace(summary.marks, staged_heard_ns=event.staged_heard_ns)
+    ),
+    ev.ActivationStarted: lambda summary, _, event: _replace(
+        summary, marks=_replace(summary.marks, go_heard_ns=event.go_heard_ns)
+    ),
     ev.MachineActivated: _activated,
 }
-"""What a migration's events change of its summary, by the names of its fields."""
+"""What a migration's events change of its summary."""
 
 
 class MachineSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ same for readers without MessagePack; nothing reads it back. It must not know wh
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -27,13 +28,57 @@ class FileHead(msgspec.Struct, frozen=True, kw_only=True):
     of: str = ""
 
 
+class Headers(Mapping[str, str]):
+    """A line's headers, read when somebody asks for one: it takes as long as the rest of the line.
+
+    Raises ``CorruptError`` then, if they are no map of texts.
+    """
+
+    __slots__ = ("_fields", "_json")
+
+    def __init__(self, json: bytes) -> None:
+        self._json = json
+        self._fields: dict[str, str] | None = None
+
+    def __getitem__(self, name: str) -> str:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __repr__(self) -> str:
+        return repr(self._read())
+
+    def _read(self) -> dict[str, str]:
+        if self._fields is None:
+            try:
+                self._fields = _headers_decoder.decode(self._json)
+            except _BROKEN as error:
+                raise CorruptError(f"a message's headers cannot be read: {error}") from error
+        return self._fields
+
+
+class _Found(msgspec.Struct, frozen=True, gc=False):
+    """A line as it is read."""
+
+    subject: str
+    sequence: int
+    time_ns: int
+    data: bytes
+    headers: msgspec.Raw = msgspec.Raw(b"{}")
+
+
 class _Line(Stored, frozen=True):
     event: object = None
 
 
 _encoder: Final = msgspec.json.Encoder()
 _head_decoder: Final = msgspec.json.Decoder(FileHead)
-_decoder: Final = msgspec.json.Decoder(Stored)
+_headers_decoder: Final = msgspec.json.Decoder(dict[str, str])
+_decoder: Final = msgspec.json.Decoder(_Found)
 _BROKEN: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -87,13 +132,26 @@ def decode_lines(chunk: bytes, number: int) -> list[Stored]:
     """
     with suppress(*_BROKEN):
         found = _decoder.decode_lines(chunk)
-        if len(found) == chunk.count(b"\n"):
-            return found
+        if len(found) == _count_lines(chunk):
+            # Copies: else whoever keeps one message would keep all that was read with it.
+            return [
+                Stored(it.subject, it.sequence, it.time_ns, it.data, Headers(bytes(it.headers)))
+                for it in found
+            ]
     return [_decoded(line, place) for place, line in enumerate(chunk.splitlines(), number)]
+
+
+def _count_lines(chunk: bytes) -> int:
+    """As ``chunk.count``, which looks at each byte; ``find`` skips over what is in a line."""
+    count, end = 0, chunk.find(b"\n")
+    while end >= 0:
+        count, end = count + 1, chunk.find(b"\n", end + 1)
+    return count
 
 
 def _decoded(line: bytes, number: int) -> Stored:
     try:
-        return _decoder.decode(line)
+        it = _decoder.decode(line)
     except _BROKEN as error:
         raise CorruptError(f"line {number} cannot be read: {error}") from error
+    return Stored(it.subject, it.sequence, it.time_ns, it.data, Headers(bytes(it.headers)))

@@ -10,6 +10,9 @@ import msgspec
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
 """Every stored message carries its message id in this header."""
 
+EXPECTED_SEQUENCE_HEADER: Final = "Nats-Expected-Last-Subject-Sequence"
+"""Of a message that was stored by compare-and-set: what the subject had to end with."""
+
 FIRST_STORED_HEADER: Final = "Godwit-First-Stored"
 """Of a message that was put into a log anew: when another server stored it first, ns."""
 
@@ -24,6 +27,14 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     """The log server's wall clock when it was stored, nanoseconds since the epoch."""
     data: bytes
     headers: Mapping[str, str] = {}
+
+    def for_another_log(self, message_id: str) -> tuple[str, dict[str, str]]:
+        """The message id (``message_id`` if it has none) and the headers to put it into another log
+        with. There it does not stand after what it stood after here.
+        """
+        headers = {FIRST_STORED_HEADER: str(self.time_ns), **self.headers}
+        headers.pop(EXPECTED_SEQUENCE_HEADER, None)
+        return headers.pop(MESSAGE_ID_HEADER, message_id), headers
 
     def as_first_stored(self) -> Stored:
         """As it stood in the log that it comes from, if it was imported or restored."""

@@ -24,7 +24,7 @@ from godwit.runtime.provision import provision
 from godwit.runtime.purging import NatsPurger
 from godwit.runtime.signing import is_signed
 from godwit_protocol import subjects
-from godwit_protocol.errors import CorruptError, RefusedError
+from godwit_protocol.errors import ConflictError, CorruptError, NotFoundError, RefusedError
 from godwit_protocol.replay.chains import note
 from godwit_protocol.replay.retention import Policy
 from godwit_protocol.replay.signatures import Trust
@@ -49,7 +49,13 @@ OTHERS = (
 async def tell(log: NatsLog, name: str) -> None:
     for message in LogFile(LOGS / f"{name}.ndjson").messages():
         message_id = message.headers[MESSAGE_ID_HEADER]
-        await log.append(message.subject, message.data, message_id=message_id)
+        last = await log.last(message.subject)
+        await log.append(
+            message.subject,
+            message.data,
+            message_id=message_id,
+            expected_last_sequence=0 if last is None else last.sequence,
+        )
 
 
 class DiedError(BaseException):
@@ -233,6 +239,29 @@ async def test_the_command_restores_all_into_an_empty_log(
     there = await all_migrations(own_log)
     assert there == await all_migrations(ArchivedLog(Store(place)))
     assert len(there) == len(OVER)
+
+
+async def test_one_archives_at_a_time_and_what_has_left_is_passed_over(
+    told: NatsLog, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "archive")
+    with store.alone(), pytest.raises(ConflictError, match="another process archives"):
+        await archive(told, store)
+    elsewhere = Store(tmp_path / "elsewhere")
+    archiving = Archiving(told, NatsPurger(told), store, ALL, TRUST)
+    fates = archiving.run(FOR_EVER_NS)
+    first = await anext(fates)
+    await archive(told, elsewhere)
+    rest = [fate async for fate in fates]
+    assert not first.stays
+    assert {fate.stays for fate in rest} == {"it has left the server meanwhile"}
+
+
+async def test_an_archive_that_is_not_there_is_not_found(godwit: Godwit, tmp_path: Path) -> None:
+    for command in ("list", "check"):
+        told = await godwit("archive", command, str(tmp_path / "mistyped"))
+        assert told.status == NotFoundError.exit_code
+        assert "there is no archive" in told.err
 
 
 async def test_the_policy_says_what_stays(told: NatsLog, tmp_path: Path) -> None:

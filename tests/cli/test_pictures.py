@@ -7,6 +7,7 @@ from godwit.catalogue.loading import load
 from godwit.pictures import hosts as host_pictures
 from godwit.pictures import machines as machine_pictures
 from godwit.pictures import migrations as migration_pictures
+from godwit.pictures import narrative
 from godwit.pictures.machines import MachineState
 from godwit.runtime.lane import Scope
 from godwit_protocol import ledger, subjects
@@ -141,6 +142,17 @@ def test_each_outcome_is_an_error_of_its_own_kind(
     summary = MigrationSummary(id="m", outcome=outcome, reason=reason)
     error = migration_pictures.error_of(summary)
     assert error is None if kind is None else type(error) is kind
+
+
+@pytest.mark.parametrize("reason", [AbortReason.MACHINE_FAILED, AbortReason.SUPERSEDED])
+def test_of_a_machine_that_may_be_dead_nobody_says_that_it_runs(reason: AbortReason) -> None:
+    summary = MigrationSummary(id="x", machine="m", outcome=Outcome.ABORTED, reason=reason)
+    error = migration_pictures.error_of(summary)
+    assert error is not None
+    assert error.hint == "see: godwit machine show m"
+    told = narrative.sentence(ev.MigrationAbandoned(reason=reason, message="the VMM died"))
+    assert "runs" not in told
+    assert "the VMM died" in told
 
 
 def test_the_throughput_is_that_of_the_rounds() -> None:

@@ -6,10 +6,12 @@ import asyncio
 import json
 from uuid import uuid4
 
+import nats.errors
 import pytest
 from nats.aio.client import Client
 
 from godwit.runtime import jetstream_api as api
+from godwit.runtime import nats_log
 from godwit.runtime.clock import SystemClock
 from godwit.runtime.event_log import AppendConflictError, LogFullError
 from godwit.runtime.lane import LaneWriter, Scope
@@ -20,7 +22,7 @@ from godwit_protocol import codec, subjects
 from godwit_protocol.errors import InvalidInputError, UnreachableError
 from godwit_protocol.events import Lane, stored_hash
 from godwit_protocol.events.machine import MachineStopRequested
-from godwit_protocol.stored import MESSAGE_ID_HEADER
+from godwit_protocol.stored import EXPECTED_SEQUENCE_HEADER, MESSAGE_ID_HEADER
 from relay import Relay
 
 
@@ -50,6 +52,28 @@ async def test_last_has_the_same_time_and_headers_as_a_reader_sees(
     await log.append(subject, b"one", message_id=new_id(), headers={"Key": "value: with colon"})
     last = await log.last(subject)
     assert [message async for message in log.read([subject])] == [last]
+
+
+async def test_a_stream_that_is_between_two_leaders_is_asked_again(
+    log: NatsLog, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody listens for an append then, and nobody says what streams there are."""
+    leaderless, request = 3, Client.request
+
+    async def elected_meanwhile(client: Client, subject: str, *given: object, **named: object):  # type: ignore[no-untyped-def]
+        nonlocal leaderless
+        if leaderless and subject.startswith("$JS.API.STREAM.INFO"):
+            raise nats.errors.TimeoutError
+        if leaderless:
+            leaderless -= 1
+            raise nats.errors.NoRespondersError
+        return await request(client, subject, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(nats_log, "FIRST_ATTEMPT_S", 0.05)
+    monkeypatch.setattr(Client, "request", elected_meanwhile)
+    subject = subjects.migration(unique_name, "source", "began")
+    assert await log.append(subject, b"one", message_id=new_id())
+    assert leaderless == 0
 
 
 async def test_an_empty_subject_has_no_last(log: NatsLog, unique_name: str) -> None:
@@ -129,7 +153,7 @@ async def test_the_server_calls_a_conflict_10071_even_for_a_repeat_of_what_stand
     await log.append(subject, b"1", message_id="id" + unique_name, expected_last_sequence=0)
     client = Client()
     await client.connect(nats_server.url)
-    headers = {MESSAGE_ID_HEADER: "id" + unique_name, api.EXPECTED_SEQUENCE_HEADER: "0"}
+    headers = {MESSAGE_ID_HEADER: "id" + unique_name, EXPECTED_SEQUENCE_HEADER: "0"}
     answer = await client.request(subject, b"1", timeout=2, headers=headers)
     await client.close()
     error = json.loads(answer.data)["error"]

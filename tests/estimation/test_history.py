@@ -35,6 +35,15 @@ def test_a_history_keeps_the_newest() -> None:
     assert over.samples[-1].switchover_ns == 99
 
 
+def test_a_migration_leaves_one_sample_however_often_it_is_learned_from() -> None:
+    over = LinkHistory(source="a", destination="b").with_sample(link(1e9, migration="one"))
+    over = over.with_sample(link(1e9, migration="two")).with_sample(link(2e9, migration="one"))
+    assert [(each.migration, each.bytes_per_second) for each in over.samples] == [
+        ("two", 1e9),
+        ("one", 2e9),
+    ]
+
+
 def test_a_new_start_under_the_same_name_is_another_guest() -> None:
     machine = MachineHistory(machine="m")
     for epoch in (1, 2, 2, 5):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import sys
 import tracemalloc
@@ -11,13 +12,18 @@ import pytest
 
 from godwit.cli.replay import write_export
 from godwit.pictures import reading
-from godwit.runtime.log_file import CHUNK_BYTES, LogFile
+from godwit.runtime.log_file import CHUNK_BYTES, TURN_EVERY, LogFile
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import CorruptError, InvalidInputError
 from godwit_protocol.replay import lines
 from godwit_protocol.replay.chains import note
 from godwit_protocol.replay.verification import verify
-from godwit_protocol.stored import Stored
+from godwit_protocol.stored import (
+    EXPECTED_SEQUENCE_HEADER,
+    FIRST_STORED_HEADER,
+    MESSAGE_ID_HEADER,
+    Stored,
+)
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden" / "logs").glob("*.ndjson"))
 
@@ -125,3 +131,33 @@ def test_a_table_without_pyarrow_says_what_to_install(
     with pytest.raises(InvalidInputError, match="need pyarrow") as refused:
         LogFile(table).head()
     assert "godwit[parquet]" in refused.value.hint
+
+
+def test_a_message_goes_into_another_log_without_its_place_in_this_one() -> None:
+    headers = {MESSAGE_ID_HEADER: "one", EXPECTED_SEQUENCE_HEADER: "7", "ce-type": "x"}
+    message = Stored("s", 8, 99, b"", headers)
+    kept = {"ce-type": "x", FIRST_STORED_HEADER: "99"}
+    assert message.for_another_log("another") == ("one", kept)
+    assert Stored("s", 8, 99, b"").for_another_log("another") == (
+        "another",
+        {FIRST_STORED_HEADER: "99"},
+    )
+
+
+async def test_whoever_reads_a_long_file_may_be_cancelled(tmp_path: Path) -> None:
+    messages = [Stored("s", number, 0, b"") for number in range(1, 3 * TURN_EVERY)]
+    file = written(tmp_path / "log", messages)
+    read, has_begun = 0, asyncio.Event()
+
+    async def read_all() -> None:
+        nonlocal read
+        async for _ in file.read(["s"]):
+            read += 1
+            has_begun.set()
+
+    reading = asyncio.create_task(read_all())
+    await has_begun.wait()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert read < len(messages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 
 import msgspec
 import pytest
@@ -14,12 +15,12 @@ from godwit_protocol.convergence import Decision, DecisionReason
 from godwit_protocol.estimation import history as hist
 from godwit_protocol.estimation.admission import Admission, AdmissionPolicy
 from godwit_protocol.estimation.forecast import Basis, Lacking
-from godwit_protocol.estimation.history import DirtyWindow, MachineHistory
+from godwit_protocol.estimation.history import DirtyWindow, LinkHistory, MachineHistory
 from godwit_protocol.events import Lane
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.estimate import EstimateCompared, EstimateMade
 from godwit_protocol.events.migration import AbortReason, Limits, Outcome
-from histories import MIB, MS, window
+from histories import MIB, MS, link, window
 
 from .service_processes import StartService
 from .world import EVENT_S_MAX, World
@@ -184,6 +185,23 @@ async def test_a_tracker_that_starts_again_goes_on_with_what_it_kept(
     tracker.restart()
     kept = await sampled(world, "m", "h", 3)
     assert [each.written_bytes for each in kept.windows] == [(1,), (2,), (3,)]
+
+
+async def test_what_a_link_was_seen_to_carry_outlasts_the_migrations_that_told_it(
+    own_world: World, start_service: StartService
+) -> None:
+    """They have been archived: the events tell nothing of them any more."""
+    kept = LinkHistory(source="a", destination="b")
+    for number in range(3):
+        kept = kept.with_sample(link(1e9, migration=f"archived-{number}"))
+    subject = subjects.link_history("a", "b")
+    before = await own_world.log.append(subject, hist.encode(kept), message_id="kept")
+    start_service("gpu_state_tracker")
+    async with asyncio.timeout(20), aclosing(own_world.log.tail([subject])) as found:
+        async for stored in found:
+            if stored.sequence > before:
+                break
+    assert hist.decode_link(stored.data) == kept
 
 
 async def forget_telemetry(world: World) -> None:

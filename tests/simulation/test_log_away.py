@@ -110,6 +110,18 @@ def test_a_migration_goes_on_when_there_is_room_in_the_log_again(
     assert ended.outcome is ev.Outcome.COMPLETED
 
 
+def test_a_tracker_goes_on_when_the_log_has_room_again(calm: CalmCluster, trouble: Trouble) -> None:
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    trouble.fail(".ledger.host-2", [FULL] * 4)
+    calm.migrate()
+    calm.until(calm.has_told(ev.MigrationEnded))
+    (ended,) = calm.told(ev.MigrationEnded)
+    assert isinstance(ended, ev.MigrationEnded)
+    assert ended.outcome is ev.Outcome.COMPLETED
+    assert not calm.cluster.restarts
+
+
 def test_a_register_that_the_log_refuses_is_not_asked_without_a_pause(
     calm: CalmCluster, trouble: Trouble
 ) -> None:

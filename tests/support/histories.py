@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, count
 
 from hypothesis import strategies as st
 
@@ -38,9 +38,13 @@ def steady(bytes_per_second: int, resident_bytes: int = 1024 * MIB) -> DirtyWind
     )
 
 
+_NUMBERS = count(1)
+
+
 def link(
     bytes_per_second: float,
     *,
+    migration: str = "",
     machine: str = "m",
     source: str = "host-1",
     destination: str = "host-2",
@@ -53,7 +57,7 @@ def link(
 ) -> LinkSample:
     """A link as one move found it."""
     return LinkSample(
-        migration="id",
+        migration=migration or f"migration-{next(_NUMBERS)}",
         machine=machine,
         source=source,
         destination=destination,

@@ -134,8 +134,11 @@ class LinkHistory(msgspec.Struct, frozen=True, kw_only=True):
     samples: tuple[LinkSample, ...] = ()
 
     def with_sample(self, sample: LinkSample) -> Self:
-        """Return the history with one more, and the oldest gone if there are too many."""
-        kept = (*self.samples, sample)[-LINK_SAMPLES_MAX:]
+        """Return the history with one more, and the oldest gone if there are too many; one of the
+        same migration is replaced.
+        """
+        others = tuple(each for each in self.samples if each.migration != sample.migration)
+        kept = (*others, sample)[-LINK_SAMPLES_MAX:]
         return msgspec.structs.replace(self, samples=kept)
 
 

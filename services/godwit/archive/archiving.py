@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple, Protocol
 
 from godwit.runtime.clock import SystemClock
@@ -71,13 +72,15 @@ class Archiving:
     async def run(self, now_ns: int, *, rehearse: bool = False) -> AsyncIterator[Fate]:
         """Archive all that is due, the oldest first. ``rehearse``: say what would be, and do none.
 
-        Raises ``UnreachableError``, ``CorruptError``, ``InvalidInputError``, ``LogRequestError``,
+        Raises ``ConflictError`` if another process archives into the same directory,
+        ``UnreachableError``, ``CorruptError``, ``InvalidInputError``, ``LogRequestError``,
         ``RefusedError`` if the archive holds a migration otherwise than the server does.
         """
-        wanted = due(await self._ended(), self._policy, now_ns)
-        holding = await self._holding() if wanted else frozenset()
-        for migration in wanted:
-            yield await self._take(migration, holds=migration in holding, rehearse=rehearse)
+        with nullcontext() if rehearse else self._store.alone():
+            wanted = due(await self._ended(), self._policy, now_ns)
+            holding = await self._holding() if wanted else frozenset()
+            for migration in wanted:
+                yield await self._take(migration, holds=migration in holding, rehearse=rehearse)
 
     async def _ended(self) -> list[Ended]:
         filters = [subjects.migration("*", Lane.COORDINATOR, MigrationEnded.TYPE)]
@@ -98,6 +101,8 @@ class Archiving:
     async def _take(self, migration: str, *, holds: bool, rehearse: bool) -> Fate:
         filters = subjects.whole_migration(migration)
         messages = [stored async for stored in self._log.read(filters)]
+        if not messages:
+            return Fate(migration, 0, stays="it has left the server meanwhile")
         if await asyncio.to_thread(self._is_kept, migration, messages):
             if not rehearse:
                 await self._leave_word(migration)

@@ -6,6 +6,7 @@ gave; between migrations they need not rise.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from godwit_protocol import subjects as names
@@ -37,6 +38,7 @@ class ArchivedLog:
         wanted = [each.split(".") for each in subjects]
         is_wanted = names.filter_of(subjects)
         for migration in self._migrations(wanted):
+            await asyncio.sleep(0)  # whoever reads a long archive may be cancelled meanwhile
             for message in self._store.read(migration):
                 if message.sequence > after_sequence and is_wanted(message.subject):
                     yield message

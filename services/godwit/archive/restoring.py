@@ -15,7 +15,7 @@ from godwit_protocol import subjects
 from godwit_protocol.errors import CorruptError, RefusedError
 from godwit_protocol.replay.signatures import Trust
 from godwit_protocol.replay.verification import verify
-from godwit_protocol.stored import FIRST_STORED_HEADER, MESSAGE_ID_HEADER, Stored
+from godwit_protocol.stored import Stored
 
 from .store import Store, said
 
@@ -67,8 +67,7 @@ class Restoring:
         if here != said(messages[: len(here)]):
             raise RefusedError(f"the log holds another story of migration {migration}")
         for message in messages[len(here) :]:
-            headers = {FIRST_STORED_HEADER: str(message.time_ns), **message.headers}
-            message_id = headers.pop(MESSAGE_ID_HEADER, f"restored-{message.sequence}")
+            message_id, headers = message.for_another_log(f"restored-{message.sequence}")
             await self._log.append(
                 message.subject, message.data, message_id=message_id, headers=headers
             )

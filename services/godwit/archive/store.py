@@ -7,10 +7,12 @@ not know any server.
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -18,7 +20,7 @@ from typing import Final
 import msgspec
 
 from godwit.runtime.log_file import LogFile
-from godwit_protocol.errors import CorruptError, InvalidInputError, NotFoundError
+from godwit_protocol.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
 from godwit_protocol.replay import lines
 from godwit_protocol.replay.chains import note
 from godwit_protocol.replay.findings import Verification
@@ -55,6 +57,22 @@ class Store:
     def __init__(self, directory: Path, reached: Callable[[Step], None] = ignore) -> None:
         self._directory = directory.absolute()
         self._reached = reached
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make the directory, and hold it: who archives meanwhile is refused with
+        ``ConflictError``. Raises ``InvalidInputError`` if it cannot be written.
+        """
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            held = os.open(self._directory, os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise InvalidInputError(f"the archive cannot be written: {error}") from error
+        try:
+            _lock(held, self._directory)
+            yield
+        finally:
+            os.close(held)
 
     def path(self, migration: str) -> Path:
         """A migration's log: what ``--from`` reads."""
@@ -109,7 +127,12 @@ class Store:
         return messages
 
     def ids(self) -> list[str]:
-        """Every migration in the archive, those that were asked for first coming first."""
+        """Every migration in the archive, those that were asked for first coming first.
+
+        Raises ``NotFoundError`` if there is no such directory.
+        """
+        if not self._directory.is_dir():
+            raise NotFoundError(f"there is no archive {self._directory}")
         found = self._directory.glob(f"*{MANIFEST_SUFFIX}")
         return sorted(path.name.removesuffix(MANIFEST_SUFFIX) for path in found)
 
@@ -130,6 +153,15 @@ class Store:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def _lock(fd: int, directory: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConflictError(
+            f"another process archives into {directory}", hint="wait until it is done"
+        ) from error
 
 
 def _packed(migration: str, messages: Sequence[Stored]) -> bytes:

@@ -21,7 +21,7 @@ from godwit.pictures.migrations import (
     find_migration,
     throughput_bytes_per_second,
 )
-from godwit.pictures.narrative import reason
+from godwit.pictures.narrative import NOT_KNOWN_TO_RUN, reason
 from godwit_protocol.errors import ConflictError, DeadlineError
 from godwit_protocol.estimation.admission import AdmissionPolicy
 from godwit_protocol.events import migration as ev
@@ -219,7 +219,8 @@ def cancel(
             f"too late: migration {summary.id} has completed",
             hint=f"machine {summary.machine} runs on {summary.destination}",
         )
-    if summary.outcome is Outcome.IN_DOUBT and (error := error_of(summary)):
+    is_elsewhere = summary.outcome is Outcome.IN_DOUBT or summary.reason in NOT_KNOWN_TO_RUN
+    if is_elsewhere and (error := error_of(summary)):
         raise error
     if not as_json_:
         output.print_line(

@@ -27,7 +27,7 @@ from godwit_protocol.replay.signatures import Trust
 from godwit_protocol.replay.timeline import Timeline, timeline
 from godwit_protocol.replay.verification import verify
 from godwit_protocol.replay.what_if import Move, recorded_move
-from godwit_protocol.stored import FIRST_STORED_HEADER, MESSAGE_ID_HEADER, Stored
+from godwit_protocol.stored import Stored
 
 from . import output, replay_verify
 from . import replay_otherwise as otherwise
@@ -150,9 +150,8 @@ async def import_log(log: EventLog, file: LogFile) -> int:
             )
     imported = 0
     for message in file.messages():
-        rest = {FIRST_STORED_HEADER: str(message.time_ns), **message.headers}
-        message_id = rest.pop(MESSAGE_ID_HEADER, f"imported-{imported}")
-        await log.append(message.subject, message.data, message_id=message_id, headers=rest)
+        message_id, headers = message.for_another_log(f"imported-{imported}")
+        await log.append(message.subject, message.data, message_id=message_id, headers=headers)
         imported += 1
     return imported
 

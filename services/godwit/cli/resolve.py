@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import aclosing
@@ -107,7 +108,9 @@ def resolve(
         output.print_json(as_json(summary))
     else:
         is_lost = summary.reason is AbortReason.MACHINE_FAILED
-        now = "is lost: it can be started anew" if is_lost else f"runs on {run_on}"
+        has_moved = summary.outcome is Outcome.COMPLETED
+        runs_on = summary.destination if has_moved else summary.source
+        now = "is lost: it can be started anew" if is_lost else f"runs on {runs_on}"
         output.print_line(
             f"migration {summary.id} is resolved ({summary.outcome});"
             f" machine {summary.machine} {now}"
@@ -250,7 +253,7 @@ def _confirm(found: Doubt, run_on: str, *, vouched: bool) -> bool:
     _ask(f"Run {machine} on {run_on}?")
     if vouched or found.is_proven_still(other):
         return vouched
-    return typer.confirm(f"Do you know that {other.host} is powered off?", err=True)
+    return _confirmed(f"Do you know that {other.host} is powered off?")
 
 
 def _ask(question: str) -> None:
@@ -260,5 +263,14 @@ def _ask(question: str) -> None:
             "nobody can be asked whether to accept what may be lost: this is no terminal",
             hint="add --yes",
         )
-    if not typer.confirm(question, err=True):
+    if not _confirmed(question):
         raise RefusedError("nothing was ordered", hint="nothing has changed")
+
+
+def _confirmed(question: str) -> bool:
+    """Ctrl-C ends it: the loop's own handler would wait for the answer."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return typer.confirm(question, err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import msgspec
 import typer
 
 from godwit.pictures import reading
-from godwit.pictures.hosts import SOURCES, Hosts, Source
+from godwit.pictures.hosts import BOOKS, SOURCES, Hosts, Source
+from godwit_protocol.stored import Stored
 
 from . import output
 from .connection import open_log, run
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from godwit.runtime.event_log import EventLog
-    from godwit_protocol.stored import Stored
 
 REDRAW_S: Final = 0.25
 """However much comes, it is drawn no more often."""
@@ -128,6 +128,12 @@ async def _follow_all(
 async def _follow(
     log: EventLog, source: Source, after: int, arrivals: asyncio.Queue[Stored]
 ) -> None:
+    if source not in BOOKS:
+        heard = cast("AsyncGenerator[tuple[str, bytes], None]", log.listen((source,)))
+        async with aclosing(heard):
+            async for subject, data in heard:
+                await arrivals.put(Stored(subject, 0, 0, data))
+        return
     messages = reading.messages(log, (source,), after_sequence=after, follow=True)
     async with aclosing(messages):
         async for stored in messages:

@@ -56,6 +56,8 @@ EVENTS: Final = (
 )
 WINDOWS: Final = (subjects.telemetry("machine", "*", "writes"),)
 KEPT: Final = (subjects.machine_history("*"),)
+KEPT_LINKS: Final = (subjects.link_history("*", "*"),)
+"""They go back before what the events tell: an archived migration has none any more."""
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -91,6 +93,8 @@ class Histories:
     async def run(self) -> None:
         """Fold what the log holds, then follow it until cancelled. Raises ``UnreachableError``."""
         last_sequence = 0
+        async for stored in self._event_log.read(KEPT_LINKS):
+            self._take_link_back(stored)
         async for stored in self._event_log.read(EVENTS):
             self._learn_event(stored)
             last_sequence = stored.sequence
@@ -165,6 +169,14 @@ class Histories:
             _log.warning("unreadable history", subject=stored.subject, error=error.message)
             return
         self._with_machine(machine.since(self._started_epochs.get(machine.machine, 0)))
+
+    def _take_link_back(self, stored: Stored) -> None:
+        try:
+            link = hist.decode_link(stored.data)
+        except CorruptError as error:
+            _log.warning("unreadable history", subject=stored.subject, error=error.message)
+            return
+        _put(self._links, (link.source, link.destination), link, LINKS_MAX)
 
     def _with_machine(self, machine: MachineHistory) -> MachineHistory:
         _put(self._machines, machine.machine, machine, MACHINES_MAX)

@@ -14,7 +14,7 @@ from godwit.gpu_state_tracker.answers import AnswerEvent, Answers, Asked
 from godwit.gpu_state_tracker.occupancy import Occupancy, is_unused
 from godwit.runtime import telemetry
 from godwit.runtime.clock import Clock
-from godwit.runtime.event_log import AppendConflictError, EventLog
+from godwit.runtime.event_log import AppendConflictError, EventLog, LogFullError
 from godwit.runtime.signing import Signer
 from godwit_protocol import codec, ledger, subjects
 from godwit_protocol.catalogue import Catalogue
@@ -242,7 +242,7 @@ class Tracker:
                 message_id=self._clock.new_id(),
                 expected_last_sequence=effect.expected_sequence,
             )
-        except (AppendConflictError, UnreachableError) as error:
+        except (AppendConflictError, LogFullError, UnreachableError) as error:
             _log.info("line not written", kind=entry.kind, host=entry.host, error=error.message)
             await self._step(core.LedgerRefused(host=entry.host))
         else:

@@ -12,7 +12,7 @@ import msgspec
 
 from godwit_protocol import codec, ledger, subjects
 from godwit_protocol.catalogue import Catalogue, GpuMode
-from godwit_protocol.errors import CorruptError, NotFoundError
+from godwit_protocol.errors import CorruptError, InvalidInputError, NotFoundError
 from godwit_protocol.events.machine import GpuInventory, HostAnnounced
 from godwit_protocol.facts import GpuTelemetry, HostTelemetry
 from godwit_protocol.ledger import EntryKind, HostPicture
@@ -111,9 +111,14 @@ class Hosts:
         """
         hosts, lasts = cls(), dict.fromkeys(sources, 0)
         for source in sources:
-            async for stored in reading.messages(log, (source,)):
-                hosts.learn(stored)
-                lasts[source] = stored.sequence
+            try:
+                async for stored in reading.messages(log, (source,)):
+                    hosts.learn(stored)
+                    lasts[source] = stored.sequence
+            except InvalidInputError:
+                # Telemetry is kept in memory: a server that was restarted has not even the stream.
+                if source in BOOKS:
+                    raise
         return hosts, lasts
 
     def learn(self, stored: Stored) -> None:

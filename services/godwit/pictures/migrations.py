@@ -22,7 +22,7 @@ from godwit_protocol.projections import MigrationSummary, fold
 from . import doubt, reading
 from .archived import ArchivedError, find_archived
 from .figures import milliseconds
-from .narrative import reason
+from .narrative import NOT_KNOWN_TO_RUN, reason
 
 if TYPE_CHECKING:
     from godwit.runtime.event_log import LogReader
@@ -148,10 +148,10 @@ def error_of(summary: MigrationSummary) -> GodwitError | None:
     if summary.reason in REFUSALS:
         hint = _HINTS.get(summary.reason, "nothing has changed")
         return RefusedError(f"{where} was refused: {told}", hint=hint)
-    return AbortedError(
-        f"{where} was aborted: {told}",
-        hint=f"machine {summary.machine} runs on {summary.source or 'its source'}",
-    )
+    runs = f"machine {summary.machine} runs on {summary.source or 'its source'}"
+    look = f"see: godwit machine show {summary.machine}"
+    hint = look if summary.reason in NOT_KNOWN_TO_RUN else runs
+    return AbortedError(f"{where} was aborted: {told}", hint=hint)
 
 
 def _round_json(done: ev.RoundCompleted) -> dict[str, Any]:

@@ -31,6 +31,9 @@ MIGRATIONS_FOLLOWED_MAX: Final = 1000
 
 Teller = Callable[[Any], str]
 
+NOT_KNOWN_TO_RUN: Final = frozenset({AbortReason.MACHINE_FAILED, AbortReason.SUPERSEDED})
+"""Of migrations that ended so, the machine may be dead, lost, stopped, or somewhere else by now."""
+
 
 def reason(value: str) -> str:
     """A reason or a code in words."""
@@ -264,10 +267,11 @@ def _signed(event: sev.LaneSigned) -> str:
 
 
 def _abandoned(event: ev.MigrationAbandoned) -> str:
+    because = f"Because: {_because(event.reason, event.message)}"
+    if event.reason in NOT_KNOWN_TO_RUN:
+        return f"has ended its part. {because}"
     stood = f" after {duration(event.stun_ns)} of stun" if event.stun_ns else " and never stopped"
-    return (
-        f"keeps the machine: it runs here{stood}. Because: {_because(event.reason, event.message)}"
-    )
+    return f"keeps the machine: it runs here{stood}. {because}"
 
 
 def _start_requested(event: mev.MachineStartRequested) -> str:

@@ -17,7 +17,6 @@ import msgspec
 
 from godwit_protocol.errors import UnreachableError
 
-EXPECTED_SEQUENCE_HEADER: Final = "Nats-Expected-Last-Subject-Sequence"
 STATUS_HEADER: Final = "Status"
 PENDING_MESSAGES_HEADER: Final = "Nats-Pending-Messages"
 

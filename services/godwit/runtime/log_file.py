@@ -7,6 +7,7 @@ It must not know what is asked.
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import zlib
@@ -23,6 +24,8 @@ from godwit_protocol.stored import Stored
 
 CHUNK_BYTES: Final = 64 * 1024
 """What is decoded of it together stays in a processor's cache."""
+TURN_EVERY: Final = 1024
+"""Whoever reads a long file may be cancelled meanwhile."""
 _GZIP: Final = b"\x1f\x8b"
 
 
@@ -84,7 +87,9 @@ class LogFile:
     ) -> AsyncIterator[Stored]:
         """As ``EventLog.read``."""
         is_wanted = names.filter_of(subjects)
-        for message in self.messages():
+        for place, message in enumerate(self.messages()):
+            if place % TURN_EVERY == 0:
+                await asyncio.sleep(0)
             if message.sequence > after_sequence and is_wanted(message.subject):
                 yield message
 

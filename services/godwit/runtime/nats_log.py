@@ -33,7 +33,7 @@ from godwit_protocol.errors import (
     RemoteProtocolError,
     UnreachableError,
 )
-from godwit_protocol.stored import MESSAGE_ID_HEADER, Stored
+from godwit_protocol.stored import EXPECTED_SEQUENCE_HEADER, MESSAGE_ID_HEADER, Stored
 from godwit_protocol.subjects import stream_of
 
 with websockets.left_out():
@@ -144,7 +144,7 @@ class NatsLog:
         """As ``EventLog.append``."""
         sent = {**(headers or {}), MESSAGE_ID_HEADER: message_id}
         if expected_last_sequence is not None:
-            sent[api.EXPECTED_SEQUENCE_HEADER] = str(expected_last_sequence)
+            sent[EXPECTED_SEQUENCE_HEADER] = str(expected_last_sequence)
         deadline_s = asyncio.get_running_loop().time() + timeout_s
         stream_of(subject)
         self._check_size(subject, data, sent)
@@ -341,7 +341,8 @@ class NatsLog:
         except nats.errors.BadSubjectError as error:
             raise InvalidInputError(f"subject {subject!r} is not usable") from error
         except nats.errors.NoRespondersError:
-            await self._check_stream_exists(subject, attempt_s)
+            with contextlib.suppress(api.LogSilentError):  # then it is worth another attempt
+                await self._check_stream_exists(subject, attempt_s)
         except (TimeoutError, nats.errors.Error) as error:
             _log.debug("log request unanswered", subject=subject, error=repr(error))
         else:

@@ -89,7 +89,8 @@ class _Count:
             for placed in holding.placements:
                 if placed.gpu == gpu.index:
                     self._booked[placed.profile, holding.confirmed] += 1
-                    seated[placed.profile] += placeable
+                    if placeable:
+                        seated[placed.profile] += 1
 
     def of(self, profile: str) -> ProfileCapacity:
         """The capacity for one profile."""

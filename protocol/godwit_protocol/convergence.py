@@ -224,7 +224,8 @@ def precopy_bandwidth(history: Sequence[RoundLike]) -> float:
     """
     last = history[-1]
     carried = min(bandwidth(history), last.cap_bytes_per_second or math.inf)
-    return carried * last.sent_bytes / max(last.sent_bytes - last.compression_bytes, 1)
+    went_bytes = last.sent_bytes - last.compression_bytes
+    return carried * last.sent_bytes / went_bytes if went_bytes > 0 else carried
 
 
 def slowest_bandwidth(history: Sequence[RoundLike]) -> float:

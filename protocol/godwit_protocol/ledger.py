@@ -20,6 +20,8 @@ from .placement.shapes import solver
 from .unpacking import unpack
 
 ENTRY_BYTES_MAX: Final = 64 * 1024
+RESERVATION_ID_MAX: Final = 128
+"""Characters of a reservation's id, which is a migration's or a start's."""
 SETTLED_MAX: Final = 10_000
 """Refused, released and expired reservations that a picture remembers, the newest."""
 RESERVATION_LIFE_NS: Final = 600_000_000_000

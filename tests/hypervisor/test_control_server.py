@@ -3,12 +3,13 @@
 import errno
 import os
 import socket
+from contextlib import ExitStack
 
 import pytest
 
 from godwit.hypervisor.native import wire
-from godwit.hypervisor.native.server import ControlServer
-from godwit_protocol.errors import LocalProtocolError
+from godwit.hypervisor.native.server import CLIENTS_MAX, ControlServer
+from godwit_protocol.errors import DeadlineError, LocalProtocolError
 
 
 class ShortOfDescriptors(socket.socket):
@@ -72,3 +73,23 @@ def test_an_answer_that_is_too_long_is_an_error_to_whoever_asked(listener):
             asked(server, client)
         assert asked(server, client, turns=1) == wire.Done()
     server.poll(10)
+
+
+def test_who_has_hung_up_takes_no_ones_place(listener):
+    """Whoever asks only whether anybody listens comes often, and a long step lets them gather."""
+    listener.short = False
+    server = ControlServer(listener, lambda _: (wire.Done(), ()))
+    for _ in range(CLIENTS_MAX + 10):
+        connected(listener).close()
+    with connected(listener) as client:
+        assert asked(server, client) == wire.Done()
+    server.poll(10)
+
+
+async def test_who_is_too_busy_to_answer_is_not_gone(tmp_path):
+    listener = wire.listen(tmp_path / "socket")
+    with ExitStack() as waiting:
+        waiting.callback(listener.close)
+        with pytest.raises(DeadlineError, match="too many wait"):
+            for _ in range(10_000):
+                waiting.enter_context(wire.connect(tmp_path / "socket"))

@@ -8,7 +8,7 @@ import pytest
 from godwit.hypervisor.native import memory as native_memory
 from godwit.hypervisor.native.incoming import IncomingMemory
 from godwit.hypervisor.native.memory import MachineMemory, Region, runs_of
-from godwit_protocol.errors import AbortedError, RefusedError
+from godwit_protocol.errors import AbortedError, RefusedError, RemoteProtocolError
 from godwit_protocol.machine import PAGE_BYTES, RegionSpec
 
 BATCHES, WAIT_S = 4, 10.0
@@ -77,3 +77,16 @@ async def test_closing_gives_up_what_is_being_populated(region):
         await incoming.populate(EXTENTS)
     assert region.order == [48]
     assert region.fd < 0
+
+
+@pytest.mark.parametrize("runs", [[(0, 8), (4, 8)], [(0, 8), (0, 8)], [(8, 8), (0, 8)]])
+async def test_extents_that_overlap_or_go_back_are_refused(region, runs):
+    """A source that sent millions of them would have all be populated again and again."""
+
+    async def in_vmm(_extents):
+        raise AssertionError("nothing is to be populated")
+
+    incoming = IncomingMemory(MachineMemory([region]), in_vmm)
+    with pytest.raises(RemoteProtocolError, match="overlap"):
+        await incoming.populate((runs_of(runs).tobytes(),))
+    await incoming.close()

@@ -204,6 +204,15 @@ def test_a_gpu_on_which_nobody_knows_who_sits_where_takes_nothing_more() -> None
     assert found.repacked == Room(7, 7)
 
 
+def test_what_the_gpu_of_today_does_not_offer_is_counted_and_takes_no_room() -> None:
+    """The host came back with another model in its place, or the catalogue was changed."""
+    former = Placement(gpu=0, profile="L40S-4C", framebuffer_bytes=1)
+    where = with_line(picture("a", H100, H100), EntryKind.HELD, "former", former)
+    (found,) = capacities([where], CATALOGUE, ["1g.10gb"])
+    assert found.remaining == 7
+    assert found.repacked == Room(7, 7)
+
+
 def test_a_model_that_the_catalogue_lacks_counts_nowhere() -> None:
     host = replace(
         picture("a", H100),

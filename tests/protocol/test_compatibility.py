@@ -191,6 +191,8 @@ TABLE: list[Case_] = [
      "native on host-2"),
     (Check.HYPERVISOR_VERSION, UNKNOWN, Half(), Half(host={"hypervisor_versions": {"native": "x"}}),
      "which of them is newer"),
+    (Check.HYPERVISOR_VERSION, UNKNOWN, Half(),
+     Half(host={"hypervisor_versions": {"native": "1.4.0rc1"}}), "which of them is newer"),
     (Check.KERNEL_FEATURES, REFUSED, Half(), Half(host={"kernel_features": ("memfd_holes",)}),
      "host-2 lacks populate, dirty_tracking"),
     (Check.KERNEL_FEATURES, UNKNOWN, Half(), Half(host={"kernel_features": None}), "of host-2"),

@@ -408,6 +408,13 @@ def test_another_round_is_not_expected_to_send_more_than_its_cap() -> None:
     assert slowed.slow_percent == 100 - int(80 * 0.5 * 100 / 95)
 
 
+def test_a_round_that_had_nothing_to_send_does_not_stop_the_guest() -> None:
+    history = [*[capped(100, 100, 95 * MIB)] * 3, figures(0, SECOND_NS, 95 * MIB)]
+    assert precopy_bandwidth(history) == bandwidth(history) > 0
+    slowed = decide(history, slowing=Slowing(20, 99), stun_limit_ns=1000, rounds_max=30)
+    assert slowed.slow_percent < 99
+
+
 def compressed(link: int, remaining: int = 0, cap: int = 0) -> RoundFigures:
     """A round of one second: 400 MiB, of which 100 travelled, over a link of that many a second."""
     done = figures(400 * MIB, SECOND_NS, remaining)

@@ -93,6 +93,22 @@ def test_a_value_that_no_step_gives_is_found(wrong: RegisterRecord) -> None:
     assert verify_beside(values(*after, wrong)).faults
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((FIRST, MOVED), msgspec.structs.replace(FIRST, owner="host-3", epoch=3)),
+        (COURSE[:5], msgspec.structs.replace(MOVED, epoch=STOPPED.epoch + 1)),
+        (COURSE[:5], msgspec.structs.replace(BACK, epoch=STOPPED.epoch + 1)),
+    ],
+)
+def test_only_a_machine_that_nobody_owns_is_started_and_none_such_goes_on(
+    before: tuple[RegisterRecord, ...], after: RegisterRecord
+) -> None:
+    """Two would own it by the first."""
+    assert verify_beside(values(*before)).faults == ()
+    assert verify_beside(values(*before, after)).faults
+
+
 def test_what_a_host_wrote_again_may_jump() -> None:
     lost = msgspec.structs.replace(BACK, nonce=f"{BACK.nonce}/over 1")
     assert verify_beside(values(FIRST, lost)).faults == ()

@@ -51,6 +51,8 @@ def hypervisor_version(case: Case) -> Verdict:
         return unknown(check, f"{said}: which of them is newer is unknown")
     if numbers[0] > numbers[1]:
         return refused(check, said, f"bring {case.destination.host} to {ours} first")
+    if numbers[0] == numbers[1] and not all(map(_RELEASE.fullmatch, versions)):
+        return unknown(check, f"{said}: which of them is newer is unknown")
     return ok(check, said)
 
 
@@ -139,9 +141,18 @@ def _version(side: Side, kind: HypervisorKind) -> str:
     return "" if side.facts is None else side.facts.hypervisor_versions.get(kind, "")
 
 
+_RELEASE: Final = re.compile(r"\d+(\.\d+)*")
+
+
 def _numbers(version: str) -> tuple[int, ...] | None:
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, found[0].split("."))) if found else None
+    """Without zeros at the end: 1.4 is 1.4.0."""
+    found = _RELEASE.match(version)
+    if not found:
+        return None
+    numbers = [int(part) for part in found[0].split(".")]
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
 
 
 def _features(side: Side) -> tuple[str, ...] | None:

@@ -99,6 +99,9 @@ def _may_follow(seen: RegisterView, now: RegisterView) -> bool:
     if after.epoch == before.epoch:
         ends = (RegisterValue.ABORT_INTENDED, RegisterValue.STOPPED)
         return before.value in reg.OWNED and after.value in ends and after.owner == before.owner
+    starts = after.value is RegisterValue.STARTED
+    if starts != (before.value in reg.UNOWNED):
+        return False
     return after.epoch == before.epoch + 1 and after.value in reg.OWNED
 
 

@@ -58,7 +58,7 @@ def round_received(state: DestinationState, given: Input, _now_ns: int) -> Resul
 
 def stage(state: DestinationState, given: Input, _now_ns: int) -> Result:
     assert isinstance(given, inp.PeerStage)
-    return _replace(state, phase=Phase.LOADING), (fx.LoadImage(verify=given.verify),)
+    return _replace(state, phase=Phase.LOADING), (fx.LoadImage(verify=state.verify),)
 
 
 def loaded(state: DestinationState, given: Input, now_ns: int) -> Result:

@@ -184,6 +184,9 @@ class Tracker:
     async def _want(self, asked: Asked) -> None:
         """Ask the core for capacity, unless whoever asked is gone already."""
         request = asked.request
+        if not _is_sound(request):
+            _log.error("malformed request", target=request.target[:80])
+            return
         if self._occupancy.fate_of(request.reservation) is not None:
             return
         wanted = ledger.wanted(request.profiles, request.framebuffer_bytes, self._state.catalogue)
@@ -273,6 +276,12 @@ def _scope_id(envelope: Envelope) -> str:
 
 def _migration_of(asked: Asked) -> str:
     return asked.scope.id if asked.to is None else ""
+
+
+def _is_sound(request: ReservationRequested) -> bool:
+    """Whether a line of it could be read again: a ledger's line is bounded."""
+    short = len(request.reservation) <= ledger.RESERVATION_ID_MAX
+    return short and subjects.NAME_PATTERN.fullmatch(request.machine) is not None
 
 
 def _refused(request: ReservationRequested, refusal: Refusal) -> ReservationRefused:

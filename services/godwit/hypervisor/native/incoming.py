@@ -105,4 +105,6 @@ def _checked_runs(data: bytes, page_count: int) -> Runs:
     starts, counts = runs[:, 0], runs[:, 1]
     if np.any(starts < 0) or np.any(counts < 1) or np.any(starts > page_count - counts):
         raise RemoteProtocolError(f"an extent lies outside its region of {page_count} pages")
+    if np.any(starts[1:] < starts[:-1] + counts[:-1]):
+        raise RemoteProtocolError("extents overlap, or do not ascend")
     return runs

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from godwit_protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -57,19 +58,25 @@ class ControlServer:
             key.data()
 
     def _accept(self) -> None:
+        """All that wait, since a guest may step long before the next turn. Who has hung up again,
+        as whoever asks whether anybody listens does, takes no one's place.
+        """
+        while (connection := self._accepted()) is not None:
+            if len(self._clients) >= CLIENTS_MAX or _has_hung_up(connection):
+                connection.close()
+                continue
+            connection.setblocking(False)
+            client = _Client(connection)
+            self._clients.add(client)
+            self.watch(connection.fileno(), partial(self._serve, client))
+
+    def _accepted(self) -> socket.socket | None:
         try:
-            connection, _ = self._listener.accept()
+            return self._listener.accept()[0]
         except OSError as error:
             if error.errno in _NONE_FREE:
                 self._turn_away()
-            return
-        if len(self._clients) >= CLIENTS_MAX:
-            connection.close()
-            return
-        connection.setblocking(False)
-        client = _Client(connection)
-        self._clients.add(client)
-        self.watch(connection.fileno(), lambda: self._serve(client))
+            return None
 
     def _turn_away(self) -> None:
         """Take whoever waits, with the spare descriptor, and hang up: else ``poll`` would not wait

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from godwit_protocol.errors import (
+    DeadlineError,
     GodwitError,
     LocalProtocolError,
     RemoteProtocolError,
@@ -227,13 +228,17 @@ def listen(path: Path) -> socket.socket:
 def connect(path: Path) -> socket.socket:
     """Return a non-blocking socket connected to ``path``: at once, also when the listener is busy.
 
-    Raises ``UnreachableError`` if nobody listens there.
+    Raises ``UnreachableError`` if nobody listens there, ``DeadlineError`` if somebody does who has
+    not taken the last hundred that came.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.setblocking(False)
     try:
         with _short_path(path) as short:
             connection.connect(short)
+    except BlockingIOError as error:
+        connection.close()
+        raise DeadlineError(f"too many wait for an answer at {path}") from error
     except OSError as error:
         connection.close()
         raise UnreachableError(f"nobody answers at {path} ({error})") from error

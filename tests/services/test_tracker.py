@@ -204,3 +204,22 @@ async def test_a_request_for_a_migration_that_has_ended_is_not_granted(world: Wo
     other = await world.ask_capacity(destination, f"x{machine}", "7g.80gb")
     picture = await world.wait_ledger(destination, EntryKind.HELD, other)
     assert set(picture.holdings) == {other}
+
+
+async def test_a_request_of_which_no_line_could_be_read_again_leaves_the_ledger_as_it_is(
+    world: World, unique_name: str
+) -> None:
+    """A line is bounded, and one that cannot be read would end the ledger for every replica."""
+    host = await world.host(H100)
+    scope = Scope.of_machine(unique_name)
+    for machine, reservation in ((unique_name, "r" * 70_000), ("m" * 70_000, "too-long-a-name")):
+        malformed = ev.ReservationRequested(
+            reservation=reservation,
+            machine=machine,
+            target=host,
+            profiles=("3g.40gb",),
+            framebuffer_bytes=(1,),
+        )
+        await world.write(Lane.SOURCE, host, scope, malformed)
+    reservation = await world.ask_capacity(host, unique_name, "3g.40gb")
+    await world.wait_ledger(host, EntryKind.HELD, reservation)

@@ -1,13 +1,15 @@
 """Nothing that comes to a VMM's control socket may end the machine behind it."""
 
+import asyncio
 import errno
 import os
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from godwit.hypervisor.native import wire
+from godwit.hypervisor.native.channel import Channel
 from godwit.hypervisor.native.server import CLIENTS_MAX, ControlServer
 from godwit_protocol.errors import DeadlineError, LocalProtocolError
 
@@ -93,3 +95,19 @@ async def test_who_is_too_busy_to_answer_is_not_gone(tmp_path):
         with pytest.raises(DeadlineError, match="too many wait"):
             for _ in range(10_000):
                 waiting.enter_context(wire.connect(tmp_path / "socket"))
+
+
+async def test_who_asks_somebody_that_is_too_busy_waits_and_keeps_nobody_else_from_working(
+    tmp_path,
+):
+    listener, turns = wire.listen(tmp_path / "socket"), []
+    with ExitStack() as waiting:
+        waiting.callback(listener.close)
+        with suppress(DeadlineError):
+            while True:
+                waiting.enter_context(wire.connect(tmp_path / "socket"))
+        vmm = Channel(tmp_path / "socket")
+        asyncio.get_running_loop().call_later(0.01, turns.append, 1)
+        with pytest.raises(DeadlineError, match="no answer to GetStatus"):
+            await vmm.ask(wire.GetStatus(), wire.Status, 0.2)
+        assert turns == [1]

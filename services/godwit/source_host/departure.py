@@ -26,7 +26,7 @@ from godwit.transfer.pacing import Pace
 from godwit_protocol import link, subjects
 from godwit_protocol.compression import agreed
 from godwit_protocol.connections import first_number, opened
-from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
+from godwit_protocol.errors import DeadlineError, GodwitError, RefusedError, UnreachableError
 from godwit_protocol.events import migration as ev
 from godwit_protocol.framing import session_of
 from godwit_protocol.machine import MachineSpec
@@ -42,6 +42,8 @@ INTENT_S_MAX: Final = 3.0
 WELCOME_S_MAX: Final = 120.0
 """The destination populates its memory before it says Welcome."""
 PROGRESS_S: Final = 0.2
+REPLIES_S_MAX: Final = 2.0
+REPLIES_PACE_S: Final = 0.02
 LAST_WORD_S: Final = 0.5
 """How long a broken bulk connection waits for the reason, which comes by the control connection."""
 
@@ -376,10 +378,22 @@ class Departure(Side[SourceState]):
         return self._found
 
     async def _pause(self) -> inp.Input:
-        self._checkpoint = await (await self._vmm()).pause()
+        self._checkpoint = await self._paused(await self._vmm())
         return inp.Paused(
             stopped_ns=self._checkpoint.stopped_ns, checkpoint_bytes=len(self._checkpoint.data)
         )
+
+    async def _paused(self, vmm: Vmm) -> Checkpoint:
+        """One whose replies are more than a checkpoint holds runs on until the log has them."""
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + REPLIES_S_MAX
+        while True:
+            try:
+                return await vmm.pause()
+            except RefusedError:
+                if loop.time() > give_up_s:
+                    raise
+            await asyncio.sleep(REPLIES_PACE_S)
 
     async def _resume(self, epoch: int) -> inp.Input:
         """Until the VMM answers or is dead: one that is silent may still do what it was asked."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -18,6 +18,7 @@ from godwit.catalogue.loading import load as load_catalogue
 from godwit.host.context import HostContext
 from godwit.hypervisor.port import Vmm, VmmState
 from godwit.runtime.lane import LaneWriter, Scope, position_in_log
+from godwit.runtime.patience import DECISION_S_MAX, patiently
 from godwit_protocol import codec
 from godwit_protocol import register as reg
 from godwit_protocol.catalogue import Catalogue
@@ -73,35 +74,37 @@ class Machines:
         return name in self._changing
 
     async def start(self, request: mev.MachineStartRequested) -> None:
-        """Start the machine, or say why not. Nothing of a failed attempt stays.
-
-        Raises ``UnreachableError``, ``LogFullError``: to be repeated, as ``stop`` and ``pause``.
-        """
+        """Start the machine, or say why not. Nothing of a failed attempt stays."""
         async with self._change(request.spec.name):
-            await self._answer_start(request)
+            await _done(lambda: self._answer_start(request))
 
     async def stop(self, name: str, request: mev.MachineStopRequested) -> None:
         """Stop the machine, or say why not."""
         async with self._change(name):
-            await self._answer_stop(name, request)
+            await _done(lambda: self._answer_stop(name, request))
 
     async def pause(
         self, name: str, asked: mev.MachinePauseRequested | mev.MachineResumeRequested
     ) -> None:
         """Let the machine stand still, or go on, or say why not. Asked twice, it is done twice."""
         async with self._change(name):
-            writer = await self._writer(name)
-            paused = isinstance(asked, mev.MachinePauseRequested)
-            done = mev.MachinePaused if paused else mev.MachineResumed
-            try:
-                await (await self._free_to_change(name)).halt(halted=paused)
-                answer: Event = done(request=asked.request)
-            except GodwitError as error:
-                answer = mev.MachinePauseRefused(
-                    request=asked.request, code=error.code, message=error.message
-                )
-            _log.info(answer.TYPE, machine=name)
-            await self._append(writer, answer)
+            await _done(lambda: self._answer_pause(name, asked))
+
+    async def _answer_pause(
+        self, name: str, asked: mev.MachinePauseRequested | mev.MachineResumeRequested
+    ) -> None:
+        writer = await self._writer(name)
+        paused = isinstance(asked, mev.MachinePauseRequested)
+        done = mev.MachinePaused if paused else mev.MachineResumed
+        try:
+            await (await self._free_to_change(name)).halt(halted=paused)
+            answer: Event = done(request=asked.request)
+        except GodwitError as error:
+            answer = mev.MachinePauseRefused(
+                request=asked.request, code=error.code, message=error.message
+            )
+        _log.info(answer.TYPE, machine=name)
+        await self._append(writer, answer)
 
     async def _free_to_change(self, name: str) -> Vmm:
         """The machine's VMM, if it is this host's. Raises ``NotFoundError``, ``ConflictError``."""
@@ -200,7 +203,7 @@ class Machines:
 
     async def _start(self, request: mev.MachineStartRequested, writer: LaneWriter) -> int:
         spec = _checked(request.spec, load_catalogue(self._host.config.catalogue_file))
-        view = await self._host.registers.read(spec.name)
+        view = await self._register(spec.name)
         if view.record is not None and view.record.start == request.start:
             return await self._started_before(view.record)
         if view.record is not None and view.record.value not in reg.UNOWNED:
@@ -221,7 +224,7 @@ class Machines:
                 await self._disown(spec.name)
                 raise
         except BaseException:
-            await vmm.stop()
+            await _end(vmm)
             raise
         return record.epoch
 
@@ -295,6 +298,13 @@ class Machines:
             raise RefusedError(f"no vGPU: {answer.message}", hint="see: godwit gpus")
         return answer.expires_wall_ns
 
+    async def _register(self, name: str) -> reg.RegisterView:
+        """What it holds. Raises ``RegisterUnclearError``: nothing is refused because of that."""
+        try:
+            return await self._host.registers.read(name)
+        except UnreachableError as error:
+            raise RegisterUnclearError(error.message, hint=error.hint) from error
+
     async def _own(self, record: reg.RegisterRecord, expected_sequence: int) -> None:
         """Write the register. Raises ``ConflictError``, ``RegisterUnclearError``."""
         for _ in range(CAS_TRIES_MAX):
@@ -311,7 +321,7 @@ class Machines:
         raise RegisterUnclearError(f"the register of machine {record.machine} does not answer")
 
     async def _disown(self, name: str) -> None:
-        view = await self._host.registers.read(name)
+        view = await self._register(name)
         if view.record is not None and reg.may_run(view.record, self._host.name):
             await self._own(reg.stopped(view.record), view.sequence)
 
@@ -321,16 +331,13 @@ class Machines:
         The VMM ends last: until the register says that the machine is stopped, its being here is
         what tells a service that has restarted in between from one that never had it.
         """
-        view = await self._host.registers.read(name)
+        view = await self._register(name)
         vmm = await self._host.hypervisor.find(name)
         record = view.record
         if record is None or record.stop != stop:
             record = await self._give_up(name, stop, view, vmm)
         if vmm is not None:
-            try:
-                await vmm.stop()
-            except GodwitError as error:  # it takes its time; ``Orphans`` see to what is left
-                _log.warning("vmm_not_ended_yet", machine=name, error=error.message)
+            await _end(vmm)
         return record.epoch
 
     async def _give_up(
@@ -395,6 +402,21 @@ def _checked(spec: MachineSpec, catalogue: Catalogue) -> MachineSpec:
                 f"profile {vgpu.profile} has {offered_bytes} bytes, not {vgpu.framebuffer_bytes}"
             )
     return spec.checked()
+
+
+async def _done(work: Callable[[], Awaitable[None]]) -> None:
+    """While the log is away or full, again; meanwhile nothing else is done to the machine, so that
+    what was asked for later comes later.
+    """
+    await patiently(work, patience_s=DECISION_S_MAX)
+
+
+async def _end(vmm: Vmm) -> None:
+    """A large one takes longer to end than anybody waits: what it leaves is found dead later."""
+    try:
+        await vmm.stop()
+    except GodwitError as error:
+        _log.warning("vmm_not_ended_yet", machine=vmm.name, error=error.message)
 
 
 async def is_failed(vmm: Vmm) -> str:

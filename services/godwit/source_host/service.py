@@ -7,9 +7,8 @@ and goes on with every migration that a former life of it left in a journal.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 import structlog
 
@@ -97,13 +96,13 @@ class SourceHost:
         event, migration = decision.event, decision.envelope.migration
         match event:
             case mev.MachineStartRequested():
-                self._carry_out(decision, partial(self._machines.start, event))
+                self._carry_out(decision, self._machines.start(event))
             case mev.MachineStopRequested():
                 machine = decision.envelope.machine
-                self._carry_out(decision, partial(self._machines.stop, machine, event))
+                self._carry_out(decision, self._machines.stop(machine, event))
             case mev.MachinePauseRequested() | mev.MachineResumeRequested():
                 machine = decision.envelope.machine
-                self._carry_out(decision, partial(self._machines.pause, machine, event))
+                self._carry_out(decision, self._machines.pause(machine, event))
             case ev.MigrationStarted():
                 await self._depart(decision, event)
                 self._inbox.finish(decision)
@@ -112,14 +111,16 @@ class SourceHost:
                 departure.order(decision.envelope.id, event, is_new=True)
                 self._inbox.finish(decision)
             case ev.RunOrdered():
-                self._carry_out(decision, partial(self._answer, decision))
+                self._carry_out(decision, self._answer(decision))
             case _:
                 self._tell(decision)
                 self._inbox.finish(decision)
 
     async def _answer(self, order: Recorded) -> None:
         async with self._answering:
-            await answer_order(self._host, Lane.SOURCE, order)
+            await patiently(
+                lambda: answer_order(self._host, Lane.SOURCE, order), patience_s=DECISION_S_MAX
+            )
 
     def _tell(self, decision: Recorded) -> None:
         event, migration = decision.event, decision.envelope.migration
@@ -155,14 +156,12 @@ class SourceHost:
         if departure is not None:
             departure.tell(given)
 
-    def _carry_out(self, decision: Recorded, work: Callable[[], Awaitable[None]]) -> None:
-        """Do what takes its time beside the inbox, which must go on being read; again, while the
-        log is away or full.
-        """
+    def _carry_out(self, decision: Recorded, work: Coroutine[Any, Any, None]) -> None:
+        """Do what takes its time beside the inbox, which must go on being read."""
 
         async def run() -> None:
             try:
-                await patiently(work, patience_s=DECISION_S_MAX)
+                await work
             except GodwitError as error:
                 _log.error("decision_failed", error=error.message, code=error.code)
             else:

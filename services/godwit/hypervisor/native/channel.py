@@ -19,6 +19,7 @@ from . import wire
 AT_ONCE_MS: Final = 1
 """How long the event loop's own thread waits for an answer that is expected at once. To turn to
 something else, and be woken, takes longer than such an answer."""
+BUSY_PACE_S: Final = 0.05
 _READ_BYTES: Final = 2**18
 
 A = TypeVar("A", bound=wire.Message)
@@ -75,15 +76,19 @@ class Channel:
             self._connection = None
             self._received.clear()
 
-    def _connected(self) -> socket.socket:
-        if self._connection is None:
-            self._connection = wire.connect(self._path)
+    async def _connected(self) -> socket.socket:
+        """Who finds too many others waiting there waits too."""
+        while self._connection is None:
+            try:
+                self._connection = wire.connect(self._path)
+            except DeadlineError:
+                await asyncio.sleep(BUSY_PACE_S)
         return self._connection
 
     async def _exchange(self, data: bytes, *, at_once: bool) -> tuple[bytes, list[int]]:
         fds: list[int] = []
         try:
-            connection = self._connected()
+            connection = await self._connected()
             await asyncio.get_running_loop().sock_sendall(connection, data)
             if at_once:
                 _wait_here(connection)

@@ -143,7 +143,7 @@ class GuestIo:
             was_full = self._inbox.full
             count = min(limit, len(self._inbox), self._outbox.room)
             requests = [self._inbox.take() for _ in range(count)]
-        if was_full:
+        if was_full and requests:
             self._loop.call_soon_threadsafe(self._space.set)
         return requests
 

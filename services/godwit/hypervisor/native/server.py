@@ -82,9 +82,11 @@ class ControlServer:
         """Take whoever waits, with the spare descriptor, and hang up: else ``poll`` would not wait
         any more. A guest, which shares this process, may have taken all others.
         """
-        with suppress(OSError):
+        if self._spare_fd >= 0:
             os.close(self._spare_fd)
-            self._listener.accept()[0].close()
+            self._spare_fd = -1
+            with suppress(OSError):
+                self._listener.accept()[0].close()
         with suppress(OSError):
             self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 

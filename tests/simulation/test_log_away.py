@@ -9,12 +9,14 @@ import pytest
 from calm_cluster import CalmCluster
 
 from godwit.host.side import CAS_PACE_S
+from godwit.hypervisor.port import Checkpoint, VmmState
 from godwit.proof.simulator.hypervisor import ProcessVmm
 from godwit.proof.simulator.log import ProcessLog
 from godwit.runtime.event_log import LogFullError
-from godwit_protocol.errors import DeadlineError, GodwitError, UnreachableError
+from godwit_protocol.errors import DeadlineError, GodwitError, RefusedError, UnreachableError
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.register import RegisterValue
 
 AWAY = partial(UnreachableError, "the event log did not answer")
 FULL = partial(LogFullError, "the event log is full")
@@ -95,6 +97,44 @@ def test_a_stopped_machine_is_told_however_long_its_memory_takes_to_be_freed(
     calm.stop()
     calm.until(calm.has_told(mev.MachineStopped))
     assert not calm.told(mev.MachineStopRefused)
+
+
+def test_what_was_asked_for_later_comes_later(calm: CalmCluster, trouble: Trouble) -> None:
+    """A stop that could not be told does not end the machine that was started after it."""
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    trouble.fail(".machine_stopped", [AWAY] * 8)
+    calm.stop()
+    calm.until(lambda: calm.judge.registers["m"].value is RegisterValue.STOPPED)
+    calm.start(start="again")
+    calm.until(calm.has_told(mev.MachineStarted, times=2))
+    calm.rest(30.0)
+    assert len(calm.told(mev.MachineStopped)) == 1
+    assert not calm.told(mev.MachineStopRefused)
+    (running,) = calm.judge.machines["m"].vmms
+    assert running.state is VmmState.RUNNING
+
+
+def test_a_machine_whose_replies_wait_for_the_log_is_stunned_when_they_are_stored(
+    calm: CalmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    refused, pause = 5, ProcessVmm.pause
+
+    async def paused(vmm: ProcessVmm) -> Checkpoint:
+        nonlocal refused
+        if refused:
+            refused -= 1
+            raise RefusedError("replies wait for the event log")
+        return await pause(vmm)
+
+    monkeypatch.setattr(ProcessVmm, "pause", paused)
+    calm.migrate()
+    calm.until(calm.has_told(ev.MigrationEnded))
+    (ended,) = calm.told(ev.MigrationEnded)
+    assert isinstance(ended, ev.MigrationEnded)
+    assert ended.outcome is ev.Outcome.COMPLETED
 
 
 def test_a_migration_goes_on_when_there_is_room_in_the_log_again(

@@ -11,7 +11,10 @@ from godwit.catalogue.loading import SHIPPED, CatalogueFileError, load
 from godwit.cli import gpus
 from godwit.cli.connection import find_catalogue
 from godwit.cli.gpus import By, slots, width_of
-from godwit.pictures.hosts import GpuPicture, OnGpu
+from godwit.pictures.hosts import GpuPicture, Hosts, OnGpu
+from godwit.runtime import jetstream_api as api
+from godwit.runtime.nats_log import NatsLog
+from godwit_protocol import subjects
 from godwit_protocol.catalogue import GpuMode
 from godwit_protocol.events.machine import GpuInventory
 from godwit_protocol.facts import GpuTelemetry
@@ -145,3 +148,14 @@ def test_what_is_unknown_is_not_shown_as_a_number() -> None:
     unknown = msgspec.structs.replace(picture("real"), fragmentation=None)
     (row,) = gpus.view_of([unknown], load(), By.GPU).rows
     assert row[7] == "-"
+
+
+async def test_hosts_are_shown_though_a_restarted_server_has_no_telemetry(
+    own_log: NatsLog,
+) -> None:
+    """It is kept in memory, and nobody relies on it."""
+    deleted = await own_log.ask_api(f"STREAM.DELETE.{subjects.TELEMETRY}", {}, api.Reply, 5.0)
+    assert deleted.error is None
+    hosts, lasts = await Hosts.read(own_log)
+    assert set(lasts.values()) == {0}
+    assert hosts.pictures() == []

@@ -56,6 +56,15 @@ def trouble(monkeypatch: pytest.MonkeyPatch) -> Trouble:
     return Trouble(monkeypatch)
 
 
+def moves(calm: CalmCluster) -> None:
+    """The machine, in the end."""
+    calm.migrate()
+    calm.until(calm.has_told(ev.MigrationEnded))
+    (ended,) = calm.told(ev.MigrationEnded)
+    assert isinstance(ended, ev.MigrationEnded)
+    assert ended.outcome is ev.Outcome.COMPLETED
+
+
 @pytest.mark.parametrize("error", [AWAY, FULL])
 def test_a_machine_that_was_started_is_told_when_the_log_is_back(
     calm: CalmCluster, trouble: Trouble, error: Error
@@ -130,11 +139,7 @@ def test_a_machine_whose_replies_wait_for_the_log_is_stunned_when_they_are_store
         return await pause(vmm)
 
     monkeypatch.setattr(ProcessVmm, "pause", paused)
-    calm.migrate()
-    calm.until(calm.has_told(ev.MigrationEnded))
-    (ended,) = calm.told(ev.MigrationEnded)
-    assert isinstance(ended, ev.MigrationEnded)
-    assert ended.outcome is ev.Outcome.COMPLETED
+    moves(calm)
 
 
 def test_a_migration_goes_on_when_there_is_room_in_the_log_again(
@@ -143,22 +148,14 @@ def test_a_migration_goes_on_when_there_is_room_in_the_log_again(
     calm.start()
     calm.until(calm.has_told(mev.MachineStarted))
     trouble.fail(".start_decided", [FULL] * 4)
-    calm.migrate()
-    calm.until(calm.has_told(ev.MigrationEnded))
-    (ended,) = calm.told(ev.MigrationEnded)
-    assert isinstance(ended, ev.MigrationEnded)
-    assert ended.outcome is ev.Outcome.COMPLETED
+    moves(calm)
 
 
 def test_a_tracker_goes_on_when_the_log_has_room_again(calm: CalmCluster, trouble: Trouble) -> None:
     calm.start()
     calm.until(calm.has_told(mev.MachineStarted))
     trouble.fail(".ledger.host-2", [FULL] * 4)
-    calm.migrate()
-    calm.until(calm.has_told(ev.MigrationEnded))
-    (ended,) = calm.told(ev.MigrationEnded)
-    assert isinstance(ended, ev.MigrationEnded)
-    assert ended.outcome is ev.Outcome.COMPLETED
+    moves(calm)
     assert not calm.cluster.restarts
 
 

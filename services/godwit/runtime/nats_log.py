@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Self
 
 import msgspec
@@ -24,6 +24,7 @@ import structlog
 
 from godwit.runtime import jetstream_api as api
 from godwit.runtime import websockets
+from godwit.runtime.cancellation import cancellable
 from godwit.runtime.event_log import AppendConflictError, LogFullError
 from godwit.runtime.pull_reader import PullReader
 from godwit.runtime.values import server_urls
@@ -171,7 +172,7 @@ class NatsLog:
     async def announce(self, subject: str, data: bytes) -> None:
         """As ``EventLog.announce``. Dropped while disconnected."""
         if self.is_connected:
-            with contextlib.suppress(nats.errors.Error), _cancellable():
+            with contextlib.suppress(nats.errors.Error), cancellable():
                 await self._client.publish(subject, data)
 
     async def listen(self, subjects: Sequence[str]) -> AsyncIterator[tuple[str, bytes]]:
@@ -220,11 +221,11 @@ class NatsLog:
         with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
             async with asyncio.timeout(CLOSE_S_MAX):
                 if self.is_connected:
-                    with _cancellable():
+                    with cancellable():
                         await self._client.flush()
         with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
             async with asyncio.timeout(CLOSE_S_MAX):
-                with _cancellable():
+                with cancellable():
                     await self._client.close()
         self._end()
 
@@ -238,7 +239,7 @@ class NatsLog:
         """Send a request to the JetStream API without waiting. Lost while disconnected."""
         if self.is_connected:
             data = json.dumps(request).encode()
-            with contextlib.suppress(nats.errors.Error), _cancellable():
+            with contextlib.suppress(nats.errors.Error), cancellable():
                 await self._client.publish(f"{_API}.{call}", data, reply=reply_to)
 
     async def subscribe_inbox(
@@ -258,13 +259,13 @@ class NatsLog:
 
         self._check_loop()
         try:
-            with _cancellable():
+            with cancellable():
                 subscription = await self._client.subscribe(subject, cb=deliver)
         except nats.errors.ConnectionClosedError as error:
             raise _closed_error() from error
 
         async def end() -> None:
-            with contextlib.suppress(nats.errors.Error), _cancellable():
+            with contextlib.suppress(nats.errors.Error), cancellable():
                 await subscription.unsubscribe()
 
         return end
@@ -334,7 +335,7 @@ class NatsLog:
         try:
             async with asyncio.timeout(attempt_s):
                 await self._connected.wait()
-                with _cancellable():
+                with cancellable():
                     answer = await self._client.request(
                         subject, data, timeout=attempt_s, headers=headers or None
                     )
@@ -437,23 +438,6 @@ class NatsLog:
             arrived.set()
         for reader in self._readers:
             reader.expire()
-
-
-@contextlib.contextmanager
-def _cancellable() -> Iterator[None]:
-    """A call of the client, which forgets a cancellation where it flushes, and one that comes
-    together with an answer: ``asyncio.wait_for`` does, before Python 3.12.
-    """
-    before = _cancellations()
-    yield
-    if _cancellations() > before:
-        raise asyncio.CancelledError
-
-
-def _cancellations() -> int:
-    """How often the current task was cancelled and has not said that it goes on."""
-    task = asyncio.current_task()
-    return task.cancelling() if task is not None else 0
 
 
 def _stored(message: api.RawMessage) -> Stored:

@@ -30,8 +30,14 @@ class Occupancy:
     def __init__(self) -> None:
         self._seats: dict[str, str] = {}
         """By machine: the reservation that it sits under."""
-        self._epochs: dict[str, int] = {}
-        """By machine: in which epoch it was started last."""
+        self._left: dict[str, int] = {}
+        """By machine: the epoch up to which it has left every seat, for it was stopped, lost or
+        started anew.
+        """
+        self._arrivals: dict[str, int] = {}
+        """By migration that has not ended: the first epoch in which its machine can have run at its
+        new host.
+        """
         self._fates: dict[str, Fate] = {}
         self._open: set[str] = set()
 
@@ -50,35 +56,50 @@ class Occupancy:
             self._open.add(envelope.migration)
         elif isinstance(event, ev.MigrationEnded) and event.outcome in _SETTLED:
             self._open.discard(envelope.migration)
+        fates: tuple[Fate, ...] = ()
         match event:
+            case ev.PreparationOrdered(register_epoch=epoch):
+                self._arrivals[envelope.migration] = epoch + 1
             case ev.MigrationEnded(outcome=Outcome.COMPLETED):
-                why = f"machine {envelope.machine} moved away"
-                fates = self._seat(envelope.machine, envelope.migration, why)
+                fates = self._arrive(envelope.machine, envelope.migration)
             case ev.MigrationEnded(outcome=Outcome.ABORTED):
+                self._arrivals.pop(envelope.migration, None)
                 why = f"the migration was aborted: {event.reason}"
                 fates = (ReservationOver(reservation=envelope.migration, why=why),)
                 if event.lost_epoch and not self._is_late(envelope.machine, event.lost_epoch):
+                    self._has_left(envelope.machine, event.lost_epoch)
                     fates += self._leave(envelope.machine, f"machine {envelope.machine} is lost")
             case mev.MachineStarted():
-                self._epochs[envelope.machine] = event.register_epoch
+                self._has_left(envelope.machine, event.register_epoch - 1)
                 why = f"machine {envelope.machine} was started again"
                 fates = self._seat(envelope.machine, event.start, why)
             case mev.MachineStartRefused():
                 why = f"the start was refused: {event.code}"
                 fates = (ReservationOver(reservation=event.start, why=why),)
             case mev.MachineStopped() if self._is_late(envelope.machine, event.register_epoch):
-                fates = ()
+                pass
             case mev.MachineStopped():
+                self._has_left(envelope.machine, event.register_epoch)
                 fates = self._leave(envelope.machine, f"machine {envelope.machine} was stopped")
             case _:
-                fates = ()
+                pass
         for fate in fates:
             self._remember(fate)
         return fates
 
+    def _arrive(self, machine: str, migration: str) -> tuple[Fate, ...]:
+        """A migration's end can come when its machine has been stopped at the new host since."""
+        if self._is_late(machine, self._arrivals.pop(migration, 0)):
+            why = f"machine {machine} has left since"
+            return (ReservationOver(reservation=migration, why=why),)
+        return self._seat(machine, migration, f"machine {machine} moved away")
+
+    def _has_left(self, machine: str, epoch: int) -> None:
+        self._left[machine] = max(epoch, self._left.get(machine, 0))
+
     def _is_late(self, machine: str, epoch: int) -> bool:
-        """Whether a machine that was owned in ``epoch`` has been started again since."""
-        return 0 < epoch < self._epochs.get(machine, 0)
+        """Whether a machine that was owned in ``epoch`` has been stopped or started anew since."""
+        return 0 < epoch <= self._left.get(machine, 0)
 
     def _seat(self, machine: str, reservation: str, why_left: str) -> tuple[Fate, ...]:
         if self._seats.get(machine) == reservation:

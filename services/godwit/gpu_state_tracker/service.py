@@ -53,6 +53,7 @@ _OF_MACHINES: Final = (
     mev.MachineStartRefused,
     mev.MachineStopped,
 )
+_ORDER: Final = ev.PreparationOrdered.TYPE
 
 LEDGERS: Final = (subjects.ledger("*"),)
 EVENTS: Final = (
@@ -62,6 +63,14 @@ EVENTS: Final = (
     *(
         subjects.addressed("*", Service.SOURCE_HOST, "machine", "*", Lane.TRACKER, kind.TYPE)
         for kind in _ANSWERS
+    ),
+    subjects.addressed(
+        "*",
+        Service.DESTINATION_HOST,
+        "migration",
+        "*",
+        Lane.COORDINATOR,
+        ev.PreparationOrdered.TYPE,
     ),
 )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
 
@@ -46,6 +47,7 @@ class CalmCluster:
         self._log = ProcessLog(self.cluster.server, self._desk)
         self._clock = HostClock(self.world, "desk")
         self._writers: dict[Scope, LaneWriter] = {}
+        self._turns: dict[Scope, asyncio.Lock] = {}
         self.cluster.start()
 
     def place(self, host: str) -> Place:
@@ -65,7 +67,11 @@ class CalmCluster:
         sealed = writer.seal(event, to=to)
         writer.advance(sealed)
         append = self._log.append(sealed.subject, sealed.data, message_id=sealed.message_id)
-        self._desk.spawn(append)
+        self._desk.spawn(self._in_turn(scope, append))
+
+    async def _in_turn(self, scope: Scope, append: Awaitable[int]) -> None:
+        async with self._turns.setdefault(scope, asyncio.Lock()):
+            await append
 
     def start(self, host: str = "host-1", start: str = "start") -> None:
         request = mev.MachineStartRequested(start=start, spec=SPEC)

@@ -1,22 +1,32 @@
 """The judge catches what is broken on purpose: a simulator that cannot fail proves nothing."""
 
 from collections.abc import Callable, Iterable
+from random import Random
 from typing import Any
 
 import pytest
 from calm_cluster import CalmCluster, check_story
 
+from godwit.gpu_state_tracker.occupancy import Fate, Occupancy
+from godwit.proof.simulator.faults import Weather
+from godwit.proof.simulator.judge import Judge
+from godwit.proof.simulator.process import World
 from godwit.proof.simulator.run import simulate
 from godwit.proof.simulator.transfer import ProcessSession
 from godwit.runtime.lane import Scope
+from godwit_protocol import ledger, subjects
 from godwit_protocol import register as reg
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events.machine import GpuInventory
+from godwit_protocol.events.migration import GpuMode, Placement
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles import source, source_copying, source_endings
 from godwit_protocol.roles.effects import Address, Effect, FreeMemory, Service
 from godwit_protocol.roles.source_state import Phase, SourceState
 from godwit_protocol.roles.table import row
+from godwit_protocol.roles.tracker import ReservationUsed
+from godwit_protocol.stored import Stored
 
 
 def catches(invariant: str, seeds: Iterable[int]) -> bool:
@@ -121,6 +131,52 @@ def test_an_order_to_run_what_is_older_than_the_register(monkeypatch: pytest.Mon
     monkeypatch.setattr(reg, "has_gone_on", never)
     violations = an_order_that_comes_late().judge.violations
     assert any(violation.startswith("I1") for violation in violations), violations
+
+
+def test_a_seat_that_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sit_down(occupancy: Occupancy, machine: str, reservation: str, why: str) -> tuple[Fate]:
+        occupancy._seats[machine] = reservation
+        return (ReservationUsed(reservation=reservation),)
+
+    monkeypatch.setattr(Occupancy, "_seat", sit_down)
+    assert catches("a reservation of", range(1, 10))
+
+
+def violations_of_two_reservations(first: Placement, second: Placement) -> list[str]:
+    """Two lines of one ledger: what a judge says who has seen nothing else."""
+    judge = Judge(World(Weather(Random(1))))
+    gpu = GpuInventory(index=0, model="H100-80GB", memory_bytes=80 << 30, simulated=True)
+    judge.pictures["h"] = ledger.HostPicture(host="h", announced=True, gpus=(gpu,))
+    for sequence, placement in enumerate((first, second), start=1):
+        entry = ledger.LedgerEntry(
+            kind=ledger.EntryKind.HELD,
+            reservation=f"r{sequence}",
+            machine=f"m{sequence}",
+            host="h",
+            placements=(placement,),
+        )
+        judge.stored(Stored(subjects.ledger("h"), sequence, 0, ledger.encode_entry(entry), {}))
+    return judge.violations
+
+
+def placement(start: int, mode: GpuMode = GpuMode.MIG, gib: int = 10) -> Placement:
+    return Placement(
+        gpu=0, profile="p", framebuffer_bytes=gib << 30, mode=mode, start=start, slots=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("second", "overlaps"),
+    [
+        (placement(1), False),
+        (placement(0), True),
+        (placement(1, GpuMode.EQUAL), True),
+        (placement(1, gib=75), True),
+    ],
+)
+def test_two_machines_in_one_place_of_a_gpu(second: Placement, overlaps: bool) -> None:
+    violations = violations_of_two_reservations(placement(0), second)
+    assert [what.startswith("reservations overlap") for what in violations] == [True] * overlaps
 
 
 def never(_record: reg.RegisterRecord | None, _migration: str, _epoch: int) -> bool:

@@ -7,6 +7,8 @@ from calm_cluster import CalmCluster, check_story
 
 from godwit.hypervisor.port import VmmState
 from godwit.proof.simulator import folds
+from godwit.proof.simulator.faults import Fault
+from godwit.proof.simulator.process import Process
 from godwit.runtime.lane import Scope
 from godwit_protocol import subjects
 from godwit_protocol.events import machine as mev
@@ -394,4 +396,32 @@ def test_a_migration_that_goes_on_is_not_given_up(calm: CalmCluster) -> None:
     (ended,) = calm.told(ev.MigrationEnded)
     assert isinstance(ended, ev.MigrationEnded) and ended.outcome is Outcome.COMPLETED
     calm.rest()
+    check(calm)
+
+
+def test_a_destination_that_is_off_is_fenced_and_the_machine_goes_on_at_home(
+    calm: CalmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its host loses its power after GO, before it has taken the register, and stays off."""
+    calm.cluster.has_switch = True
+    for name in ("source-host-1", "destination-host-2"):
+        calm.cluster.running[name].process.die("begin again, with a power switch")
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    step, place = Process.step, calm.place("host-2")
+
+    def lose_power(process: Process, name: str) -> None:
+        if process.host == "host-2" and name.startswith("before the append of godwit.v1.register"):
+            calm.cluster.lose_power(place, OFF_S)
+        step(process, name)
+
+    monkeypatch.setattr(Process, "step", lose_power)
+    calm.migrate()
+    calm.until(calm.has_told(ev.HostFenced))
+    calm.until(calm.has_told(ev.MachineTakenBack))
+    monkeypatch.undo()
+    calm.until(calm.has_told(ev.MigrationEnded))
+    assert calm.place("host-1").host.vmms["m"].state is VmmState.RUNNING
+    assert calm.world.weather.injected[Fault.FENCED] == 1
+    calm.rest(OFF_S)
     check(calm)

@@ -19,6 +19,7 @@ class Fault(StrEnum):
     VMM_KILLED = "VMM killed"
     VMM_DIES_AT_STEP = "VMM killed at a command"
     POWER_LOST = "host lost its power"
+    POWER_LOST_AT_STEP = "host lost its power at a step"
     FENCED = "host fenced"
     LOG_DOWN = "log without a leader"
     LOG_CUT = "a service's log connection cut"
@@ -42,12 +43,12 @@ class Fault(StrEnum):
 AT_TIMES: Final = {
     Fault.SERVICE_CRASH: 4.0,
     Fault.SERVICE_STOPPED: 8.0,
-    Fault.VMM_KILLED: 20.0,
-    Fault.POWER_LOST: 20.0,
+    Fault.VMM_KILLED: 5.0,
+    Fault.POWER_LOST: 8.0,
     Fault.LOG_DOWN: 12.0,
     Fault.LOG_CUT: 8.0,
     Fault.LOG_HALF_CUT: 8.0,
-    Fault.LINK_RESET: 4.0,
+    Fault.LINK_RESET: 0.5,
     Fault.LINK_CUT: 8.0,
     Fault.LINK_HALF_CUT: 8.0,
     Fault.DISK_FULL: 15.0,
@@ -62,11 +63,12 @@ AT_CALLS: Final = {
     Fault.LOG_ANSWER_LOST: 0.01,
     Fault.LOG_REQUEST_LATE: 0.004,
     Fault.LOG_REQUEST_TWICE: 0.01,
-    Fault.LOG_WRITE_LOST: 0.05,
+    Fault.LOG_WRITE_LOST: 0.5,
     Fault.LOG_DELIVERY_LATE: 0.02,
     Fault.LINK_SLOW: 0.02,
     Fault.DISK_SLOW: 0.02,
-    Fault.VMM_DIES_AT_STEP: 0.005,
+    Fault.VMM_DIES_AT_STEP: 0.02,
+    Fault.POWER_LOST_AT_STEP: 0.008,
     Fault.MEMORY_REFUSED: 0.05,
 }
 """Faults that strike a call: their probability for each, where the run has them."""
@@ -84,7 +86,9 @@ HARSH_FACTOR: Final = 7
 """How much more often these strike in a harsh run."""
 
 
-DEATHS: Final = frozenset({Fault.VMM_KILLED, Fault.VMM_DIES_AT_STEP, Fault.POWER_LOST})
+DEATHS: Final = frozenset(
+    {Fault.VMM_KILLED, Fault.VMM_DIES_AT_STEP, Fault.POWER_LOST, Fault.POWER_LOST_AT_STEP}
+)
 LOSSES: Final = frozenset({Fault.LOG_WRITE_LOST})
 DISASTERS: Final = (frozenset[Fault](), frozenset[Fault](), DEATHS, LOSSES)
 """What a run may have of each. What destroys a witness is never together with what silences

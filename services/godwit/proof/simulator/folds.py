@@ -32,6 +32,8 @@ class Folded:
         self.machines: dict[str, MachineSummary] = {}
         self.owners: dict[str, tuple[str, int]] = {}
         """By machine: the host that said last that it runs there, and under which epoch."""
+        self.lost: dict[str, int] = {}
+        """By machine: since which epoch it is nobody's, if a migration ended so."""
         self.claims: dict[str, str] = {}
         streams = cluster.server.streams
         for stored in streams[subjects.EVENTS].messages:
@@ -56,6 +58,8 @@ class Folded:
                 self._owns(recorded, epoch)
             case ev.MachineActivated() | ev.MachineTakenBack():
                 self._owns(recorded, envelope.epoch)
+            case ev.MigrationEnded(lost_epoch=epoch) if epoch:
+                self.lost[envelope.machine] = epoch
             case _:
                 pass
 
@@ -69,7 +73,7 @@ def differences(cluster: Cluster, judge: Judge) -> Iterator[str]:
     """Everything in which the folded log and what is so differ, each in a sentence."""
     folded = Folded(cluster)
     for name, truth in sorted(judge.machines.items()):
-        if not truth.lost_writes and name not in judge.unsettled:
+        if not truth.lost_writes:
             yield from _of_machine(name, truth, folded, judge)
     for name, summary in folded.migrations.items():
         ended = judge.migrations[name].ended
@@ -77,7 +81,7 @@ def differences(cluster: Cluster, judge: Judge) -> Iterator[str]:
             yield f"migration {name} folds to {summary.outcome}, and ended {ended[-1].outcome}"
     for machine, migration in folded.claims.items():
         is_open = migration and folded.migrations[migration].outcome not in ENDED
-        if is_open and machine not in judge.unsettled:
+        if is_open:
             yield f"the claim on {machine} is held by {migration}, which has not ended"
     yield from lagging(cluster, judge)
 
@@ -85,7 +89,8 @@ def differences(cluster: Cluster, judge: Judge) -> Iterator[str]:
 def _of_machine(name: str, truth: MachineTruth, folded: Folded, judge: Judge) -> Iterator[str]:
     summary = folded.machines.get(name, MachineSummary(name=name))
     epoch = folded.owners.get(name, ("", 0))[1]
-    is_well = not summary.stopped and not summary.failure_in(epoch)
+    is_lost = epoch < folded.lost.get(name, 0)
+    is_well = not summary.stopped and not is_lost and not summary.failure_in(epoch)
     says_runs = summary.spec is not None and is_well
     running = [vmm for vmm in truth.vmms if vmm.state is VmmState.RUNNING]
     if says_runs != bool(running):
@@ -107,7 +112,7 @@ def lagging(cluster: Cluster, judge: Judge) -> Iterator[str]:
             yield from _of_tracker(name, running.service, judge)
         elif running.service is None:
             yield f"{name} does not run"
-        elif running.service.open and not judge.unsettled:
+        elif running.service.open:
             yield f"{name} still has a part in {running.service.open}, of which the log has the end"
 
 

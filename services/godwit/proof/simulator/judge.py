@@ -10,7 +10,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from godwit.gpu_state_tracker.occupancy import Occupancy
 from godwit.hypervisor.port import VmmState
 from godwit_protocol import codec, ledger, subjects
 from godwit_protocol import register as reg
@@ -53,7 +52,7 @@ class MachineTruth:
     ordered: set[str] = field(default_factory=set)
     """Hosts on which an operator ordered it to run, knowing what may be lost."""
     lost_writes: int = 0
-    """Of its register: from the first one on, the register may name another than the owner."""
+    """Of its register, since it named the host last that the machine runs on."""
 
 
 @dataclass
@@ -83,8 +82,6 @@ class Judge:
         self.migrations: dict[str, MigrationTruth] = {}
         self.registers: dict[str, reg.RegisterRecord] = {}
         self.pictures: dict[str, HostPicture] = {}
-        self.occupancy = Occupancy()
-        self.granted: set[str] = set()
         self.started: set[str] = set()
         self.starts: dict[str, bool] = {}
         """By attempt: whether the machine was started."""
@@ -118,6 +115,8 @@ class Judge:
         record = self.registers.get(name)
         if not reg.may_run(record, vmm.host) and not truth.lost_writes:
             self.accuse(f"I1: {name} runs on {vmm.host}, but the register holds {record}")
+        if record is not None and (record.owner, record.epoch) == (vmm.host, epoch):
+            truth.lost_writes = 0
         is_accepted = vmm.host in truth.ordered and vmm not in truth.relics
         if truth.over and truth.latest is None and is_accepted:
             self.world.note(name, "runs by an operator's order, from an older image: that was said")
@@ -203,7 +202,6 @@ class Judge:
         self.events += 1
         self.world.note(f"log {stored.sequence}", f"{envelope.host}: {envelope.type}")
         self._check_chain(stored, recorded)
-        self.occupancy.learn(recorded)
         match recorded.event:
             case ev.MigrationRequested(machine=machine):
                 self.migrations[envelope.migration] = MigrationTruth(machine)
@@ -216,8 +214,6 @@ class Judge:
                 self._machine(envelope.machine).ordered.add(target)
             case ev.DoubtRaised() | ev.RunOrderRefused():
                 self.migrations[envelope.migration].answers += 1
-            case ev.ReservationGranted(reservation=reservation):
-                self.granted.add(reservation)
             case mev.MachineStarted(start=start, spec=spec):
                 self.started.add(spec.name)
                 self.starts[start] = True
@@ -277,6 +273,10 @@ class Judge:
             truth.over, truth.latest = f"it is {record.value}", None
         if record.value is reg.RegisterValue.LOST:
             self.started.discard(record.machine)
+        truth = self._machine(record.machine)
+        running = [(vmm.host, vmm.epoch) for vmm in truth.vmms if vmm.state is VmmState.RUNNING]
+        if (record.owner, record.epoch) in running:
+            truth.lost_writes = 0
         self.registers[record.machine] = record
 
     def lost(self, stored: Stored, before: Stored | None) -> None:
@@ -299,21 +299,18 @@ class Judge:
         what = f"{entry.kind} {entry.reservation[-6:]} {entry.why}"
         self.world.note(f"ledger {entry.host}", what)
         for gpu in picture.gpus:
-            if picture.free_bytes(gpu.index) < 0:
-                self.accuse(f"reservations overlap on GPU {gpu.index} of {entry.host}")
+            held = [
+                placement
+                for holding in picture.holdings.values()
+                for placement in holding.placements
+                if placement.gpu == gpu.index
+            ]
+            slots = [slot for each in held for slot in range(each.start, each.start + each.slots)]
+            is_full = picture.free_bytes(gpu.index) < 0 or len(slots) > len(set(slots))
+            if is_full or len({each.mode for each in held}) > 1:
+                self.accuse(f"reservations overlap on GPU {gpu.index} of {entry.host}: {held}")
 
     # The end.
-
-    @property
-    def unsettled(self) -> set[str]:
-        """Machines that died, each, in a migration that raised the alarm and cannot end: what alone
-        held it was lost, but neither host can know that of the other.
-        """
-        return {
-            truth.machine
-            for truth in self.migrations.values()
-            if truth.lost_image and truth.answers and not truth.ended
-        }
 
     @property
     def open_migrations(self) -> list[str]:
@@ -350,24 +347,18 @@ class Judge:
     def close(self) -> None:
         """The faults are over and time has passed: all must be at rest, and nothing left behind."""
         for name in self.open_migrations:
-            if self.migrations[name].machine not in self.unsettled:
-                self.accuse(f"migration {name} of {self.migrations[name].machine} never ended")
+            self.accuse(f"migration {name} of {self.migrations[name].machine} never ended")
         for name, truth in self.migrations.items():
             completed = any(ended.outcome is Outcome.COMPLETED for ended in truth.ended)
             is_lost = any(ended.reason is AbortReason.MACHINE_FAILED for ended in truth.ended)
             is_excused = truth.lost_writes or (is_lost and truth.lost_image)
             if truth.ended and completed != truth.moved and not is_excused:
                 self.accuse(f"migration {name}: completed {completed}, but moved {truth.moved}")
-            is_settled = truth.machine not in self.unsettled
-            if (
-                name in self.probes
-                and is_settled
-                and not PROBE_OUTCOMES.issuperset(ended.reason for ended in truth.ended)
-            ):
+            reasons = {ended.reason for ended in truth.ended}
+            if name in self.probes and not reasons <= PROBE_OUTCOMES:
                 self.accuse(f"{truth.machine} could not be moved in the calm: {truth.ended}")
         for machine, standing in sorted(self.machines.items()):
-            if machine not in self.unsettled:
-                self._close_machine(machine, standing)
+            self._close_machine(machine, standing)
         self._close_reservations()
 
     def _close_machine(self, name: str, truth: MachineTruth) -> None:
@@ -381,17 +372,19 @@ class Judge:
             self.accuse(f"{name} is {found} ({truth.over}), and the register holds {record}")
 
     def _close_reservations(self) -> None:
-        held = {name for picture in self.pictures.values() for name in picture.holdings}
-        seated = {name for name in self.granted if self._is_used(name)}
-        unsettled = {name for name in held if name in self.open_migrations}
-        for name in sorted(held - seated - unsettled):
-            self.accuse(f"reservation {name} is held by nobody: leaked")
-        for name in sorted(seated - held):
-            self.accuse(f"reservation {name} is used and not held")
-
-    def _is_used(self, reservation: str) -> bool:
-        fate = self.occupancy.fate_of(reservation)
-        return fate is not None and type(fate).__name__ == "ReservationUsed"
+        """What is held is where the machines are that need it, by their own word."""
+        held = Counter(
+            (picture.host, holding.machine)
+            for picture in self.pictures.values()
+            for holding in picture.holdings.values()
+        )
+        vmms = [(name, vmm) for name, truth in self.machines.items() for vmm in truth.vmms]
+        seated = Counter((vmm.host, name) for name, vmm in vmms)
+        needing = Counter((vmm.host, name) for name, vmm in vmms if vmm.spec.vgpus)
+        for host, machine in sorted((held - seated).elements()):
+            self.accuse(f"a reservation of {machine} on {host} is held by nobody: leaked")
+        for host, machine in sorted((needing - held).elements()):
+            self.accuse(f"{machine} sits on {host} without a reservation")
 
 
 def _is_current(vmm: SimulatedVmm, truth: MachineTruth) -> bool:

@@ -11,7 +11,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from godwit.transfer.connection import CONNECT_TIMEOUT_S, STALL_S
 from godwit.transfer.port import BulkSession, OnControl
@@ -23,6 +23,19 @@ from .process import Process, World
 
 TRIP_S: Final = 0.0001
 LATE_S_MAX: Final = 2.0
+HEARD_S: Final = (0.0, 0.0, 0.05, 2.0)
+"""Within such times an end hears that its connection is broken."""
+
+
+class Breakable(Protocol):
+    """A connection, of one kind or the other."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody still has it open."""
+
+    def reset(self) -> None:
+        """Break it: what is on its way is lost, and each end hears of it in its own time."""
 
 
 class Network:
@@ -30,7 +43,7 @@ class Network:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.connections: list[Connection] = []
+        self._connections: list[Breakable] = []
         self._cuts_s: dict[tuple[str, str], float] = {}
         self._isolated_s: dict[str, float] = {}
         self._listeners: dict[tuple[str, int], Listener] = {}
@@ -45,6 +58,23 @@ class Network:
         """Let nothing pass to or from a host for a while."""
         until_s = self.world.loop.time() + seconds
         self._isolated_s[host] = max(until_s, self._isolated_s.get(host, 0.0))
+
+    def opened(self, connection: Breakable) -> None:
+        """From now on it can be broken."""
+        self._connections = [one for one in self._connections if one.is_open]
+        self._connections.append(connection)
+
+    def reset_one(self) -> bool:
+        """Break any connection; return whether one was open."""
+        connections = [one for one in self._connections if one.is_open]
+        if connections:
+            self.world.dice.choice(connections).reset()
+        return bool(connections)
+
+    def heard_s(self) -> float:
+        """After what time an end hears that its connection is broken."""
+        dice = self.world.dice
+        return self.world.latency_s(TRIP_S) + dice.choice(HEARD_S) * dice.random()
 
     def heal(self) -> None:
         """End all cuts."""
@@ -88,8 +118,7 @@ class Network:
         ) -> tuple[asyncio.StreamReader, Writer]:
             listener = await self.reach(process, host, port)
             connection = Connection(self, process, listener.process)
-            self.connections = [one for one in self.connections if not one.broken]
-            self.connections.append(connection)
+            self.opened(connection)
             near, far = connection.ends
             expected = listener.expected.get(session)
             if expected is None or expected.token != token:
@@ -158,11 +187,19 @@ class Connection:
         for end in self.ends:
             end.process.on_death.append(end.vanish)
 
+    @property
+    def is_open(self) -> bool:
+        """As ``Breakable.is_open``."""
+        return not self.broken and any(
+            end.process.alive and not end.writer.closed for end in self.ends
+        )
+
     def reset(self) -> None:
-        """Break it: both ends hear of it at once."""
+        """As ``Breakable.reset``."""
         self.broken = True
         for end in self.ends:
-            end.fail("connection reset by peer")
+            heard_s = self.network.heard_s()
+            self.network.world.loop.after(heard_s, end.fail, "connection reset by peer")
 
 
 class End:

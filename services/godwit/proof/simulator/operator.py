@@ -37,6 +37,15 @@ BANDWIDTHS: Final = (0, 20_000, 1_000_000)
 RENEW_CHANCE: Final = 0.02
 ANYWHERE_CHANCE: Final = 0.05
 """Of asking for a host without looking where the machine is."""
+VGPUS: Final = (
+    ("H100XM-20C",),
+    ("H100XM-40C",),
+    ("H100XM-1-10C",),
+    ("H100XM-2-20C",),
+    ("H100XM-20C", "H100XM-4C"),
+    ("H100XM-1-10C", "H100XM-3-40C"),
+)
+"""A GPU is divided in one way at a time: by time, or by MIG."""
 PAGES: Final = (8, 16, 32)
 """None of them divisible by the guest's stride."""
 
@@ -50,7 +59,7 @@ class Plan:
     pause_s: float
     """Mean time between two requests."""
     whims: Random
-    """Dice for the bandwidth alone."""
+    """Dice for the bandwidth, and for which vGPUs a machine has."""
 
 
 class Operators:
@@ -186,8 +195,9 @@ class Operators:
     def _vgpus(self) -> tuple[VGpuSpec, ...]:
         if self._dice.random() < 0.5:
             return ()
-        name = "H100XM-20C"
-        return (VGpuSpec(name, load_catalogue().profile(name).framebuffer_bytes),)
+        names = self._plan.whims.choice(VGPUS)
+        catalogue = load_catalogue()
+        return tuple(VGpuSpec(name, catalogue.profile(name).framebuffer_bytes) for name in names)
 
     async def _migrate(self, machine: str) -> None:
         migration = self._clock.new_id()

@@ -38,6 +38,8 @@ class World:
         self.weather = weather
         self.graves: list[asyncio.Task[Any]] = []
         self.listen = listen
+        self.take_power: dict[str, Callable[[], object]] = {}
+        """By host that can lose it."""
         self._notes: deque[tuple[float, str, str]] = deque(maxlen=NOTES_MAX)
 
     def note(self, who: str, what: str) -> None:
@@ -99,8 +101,13 @@ class Process:
         """A step at which the process may die. Raises ``DiedError``."""
         if not self.alive:
             raise DiedError
-        if self._mortal and self.world.weather.strikes(Fault.CRASH_AT_STEP):
+        weather, take_power = self.world.weather, self.world.take_power.get(self.host)
+        if self._mortal and weather.strikes(Fault.CRASH_AT_STEP):
             self.die(f"killed at: {name}")
+            raise DiedError
+        if take_power is not None and weather.strikes(Fault.POWER_LOST_AT_STEP):
+            self.world.note(self.host, f"loses its power at: {name}")
+            take_power()
             raise DiedError
 
     def die(self, how: str) -> None:

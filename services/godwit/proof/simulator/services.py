@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +40,10 @@ from .log import LogServer, ProcessLog
 from .process import Process, World
 
 RESTART_S: Final = 0.3
+BOOT_S: Final = 3.0
 OFF_S: Final = 30.0
+OFF_LONG_S: Final = (0.0, 30.0, 240.0)
+"""Within such times a host boots again that lost its power at a step: its peer may be in doubt."""
 SWITCH_S: Final = 1.0
 HALF: Final = 0.5
 CONTROL_HOST: Final = "control"
@@ -96,6 +100,7 @@ class Cluster:
             self._live(name, CONTROL_HOST, self._tracker(name))
         for place in self.places:
             name = place.host.name
+            self.world.take_power[name] = partial(self._lose_power_at_step, place)
             self._live(f"source-{name}", name, self._source(place))
             self._live(f"destination-{name}", name, self._destination(place))
 
@@ -124,11 +129,14 @@ class Cluster:
         for place in self.places:
             place.disk.full_until_s = 0.0
 
-    def lose_power(self, place: Place, seconds: float) -> None:
-        """All that runs on a host is gone at once, and nobody is told. It boots after a while."""
+    def lose_power(self, place: Place, seconds: float) -> bool:
+        """All that runs on a host is gone at once, and nobody is told. It boots after a while.
+
+        Returns whether it had power.
+        """
         now_s = self.world.loop.time()
         if place.off_until_s > now_s:
-            return
+            return False
         place.off_until_s = now_s + seconds
         self.network.isolate(place.host.name, seconds)
         for running in self.running.values():
@@ -138,6 +146,11 @@ class Cluster:
         place.host.lose_power()
         place.disk.lose_power()
         place.clock.reboot()
+        return True
+
+    def _lose_power_at_step(self, place: Place) -> None:
+        dice = self.world.dice
+        self.lose_power(place, BOOT_S + dice.choice(OFF_LONG_S) * dice.random())
 
     def switch_off(self, host: str) -> None:
         """Whoever must know that a host runs nothing takes its power."""
@@ -157,10 +170,19 @@ class Cluster:
         name, host = process.name, process.host
         self.restarts[name] += 1
         delay_s = RESTART_S * (1 + 4 * self.world.dice.random()) + process.lag_s()
-        # The place is looked up when the process is dead: a host that has no power says so first.
-        off_s = [place.off_until_s for place in self.places if place.host.name == host]
-        delay_s += max(sum(off_s) - self.world.loop.time(), 0.0)
-        self.world.loop.after(delay_s, self._live, name, host, life)
+        self.world.loop.after(delay_s, self._boot, name, host, life)
+
+    def _boot(self, name: str, host: str, life: Life) -> None:
+        """Start it, but not before its host has power."""
+        now_s = self.world.loop.time()
+        off_s = max(
+            (place.off_until_s for place in self.places if place.host.name == host), default=0
+        )
+        if off_s > now_s:
+            wait_s = off_s - now_s + RESTART_S * self.world.dice.random()
+            self.world.loop.after(wait_s, self._boot, name, host, life)
+        else:
+            self._live(name, host, life)
 
     async def _run(self, running: Running, life: Life) -> None:
         """One life. It ends as a real service would: by an error that nobody took."""

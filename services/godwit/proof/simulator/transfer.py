@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from godwit.hypervisor.port import DirtyPages, LinkTarget, SentPages
+from godwit.transfer.connection import STALL_S
 from godwit.transfer.pacing import Pace
 from godwit.transfer.port import Content
 from godwit_protocol.bulk import FIRST_ROUND, BulkLink, RoundTotals
@@ -62,6 +63,7 @@ class ProcessOutgoing:
         )
         if not listener.take_bulk(target.session, target.token, bulk):
             raise UnreachableError("the destination closed the bulk connection")
+        self._network.opened(bulk)
         self._target, self._pace = bulk, target.pace
 
     async def slow(self, percent: int) -> None:
@@ -179,14 +181,22 @@ class BulkEnd:
         lost: Callable[[], None],
     ) -> None:
         self.broken = False
+        """Whether the source has seen the end of it."""
         self.session: ProcessSession | None = None
         self._network = network
         self._source = source
         self._destination = destination
         self._lost = lost
         self._arrive_s = [0.0] * connections
+        self._dead: set[int] = set()
+        """Connections over which nothing comes any more."""
         source.on_death.append(self.close)
-        destination.on_death.append(self.close)
+        destination.on_death.append(self.hang_up)
+
+    @property
+    def is_open(self) -> bool:
+        """As ``Breakable.is_open``."""
+        return not self.broken and self._source.alive and self._destination.alive
 
     def send(self, round_number: int | None, values: dict[int, int]) -> None:
         """Send pages; they arrive later. ``round_number``: the round ends with them."""
@@ -196,7 +206,7 @@ class BulkEnd:
             self._later(connection, self._arrive, connection, round_number, part)
 
     def close(self) -> None:
-        """End it; the other side sees it later."""
+        """The source ends it, or sees that it is broken; the destination sees it later."""
         if not self.broken:
             self.broken = True
             if self._source.alive:
@@ -204,10 +214,26 @@ class BulkEnd:
             for connection in range(len(self._arrive_s)):
                 self._later(connection, self._end)
 
+    def hang_up(self) -> None:
+        """The destination ends it; the source sees it later."""
+        world = self._source.world
+        ready_s = self._network.open_s(self._destination.host, self._source.host)
+        world.loop.at(ready_s + world.latency_s(CALL_S), self.close)
+
+    def reset(self) -> None:
+        """As ``Breakable.reset``, of one of them."""
+        world = self._source.world
+        self._dead.add(world.dice.randrange(len(self._arrive_s)))
+        world.loop.after(self._network.heard_s(), self.close)
+        world.loop.after(self._network.heard_s(), self._end)
+
     def _later(self, connection: int, act: Callable[..., None], *args: Any) -> None:
         """In this connection's order; whatever was on another may come before or after."""
         world = self._source.world
         ready_s = self._network.open_s(self._source.host, self._destination.host)
+        if ready_s - world.loop.time() > STALL_S and not self.broken:
+            self._dead.add(connection)
+            world.loop.after(STALL_S, self.close)
         ready_s += world.latency_s(CALL_S)
         if world.weather.strikes(Fault.LINK_SLOW):
             ready_s += world.dice.random() * LATE_S_MAX
@@ -215,7 +241,7 @@ class BulkEnd:
         world.loop.at(self._arrive_s[connection], act, *args)
 
     def _arrive(self, connection: int, round_number: int | None, values: dict[int, int]) -> None:
-        if self.session is not None and self._destination.alive:
+        if self.session is not None and self._destination.alive and connection not in self._dead:
             self.session.take(connection, round_number, values)
 
     def _end(self) -> None:
@@ -286,7 +312,7 @@ class ProcessSession:
             self._failure = error
             self._news.set()
             if self._bulk is not None:
-                self._bulk.close()
+                self._bulk.hang_up()
 
 
 class ProcessIncoming:

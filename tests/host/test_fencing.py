@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from godwit.host import peer_fence
+from godwit.host.facts import FactWriter
 from godwit.host.fencing import CommandFencing, NoFencing, NotFencedError, Proof, fencing_of
+from godwit_protocol.errors import UnreachableError
+from godwit_protocol.events import Event
+from godwit_protocol.roles import inputs as inp
+from godwit_protocol.roles.effects import Address, Durability, Service
 
 
 def program(tmp_path: Path, body: str) -> Path:
@@ -98,3 +105,32 @@ async def test_without_a_program_only_an_operators_word_is_proof() -> None:
     with pytest.raises(NotFencedError, match="nothing proves that host-2"):
         await fencing.prove_off("host-2")
     assert await fencing.prove_off("host-2", vouched_by="ada@desk") == Proof(vouched_by="ada@desk")
+
+
+class LogThatIsAway:
+    """``FactWriter``, of a host whose events wait for the log."""
+
+    def __init__(self) -> None:
+        self.written: list[Event] = []
+        self.stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def write(self, event: Event, _durability: Durability, _to: Address) -> asyncio.Future[bool]:
+        self.written.append(event)
+        return self.stored
+
+
+async def test_a_host_is_fenced_once_however_long_the_log_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_fence, "LOG_S_MAX", 0.01)
+    noted = tmp_path / "asked"
+    fencing = CommandFencing([str(program(tmp_path, f"echo >> {noted}; echo powered-off $1"))])
+    log, told = LogThatIsAway(), []
+    own = Address("host-1", Service.SOURCE_HOST)
+    fence = peer_fence.PeerFence(fencing, cast(FactWriter, log), own, "host-2", told.append)
+    for _ in range(2):
+        with pytest.raises(UnreachableError):
+            await fence.prove()
+    log.stored.set_result(True)
+    await fence.prove()
+    assert (len(log.written), noted.read_text(), told) == (1, "\n", [inp.PeerFenced()])

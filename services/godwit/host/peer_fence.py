@@ -46,6 +46,8 @@ class PeerFence:
         self._peer = peer
         self._tell = tell
         self._asking: asyncio.Task[None] | None = None
+        self._stored: asyncio.Future[bool] | None = None
+        """Whether the log has taken the proof, once there is one."""
 
     def ask(self) -> None:
         """Ask until there is proof, for some minutes, unless only an operator could give it."""
@@ -64,6 +66,14 @@ class PeerFence:
 
         Raises ``NotFencedError``, and ``UnreachableError`` if the log did not take the proof yet.
         """
+        refused = self._stored is not None and self._stored.done() and not self._stored.result()
+        if self._stored is None or refused:
+            self._stored = await self._write_proof(vouched_by)
+        await acknowledged(self._stored, LOG_S_MAX)
+        self._tell(inp.PeerFenced())
+
+    async def _write_proof(self, vouched_by: str) -> asyncio.Future[bool]:
+        """Whoever takes a host's power does it once, however long the log is away."""
         proof = await self._fencing.prove_off(self._peer, vouched_by)
         fenced = ev.HostFenced(
             target=self._peer,
@@ -72,9 +82,7 @@ class PeerFence:
             vouched_by=proof.vouched_by,
         )
         _log.warning("host_fenced", host=self._peer, program=proof.program, by=proof.vouched_by)
-        stored = self._facts.write(fenced, Durability.JOURNALED, self._own)
-        await acknowledged(stored, LOG_S_MAX)
-        self._tell(inp.PeerFenced())
+        return self._facts.write(fenced, Durability.JOURNALED, self._own)
 
     async def _keep_asking(self) -> None:
         for _ in range(TRIES_MAX):

@@ -425,3 +425,20 @@ def test_a_destination_that_is_off_is_fenced_and_the_machine_goes_on_at_home(
     assert calm.world.weather.injected[Fault.FENCED] == 1
     calm.rest(OFF_S)
     check(calm)
+
+
+def test_an_order_that_comes_with_the_start_it_is_about(calm: CalmCluster) -> None:
+    """The source was down for both; its next life reads one right after the other."""
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    migration = calm.migrate()
+    calm.until(calm.has_told(ev.DestinationPrepared))
+    source = calm.cluster.running["source-host-1"]
+    source.log.cut_until_s = source.log.process.world.loop.time() + 3.0
+    calm.until(calm.has_told(ev.MigrationStarted))
+    order = ev.RunOrdered(target="host-1", requested_by="ada@desk")
+    calm.put(Scope.of_migration(migration, "m"), order, Address("host-1", Service.SOURCE_HOST))
+    calm.until(calm.has_told(ev.RunOrderRefused))
+    calm.until(calm.has_told(ev.MigrationEnded))
+    assert calm.cluster.restarts["source-host-1"] == 0
+    check(calm)

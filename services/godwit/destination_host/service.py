@@ -222,6 +222,7 @@ class DestinationHost:
             ordered.source,
             self._content,
         )
+        arrival.begin(state)
         self._arrivals[opened.migration] = arrival
 
         async def run() -> None:

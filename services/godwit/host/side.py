@@ -81,6 +81,10 @@ class Side(ABC, Generic[S]):
             phase = self._state.phase
             self._refuse(order, f"the {self._name} is {phase}: there is nothing to decide")
 
+    def begin(self, state: S) -> None:
+        """Take orders from now on: one may come before the role's first turn of the loop."""
+        self._runner.state = state
+
     async def run(self, state: S, effects: Effects) -> S:
         """Run the role to its end, and let go of everything but the VMM."""
         try:
@@ -107,7 +111,7 @@ class Side(ABC, Generic[S]):
 
     @property
     def _state(self) -> S:
-        assert self._runner.state is not None, "orders come once the role runs"
+        assert self._runner.state is not None, "orders come once the side has begun"
         return self._runner.state
 
     async def _obey(self, ordered: ev.RunOrdered) -> inp.Input:

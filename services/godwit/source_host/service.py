@@ -250,6 +250,7 @@ class SourceHost:
             *(self._host, opened.migration, state.machine, epoch),
             *(opened.facts, started.destination, pace),
         )
+        departure.begin(state)
         self._departures[opened.migration] = departure
 
         async def run() -> None:

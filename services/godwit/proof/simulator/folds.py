@@ -54,7 +54,10 @@ class Folded:
             machine = self.machines.get(name) or MachineSummary(name=name)
             self.machines[name] = projections.fold_machine(machine, recorded)
         match recorded.event:
-            case mev.MachineStarted(register_epoch=epoch):
+            case (
+                mev.MachineStarted(register_epoch=epoch)
+                | mev.RegisterRestored(register_epoch=epoch)
+            ):
                 self._owns(recorded, epoch)
             case ev.MachineActivated() | ev.MachineTakenBack():
                 self._owns(recorded, envelope.epoch)
@@ -108,10 +111,10 @@ def _of_machine(name: str, truth: MachineTruth, folded: Folded, judge: Judge) ->
 def lagging(cluster: Cluster, judge: Judge) -> Iterator[str]:
     """What services hold in memory and the log does not say, or says no more."""
     for name, running in sorted(cluster.running.items()):
-        if isinstance(running.service, Tracker):
-            yield from _of_tracker(name, running.service, judge)
-        elif running.service is None:
+        if running.service is None or not running.process.alive:
             yield f"{name} does not run"
+        elif isinstance(running.service, Tracker):
+            yield from _of_tracker(name, running.service, judge)
         elif running.service.open:
             yield f"{name} still has a part in {running.service.open}, of which the log has the end"
 

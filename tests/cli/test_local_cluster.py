@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -110,4 +111,18 @@ async def test_a_cluster_that_was_killed_leaves_nothing_in_the_way_and_its_machi
     async with up(tmp_path, hosts=1) as process:
         assert "of an earlier cluster" in await next_report(process)
         assert machines < set(process_tree.find_processes(tmp_path))
+        status, out, _ = await godwit(tmp_path, "machine", "ask", "hog", '{"op":"status"}')
+        assert (status, json.loads(out)["pattern"]) == (0, "uniform")
     assert not process_tree.find_processes(tmp_path)
+
+
+async def test_an_event_log_whose_port_was_taken_meanwhile_starts_on_another_and_says_so(
+    tmp_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        described = json.dumps({"nats_url": f"nats://127.0.0.1:{port}"})
+        (tmp_path / "cluster.json").write_text(described)
+        async with up(tmp_path, hosts=1) as process:
+            assert f"could not start on port {port}" in await next_report(process)
+            assert (await godwit(tmp_path, "machine", "list"))[0] == 0

@@ -13,8 +13,10 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import urlsplit
 
 from godwit_protocol.errors import (
     ConflictError,
@@ -220,11 +222,31 @@ class Cluster:
             await process_tree.end_all(leftovers)
 
     async def _start_nats(self) -> str:
-        from godwit.runtime.nats_server import NatsServer
+        from godwit.runtime.nats_server import ANY_PORT, NatsServer
 
-        self._nats = await NatsServer.start(self.directory / "nats")
+        place, port = self.directory / "nats", self._earlier_port()
+        try:
+            self._nats = await NatsServer.start(place, port=port or ANY_PORT)
+        except UnreachableError:
+            if not port:
+                raise
+            self._nats = await NatsServer.start(place)
+            self._report(
+                f"the event log could not start on port {port}, where it was before: machines that"
+                f" an earlier cluster left cannot reach it; stop them, and start them anew"
+            )
         self._nats_watcher = asyncio.create_task(self._watch_nats(self._nats))
         return self._nats.url
+
+    def _earlier_port(self) -> int | None:
+        """Where the event log of a cluster that was killed was: its machines look for it there."""
+        from godwit.runtime.nats_server import LOOPBACK
+
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            described = json.loads((self.directory / CLUSTER_FILE).read_bytes())
+            url = urlsplit(described["nats_url"])
+            return url.port if url.hostname == LOOPBACK else None
+        return None
 
     async def _watch_nats(self, server: NatsServer) -> None:
         """Restart the event log's server when it dies: on the same port, with all that it holds."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import msgspec
 import pytest
 from native_host import machine_spec
@@ -12,14 +15,17 @@ from godwit.host.disk import HostDirectory
 from godwit.host.fencing import NoFencing
 from godwit.host.orphans import NEVER_RAN, RAN, Orphans
 from godwit.host.registers import Registers
+from godwit.hypervisor.native.channel import readable
+from godwit.hypervisor.native.paths import MachineFolder
 from godwit.hypervisor.port import VmmState
 from godwit.runtime.clock import SystemClock
 from godwit.runtime.config import Service, load
-from godwit.runtime.lane import LaneWriter, Scope
+from godwit.runtime.lane import LaneWriter, Scope, position_in_log
 from godwit.runtime.outbox import Outbox
 from godwit.transfer.connection import open_control
 from godwit_protocol import register as reg
 from godwit_protocol import subjects
+from godwit_protocol.errors import UnreachableError
 from godwit_protocol.events import Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
@@ -50,13 +56,20 @@ class Bench:
             dial=open_control,
             fencing=NoFencing(),
         )
-        self.held, self.told = set(), []
+        self.held, self.told, self.log_away = set(), [], False
         kinds = NEVER_RAN | RAN
         self.orphans = Orphans(context, kinds, self.held.__contains__, self._tell)
 
     async def _tell(self, machine, event):
+        """As ``Machines.tell``: what was told is in the log."""
         assert machine == "m"
+        if self.log_away:
+            raise UnreachableError("the log is away")
         self.told.append(event)
+        scope = Scope.of_machine("m")
+        position = await position_in_log(self.log, Lane.SOURCE, HERE, scope)
+        sealed = LaneWriter(self.clock, Lane.SOURCE, HERE, scope, position).seal(event)
+        await self.log.append(sealed.subject, sealed.data, message_id=sealed.message_id)
 
     async def register(self, record):
         data = reg.encode(record)
@@ -158,6 +171,53 @@ async def test_a_stale_machine_that_runs_is_frozen_not_ended(bench, own_host):
     assert (await vmm.status()).state is VmmState.PAUSED
     frozen = mev.StaleMachineFrozen(image_epoch=1, owner=THERE, register_epoch=2)
     assert bench.told == [frozen]
+
+    await bench.look_twice()
+    assert (await vmm.status()).state is VmmState.PAUSED, "what it did is nowhere else"
+    assert bench.told == [frozen], "said once"
+
+    process = int(MachineFolder.of(own_host.directory, "m").pid.read_text())
+    os.kill(process, signal.SIGTERM)
+    watched = os.pidfd_open(process)
+    await readable(watched)
+    os.close(watched)
+    assert await own_host.hypervisor.find_dead() == ["m"], "an operator ended it: it is forgotten"
+
+
+async def test_a_stale_machine_is_frozen_only_when_that_was_said(bench, own_host):
+    vmm = await own_host.hypervisor.create(machine_spec())
+    await vmm.start(1)
+    await bench.register(reg.moved(reg.started("m", HERE, None), THERE, NOW))
+    activated = ev.MachineActivated(register_sequence=2, owned_ns=1, first_step_ns=2)
+    await bench.say(Lane.DESTINATION, activated)
+    bench.log_away = True
+    await bench.look_twice()
+    assert (await vmm.status()).state is VmmState.RUNNING
+    bench.log_away = False
+    await bench._tell("m", mev.StaleMachineFrozen(image_epoch=1, owner=THERE, register_epoch=2))
+    await bench.look_twice()
+    assert (await vmm.status()).state is VmmState.PAUSED
+    assert len(bench.told) == 1, "a former life of the service had said it"
+
+
+async def test_a_stale_machine_that_is_given_back_meanwhile_is_not_frozen(bench, own_host):
+    vmm = await own_host.hypervisor.create(machine_spec())
+    await vmm.start(1)
+    moved = reg.moved(reg.started("m", HERE, None), THERE, NOW)
+    await bench.register(moved)
+    activated = ev.MachineActivated(register_sequence=2, owned_ns=1, first_step_ns=2)
+    await bench.say(Lane.DESTINATION, activated)
+    await bench.orphans.look()
+    tell = bench._tell
+
+    async def tell_slowly(machine, event):
+        await tell(machine, event)
+        await bench.register(reg.moved(moved, HERE, NOW))
+
+    bench.orphans._tell = tell_slowly
+    await bench.orphans.look()
+    assert len(bench.told) == 1
+    assert (await vmm.status()).state is VmmState.RUNNING
 
 
 async def test_a_register_that_went_back_raises_the_alarm_once_and_nothing_is_touched(

@@ -73,6 +73,9 @@ def record(
         # What runs is frozen, never ended.
         (Leftover(RUNNING, 1), record(MOVED, 2), {ACTIVATED}, Fate.FREEZE),
         (Leftover(RUNNING, 1), record(MOVED, 2), set(), Fate.KEEP),
+        (Leftover(RUNNING, 1, was_frozen=True), record(MOVED, 2), {ACTIVATED}, Fate.FREEZE),
+        (Leftover(STUNNED, 1, was_frozen=True), record(MOVED, 2), {ACTIVATED}, Fate.KEEP),
+        (Leftover(STUNNED, 1, was_frozen=True), record(LOST, 3, "", ""), set(), Fate.KEEP),
     ],
 )
 def test_fate(

@@ -37,6 +37,10 @@ class Leftover(NamedTuple):
     """In which its image was current; 0 if that is not known."""
     migration: str = ""
     """That brought it, if it never ran here; empty if that is not known."""
+    was_frozen: bool = False
+    """It ran here in that epoch while the machine was another's: what it did since is nowhere else,
+    and only an operator can say that nobody wants it.
+    """
 
 
 class Fate(Enum):
@@ -65,7 +69,9 @@ def fate_of(
         return Fate.COLLECT if _is_image_over(left, record, facts) else Fate.KEEP
     if not 0 < left.epoch < record.epoch or not _has_run(left, record, facts):
         return Fate.KEEP
-    return Fate.FREEZE if left.kind is LeftoverKind.RUNNING else Fate.COLLECT
+    if left.kind is LeftoverKind.RUNNING:
+        return Fate.FREEZE
+    return Fate.KEEP if left.was_frozen else Fate.COLLECT
 
 
 def _is_image_over(left: Leftover, record: RegisterRecord, facts: AbstractSet[str]) -> bool:

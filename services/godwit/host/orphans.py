@@ -1,7 +1,8 @@
 """VMMs that were left behind on a host are collected, by epoch; and their registers are watched.
 
 A leftover is ended only if the register and the log prove that its machine is another host's since:
-what is missing, unreadable or unreachable keeps it. A register that lost the record by which a
+what is missing, unreadable or unreachable keeps it. One that ran all the same is paused, and kept
+until an operator ends it. A register that lost the record by which a
 machine runs here is written again. The decisions are ``succession.fate_of`` and
 ``register.restored``; this module finds what they are made from.
 """
@@ -129,20 +130,30 @@ class Orphans:
         self, fate: Fate, vmm: Vmm, left: Leftover, record: RegisterRecord
     ) -> None:
         _log.warning("leftover", machine=vmm.name, fate=fate.name, kind=left.kind, epoch=left.epoch)
-        if fate is Fate.COLLECT:
-            await vmm.stop()
-            told: Event = mev.OrphanCollected(
-                kind=left.kind,
-                image_epoch=left.epoch,
-                owner=record.owner,
-                register_epoch=record.epoch,
-            )
-        else:
-            await vmm.pause()
+        if fate is Fate.FREEZE:
+            await self._freeze(vmm, left, record)
+            return
+        await vmm.stop()
+        told = mev.OrphanCollected(
+            kind=left.kind,
+            image_epoch=left.epoch,
+            owner=record.owner,
+            register_epoch=record.epoch,
+        )
+        await self._tell(vmm.name, told)
+
+    async def _freeze(self, vmm: Vmm, left: Leftover, record: RegisterRecord) -> None:
+        """Say so, then pause it: of one that stands still, nothing but the log tells that it ran,
+        and a service that dies in between finds it running.
+        """
+        if not left.was_frozen:
             told = mev.StaleMachineFrozen(
                 image_epoch=left.epoch, owner=record.owner, register_epoch=record.epoch
             )
-        await self._tell(vmm.name, told)
+            await self._tell(vmm.name, told)
+        found = await self._host.registers.read(vmm.name)
+        if found.record == record and not self._is_held(vmm.name):
+            await vmm.pause()
 
     async def _report(self, error: RegisterWentBackError) -> None:
         """Raise the alarm, once."""
@@ -175,10 +186,23 @@ class Orphans:
     ) -> tuple[Leftover, frozenset[str]]:
         """The leftover, and the facts of the migration that tells of its fate."""
         if kind not in NEVER_RAN:
-            left = Leftover(kind, status.epoch)
+            was_frozen = await self._was_frozen(status.spec.name, status.epoch)
+            left = Leftover(kind, status.epoch, was_frozen=was_frozen)
             return left, await self._facts(record.migration)
         migration, epoch = await self._bringer(status.spec.name)
         return Leftover(kind, epoch, migration), await self._facts(migration)
+
+    async def _was_frozen(self, machine: str, epoch: int) -> bool:
+        """Whether this host has said that the machine ran here in that epoch, and was another's."""
+        alarm = mev.StaleMachineFrozen
+        subject = subjects.machine(machine, Lane.SOURCE, alarm.TYPE)
+        async for stored in self._host.log.read([subject]):
+            recorded = codec.decode(stored.data, stored.sequence)
+            if recorded.envelope.host != self._host.name or not isinstance(recorded.event, alarm):
+                continue
+            if recorded.event.image_epoch == epoch:
+                return True
+        return False
 
     async def _bringer(self, machine: str) -> tuple[str, int]:
         """The last migration that was to bring the machine here, and the epoch that it began in."""

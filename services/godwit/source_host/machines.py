@@ -252,7 +252,10 @@ class Machines:
         if vmm is None:
             return
         if (await vmm.status()).state is not VmmState.GATED:
-            raise ConflictError(f"a VMM of machine {name} is on this host, but nobody owns it")
+            raise ConflictError(
+                f"a VMM of machine {name} is on this host, but nobody owns it",
+                hint="if it was left behind there, end it: see docs/in-doubt.md",
+            )
         await vmm.stop()
 
     def _require_held(self, expires_wall_ns: int) -> None:

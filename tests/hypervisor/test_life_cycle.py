@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from native_host import MIB, machine_spec
 
+from godwit.hypervisor.native.driver import NativeVmm
 from godwit.hypervisor.native.memory import NO_RUNS, runs_of
 from godwit.hypervisor.native.paths import MachineFolder
 from godwit.hypervisor.port import VmmState
@@ -210,6 +211,62 @@ async def test_machines_outlive_the_launcher_and_are_found_again(host, client):
     with pytest.raises(ConflictError, match="machine m exists"):
         await host.hypervisor.create(machine_spec())
     assert await client.ask("count") == b"1"
+
+
+DYING_LAUNCHER = """
+import os, signal
+from godwit.hypervisor.native import launcher
+
+start = launcher._start_vmm
+
+def start_and_die(*arguments):
+    start(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+launcher._start_vmm = start_and_die
+launcher.main()
+"""
+
+
+@pytest.fixture
+def bystander():
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("is_stale", [False, True])
+async def test_a_vmm_whose_launcher_died_as_it_started_it_can_be_stopped(is_stale, host, bystander):
+    folder = MachineFolder.of(host.directory, "m")
+    if is_stale:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.pid.write_text(str(bystander.pid))
+    host.end_launcher()
+    host.launch(sys.executable, "-c", DYING_LAUNCHER)
+    with pytest.raises(UnreachableError):
+        await host.hypervisor.create(machine_spec())
+    host.launcher.wait(10)
+    host.launch()
+    vmm = await host.hypervisor.find("m")
+    await vmm.stop()
+    assert bystander.poll() is None
+    assert await host.hypervisor.find("m") is None
+    assert not folder.path.exists()
+
+
+async def test_a_vmm_that_does_not_say_which_process_it_is_is_not_taken_for_dead(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("godwit.hypervisor.native.driver.ANSWER_S_MAX", 0.1)
+    folder = MachineFolder.of(tmp_path, "m")
+    folder.path.mkdir(parents=True)
+    with folder.pid.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DeadlineError, match="which process"):
+            await NativeVmm(folder).stop()
+    assert folder.pid.exists()
+    await NativeVmm(folder).stop()
+    assert not folder.path.exists()
 
 
 async def test_one_launcher_a_host(host):

@@ -43,6 +43,7 @@ GUEST_S_MAX: Final = 60.0
 """For what runs the guest's own code: its construction and its boot may read large files."""
 POPULATE_S_MAX: Final = 30.0
 END_S_MAX: Final = 5.0
+PID_PACE_S: Final = 0.02
 
 
 class NativeVmm:
@@ -153,7 +154,7 @@ class NativeVmm:
         self._folder.remove(keep_log=True)
 
     async def _end(self) -> None:
-        process = _process_of(self._folder)
+        process = await _process_of(self._folder)
         if process is None:
             return
         try:
@@ -311,17 +312,44 @@ def _is_dead(folder: MachineFolder) -> bool:
         return False
 
 
-def _process_of(folder: MachineFolder) -> int | None:
-    """A pidfd of the machine's VMM; None if that is dead."""
+def _lives(folder: MachineFolder) -> bool:
     try:
-        process = os.pidfd_open(int(folder.pid.read_text(encoding="ascii")))
+        return folder.is_locked()
+    except FileNotFoundError:
+        return False
+
+
+async def _process_of(folder: MachineFolder) -> int | None:
+    """A pidfd of the machine's VMM; None if that is dead.
+
+    Raises ``DeadlineError`` if it lives, and it is not known which process it is: it has only just
+    been started, and the launcher has died.
+    """
+    try:
+        async with asyncio.timeout(ANSWER_S_MAX):
+            while True:
+                process = _named(folder)
+                # Locked now, so alive before, when the descriptor was taken: the number is not
+                # another's.
+                if not _lives(folder):
+                    if process is not None:
+                        os.close(process)
+                    return None
+                if process is not None:
+                    return process
+                await asyncio.sleep(PID_PACE_S)
+    except TimeoutError as error:
+        raise DeadlineError(
+            f"the VMM of {folder.path.name} lives, and has not said which process it is"
+        ) from error
+
+
+def _named(folder: MachineFolder) -> int | None:
+    """A pidfd of the process that the folder names; None if it names none that is there."""
+    try:
+        return os.pidfd_open(int(folder.pid.read_text(encoding="ascii")))
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
-    # Locked now, so alive before, when the descriptor was taken: the number is not another's.
-    if folder.is_locked():
-        return process
-    os.close(process)
-    return None
 
 
 async def _ended(process: int) -> None:

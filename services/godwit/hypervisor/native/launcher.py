@@ -4,7 +4,8 @@ VMMs are its children, not the host services': those may crash and restart, also
 it ends itself, the VMMs go on. It imports next to nothing, and knows nothing of what a VMM does.
 
 The lock on a machine's pid file is inherited by its VMM, and so tells whether that lives, whatever
-files were left behind. The socket is made here: a client can connect before the VMM is up.
+files were left behind. Both write which process it is into that file, for either may die before it
+gets there. The socket is made here: a client can connect before the VMM is up.
 """
 
 from __future__ import annotations
@@ -92,12 +93,12 @@ class Launcher:
         folder = MachineFolder.of(self._host_dir, checked_name(spec.name, "machine"))
         lock = _lock_folder(folder, f"machine {spec.name} exists on this host")
         try:
+            os.truncate(lock, 0)  # a former VMM's number may be another process's by now
             folder.socket.unlink(missing_ok=True)
             folder.order.write_bytes(msgspec.msgpack.encode(order))
             with wire.listen(folder.socket) as listener:
                 child = _start_vmm(folder, spec.env, listener.fileno(), lock)
-            os.truncate(lock, 0)
-            os.write(lock, str(child.pid).encode())
+            os.pwrite(lock, str(child.pid).encode(), 0)
         finally:
             os.close(lock)
         self._children[spec.name] = child

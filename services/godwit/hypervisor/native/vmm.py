@@ -298,6 +298,7 @@ def main() -> None:
     """Run the VMM in the folder, with the listening socket and the lock, that are given."""
     folder = MachineFolder(Path(sys.argv[1]))
     listener_fd, lock_fd = int(sys.argv[2]), int(sys.argv[3])
+    os.pwrite(lock_fd, str(os.getpid()).encode(), 0)  # the launcher may have died before it did
     os.set_inheritable(lock_fd, False)  # a process that the guest starts must not hold it
     logging.basicConfig(format=LOG_FORMAT, level=logging.INFO)
     sys.setswitchinterval(SWITCH_INTERVAL_S)

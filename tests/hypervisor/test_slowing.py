@@ -1,12 +1,16 @@
 """A slowed guest: its steps are spaced as was asked, and it is itself again when nobody asks."""
 
 import asyncio
+import os
 import struct
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
 from native_host import machine_spec
 
+from godwit.hypervisor.native import vmm, wire
+from godwit.hypervisor.native.guest_io import GuestIo
 from godwit.hypervisor.native.slowing import WAIT_NS_MAX, Slowing
 
 STEP_NS = 2_000_000
@@ -99,6 +103,55 @@ async def test_a_slowed_machine_is_paused_at_once(host):
         await Gaps(vmm, memory).next(1)
     await vmm.pause()
     await vmm.resume(1)
+
+
+IDLE_GUEST = """
+class Idle:
+    idle = True
+
+    def boot(self, machine):
+        pass
+
+    def step(self, requests):
+        return [b""] * len(requests)
+
+    def load(self, machine, checkpoint):
+        pass
+
+    def save(self):
+        return b""
+"""
+
+
+class QuietIo(GuestIo):
+    """No request ever comes; what wakes the VMM is the test."""
+
+    def start(self):
+        self._staying.cancel()
+        super().start()
+
+    def waiting(self):
+        return False
+
+
+def test_what_comes_for_an_idle_guest_waits_only_until_it_may_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(vmm, "GuestIo", QuietIo)
+    spec = machine_spec(guest="idle.py:Idle", guest_source=IDLE_GUEST, vgpus=())
+    with wire.listen(tmp_path / "vmm.sock") as listener:
+        process = vmm.VmmProcess(wire.Spawn(spec, "nats://127.0.0.1:1"), listener)
+        process._run(1)
+        process._step()
+        assert process._wait_s() == vmm.IDLE_S_MAX
+        now_ns = time.monotonic_ns()
+        process._slowing.ask(50, now_ns + 60 * 10**9)
+        process._slowing.stepped(now_ns - 400_000_000, now_ns)
+        os.eventfd_write(process._io.wake_fd, 1)
+        process._server.poll(None)
+        assert not process._may_step()
+        assert process._wait_s() <= 0.4
+        process._step()
+        assert process._wait_s() == vmm.IDLE_S_MAX
+        process._memory.close()
 
 
 @given(st.integers(-5, 120), st.integers(0, 10**12), st.integers(0, 10**10), st.integers(0, 10**12))

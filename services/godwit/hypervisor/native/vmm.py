@@ -100,6 +100,8 @@ class VmmProcess:
         """Whether an operator lets the guest stand still: it goes with the machine."""
         self._paused: wire.Paused | None = None
         self._idle_s = 0.0
+        self._woken = False
+        """Whether there may be something to take that no step has looked for yet."""
         self._slowing = Slowing()
         self._worked_ns = time.monotonic_ns()
         self._execution: Execution | None = None
@@ -107,7 +109,7 @@ class VmmProcess:
         self._tracking_fd = _tracked(self._memory)
         self._io = GuestIo(self._spec.name, lambda: _connect(order.nats_url, self._spec.name))
         self._server = ControlServer(listener, self._answer)
-        self._server.watch(self._io.wake_fd, self._io.drain_wake)
+        self._server.watch(self._io.wake_fd, self._wake)
         self._construct()
 
     def _construct(self) -> None:
@@ -133,7 +135,13 @@ class VmmProcess:
         """How long nothing is to be done but what comes from outside; None: for ever."""
         if self._state is not VmmState.RUNNING or self._halted:
             return None
-        return max(self._idle_s, self._slowing.wait_ns(time.monotonic_ns()) / 1e9)
+        idle_s = 0.0 if self._woken else self._idle_s
+        return max(idle_s, self._slowing.wait_ns(time.monotonic_ns()) / 1e9)
+
+    def _wake(self) -> None:
+        """Perhaps the next step may not come yet: then it is due as soon as it may."""
+        self._io.drain_wake()
+        self._woken = True
 
     def _may_step(self) -> bool:
         running = self._state is VmmState.RUNNING and not self._stopping
@@ -142,6 +150,7 @@ class VmmProcess:
     def _step(self) -> None:
         execution = self._guest()
         began_ns = time.monotonic_ns()
+        self._woken = False
         try:
             requests = self._io.take(execution.batch)
             if requests or not execution.idle:

@@ -172,9 +172,75 @@ async def test_a_guest_that_fails_says_why_and_keeps_its_memory(request_text, sa
         assert memory["ram"].pages[0, 0] == 1
 
 
+FAILING_GUEST = """
+import asyncio
+from godwit_protocol.errors import CorruptError, InvalidInputError
+
+class Mute(Exception):
+    def __str__(self):
+        raise ValueError
+
+class Undecided:
+    def __bool__(self):
+        raise ValueError("neither")
+
+class Failing:
+    idle = True
+
+    def boot(self, machine):
+        machine.ram[0] = 7
+
+    def step(self, requests):
+        if b"undecided" in requests:
+            self.idle = Undecided()
+            return [b""]
+        raise eval(requests[0])
+    load = save = None.__init__
+"""
+
+
+@pytest.mark.parametrize(
+    ("request_text", "said"),
+    [
+        ("CorruptError('torn')", "the guest failed in step: CorruptError: torn"),
+        ("InvalidInputError('odd')", "the guest failed in step: InvalidInputError: odd"),
+        ("asyncio.CancelledError()", "the guest failed in step: CancelledError: "),
+        ("Mute()", "the guest failed in step: Mute"),
+        ("undecided", "the guest failed in idle: ValueError: neither"),
+    ],
+)
+async def test_whatever_a_guest_raises_it_fails_and_keeps_its_memory(
+    request_text, said, host, client
+):
+    spec = machine_spec(guest="failing.py:Failing", guest_source=FAILING_GUEST)
+    vmm = await host.hypervisor.create(spec)
+    await vmm.start(1)
+    await client.send(request_text)
+    await until_state(vmm, VmmState.FAILED)
+    assert (await vmm.status()).failure == said
+    with await vmm.memory() as memory:
+        assert memory["ram"].pages[0, 0] == 7
+
+
+async def test_a_guest_that_refuses_what_it_is_to_load_has_failed(host, client):
+    source = FAILING_GUEST.replace(
+        "load = save = None.__init__",
+        "save = None.__init__\n    def load(self, m, c): raise CorruptError('an old page')",
+    )
+    other = await host.hypervisor.create(machine_spec("other"))
+    await other.start(1)
+    checkpoint = await other.pause()
+    spec = machine_spec(guest="failing.py:Failing", guest_source=source)
+    vmm = await host.hypervisor.create(spec)
+    with pytest.raises(GuestError, match="in load: CorruptError: an old page"):
+        await vmm.load(checkpoint.data)
+    assert (await vmm.status()).state is VmmState.FAILED
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
+        ("raise SystemExit(3)", "the guest failed in construction: SystemExit: 3"),
         ("import no_such_module\nclass G: pass", "No module named 'no_such_module'"),
         ("class G:\n def __init__(self): 1/0", "cannot be constructed"),
         ("class G:\n def boot(self, m): pass", "has no method step, save, load"),

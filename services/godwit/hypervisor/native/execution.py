@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Final, ParamSpec, TypeVar
 
 from godwit.guests.loader import load_guest
-from godwit_protocol.errors import GodwitError, GuestError
+from godwit.guests.protocol import Guest
+from godwit_protocol.errors import GuestError
 from godwit_protocol.machine import RAM_REGION, MachineSpec
 
 from .memory import MachineMemory
@@ -62,7 +63,7 @@ class Execution:
     def __init__(self, spec: MachineSpec, memory: MachineMemory) -> None:
         """Import and construct the guest."""
         self._machine = NativeMachine.of(spec, memory)
-        self._guest = load_guest(spec.guest, spec.guest_source)
+        self._guest = _guarded("construction", load_guest, spec.guest, spec.guest_source)
         self.steps = 0
         self.batch = 1
         """How many requests the next step may get."""
@@ -70,7 +71,7 @@ class Execution:
     @property
     def idle(self) -> bool:
         """Whether the guest says that it has nothing to do until the next request."""
-        return bool(_guarded("idle", getattr, self._guest, "idle", False))
+        return _guarded("idle", _is_idle, self._guest)
 
     def boot(self) -> None:
         """Start for the first time."""
@@ -99,7 +100,7 @@ class Execution:
         began_ns = time.monotonic_ns()
         replies = _guarded("step", self._guest.step, requests)
         took_ns = time.monotonic_ns() - began_ns
-        _guarded("step", _check_replies, requests, replies)
+        replies = _guarded("step", _checked_replies, requests, replies)
         self.steps += 1
         self._adapt(len(requests), took_ns)
         return replies
@@ -111,7 +112,11 @@ class Execution:
             self.batch = min(self.batch * 2, BATCH_MAX)
 
 
-def _check_replies(requests: Sequence[bytes], replies: Sequence[bytes]) -> None:
+def _is_idle(guest: Guest) -> bool:
+    return bool(getattr(guest, "idle", False))
+
+
+def _checked_replies(requests: Sequence[bytes], replies: Sequence[bytes]) -> Sequence[bytes]:
     if len(replies) != len(requests):
         raise GuestError(
             f"the guest gave {len(replies)} replies to {len(requests)} requests",
@@ -120,14 +125,24 @@ def _check_replies(requests: Sequence[bytes], replies: Sequence[bytes]) -> None:
     for reply in replies:
         if not isinstance(reply, bytes):
             raise GuestError(f"the guest's reply is {type(reply).__name__}", hint="return bytes")
+    return list(replies)
 
 
 def _guarded(what: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call into the guest. ``SystemExit`` too is only a failure of the guest, not of the VMM."""
+    """Call into the guest. Whatever it raises, Godwit's own errors and ``SystemExit`` too, is only
+    a failure of the guest, not of the VMM.
+    """
     try:
         return call(*args, **kwargs)
-    except GodwitError:
+    except (GuestError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         _log.exception("the guest failed in %s", what)
-        raise GuestError(f"the guest failed in {what}: {type(error).__name__}: {error}") from error
+        raise GuestError(f"the guest failed in {what}: {_told(error)}") from error
+
+
+def _told(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # the guest's own exception cannot say what it is
+        return type(error).__name__

@@ -14,6 +14,8 @@ from .subjects import checked_name
 PAGE_BYTES: Final = 4096
 LEAF_BYTES: Final = 65536
 RAM_REGION: Final = "ram"
+VGPUS_MAX: Final = 63
+"""With its RAM, 64 regions: each is a file descriptor that is passed between processes."""
 DEFAULT_TENANT: Final = "default"
 
 
@@ -67,11 +69,17 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
         return (RegionSpec(RAM_REGION, self.ram_bytes), *framebuffers)
 
     def checked(self) -> MachineSpec:
-        """Return self if every region is a positive whole number of pages, and the tenant a name.
+        """Return self if every region is a positive whole number of pages, the tenant a name, and
+        there are not too many vGPUs.
 
         Raises ``InvalidInputError`` naming what is wrong.
         """
         checked_name(self.tenant, "tenant")
+        if len(self.vgpus) > VGPUS_MAX:
+            raise InvalidInputError(
+                f"machine {self.name} has {len(self.vgpus)} vGPUs",
+                hint=f"a machine has at most {VGPUS_MAX}",
+            )
         for region in self.regions():
             if region.size_bytes <= 0 or region.size_bytes % PAGE_BYTES:
                 raise InvalidInputError(

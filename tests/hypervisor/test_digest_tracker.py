@@ -1,6 +1,8 @@
 """What is compared with what was sent: leaves, no holes, and a VMM that must be alive."""
 
+import fcntl
 import os
+import resource
 import subprocess
 import sys
 
@@ -63,6 +65,25 @@ def test_looking_allocates_nothing(writer):
     assert source.tracker.peek() == [3]
     assert os.fstat(memory.regions[0].fd).st_blocks * 512 == 3 * PAGE_BYTES
     memory.close()
+
+
+def test_a_vmm_is_looked_after_by_a_process_with_many_open_files(writer, monkeypatch):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    plain = os.pidfd_open
+
+    def beyond_the_first_thousand(pid):
+        low = plain(pid)
+        high = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 2000)
+        os.close(low)
+        return high
+
+    monkeypatch.setattr(os, "pidfd_open", beyond_the_first_thousand)
+    memory, source, _ = begun(writer, *SIZES)
+    assert source.tracker.peek() == [0, 0]
+    source.tracker.close()
+    memory.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_dead_vmm_is_told_as_such():

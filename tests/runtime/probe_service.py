@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import sys
 from uuid import uuid4
 
@@ -36,6 +37,11 @@ async def finish(context: ServiceContext) -> None:
     context.tasks.create_task(asyncio.Event().wait())
 
 
+async def count_open_files(context: ServiceContext) -> None:
+    """Refuses, so that what it has to say is in its last line."""
+    raise RefusedError("{} of {}".format(*resource.getrlimit(resource.RLIMIT_NOFILE)))
+
+
 async def lose_a_task(context: ServiceContext) -> None:
     context.tasks.create_task(refuse(context))
     await asyncio.Event().wait()
@@ -64,7 +70,10 @@ async def tell(context: ServiceContext, event: str) -> None:
 
 ACTS = {
     act.__name__: act
-    for act in (serve, refuse, break_down, finish, lose_a_task, be_thrown_out, hang_on)
+    for act in (
+        *(serve, refuse, break_down, count_open_files, finish),
+        *(lose_a_task, be_thrown_out, hang_on),
+    )
 }
 
 if __name__ == "__main__":

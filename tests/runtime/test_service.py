@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -129,6 +130,17 @@ async def test_a_defect_shows_where_it_is(start: Start) -> None:
     status, lines = await (await start(PROBE, "break_down")).end()
     assert status == 70
     assert lines[-1]["exception"][0]["exc_value"] == "a defect"
+
+
+async def test_a_service_may_have_as_many_open_files_as_it_can(start: Start) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
+    try:
+        probe = await start(PROBE, "count_open_files")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    _, lines = await probe.end()
+    assert lines[-1]["event"] == f"{hard} of {hard}"
 
 
 async def test_a_service_that_finishes_ends_with_its_tasks(start: Start) -> None:

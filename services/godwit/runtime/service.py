@@ -12,6 +12,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -85,10 +86,20 @@ def run_service(service: Service, main: Main, environ: Mapping[str, str] = os.en
         telemetry.configure(service, logging.INFO, LogFormat.AUTO)
         return _report(error)
     telemetry.configure(service, config.log_level, config.log_format)
+    _allow_open_files()
     host = _host(service, config)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner, telemetry.bound(host=host):
         stopped_status = INTERRUPTED_STATUS if service is Service.PROVISION else 0
         return runner.run(_until_told_to_stop(_serve(service, config, main), stopped_status))
+
+
+def _allow_open_files() -> None:
+    """As many as may be: each region of each machine that is looked at is one, and the usual soft
+    limit of 1,024 is there for programs that use ``select``.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def service_directory(service: Service, config: Config) -> Path:

@@ -12,7 +12,12 @@ import socket
 from pathlib import Path
 from typing import Final, TypeVar
 
-from godwit_protocol.errors import DeadlineError, RemoteProtocolError, UnreachableError
+from godwit_protocol.errors import (
+    DeadlineError,
+    RefusedError,
+    RemoteProtocolError,
+    UnreachableError,
+)
 
 from . import wire
 
@@ -45,8 +50,9 @@ class Channel:
         waits for it, and nothing else on this loop is to be done before it for ``AT_ONCE_MS``.
 
         Raises ``UnreachableError`` when nobody listens or the peer dies, ``DeadlineError`` when it
-        is silent for ``deadline_s``, else what the peer answers. After either, or a cancellation,
-        the command may or may not have been obeyed.
+        is silent for ``deadline_s``, ``RefusedError`` when this process has no room for descriptors
+        that came, else what the peer answers. After any of these, or a cancellation, the command
+        may or may not have been obeyed.
         """
         answer, fds = await self.ask_with_fds(command, kind, deadline_s, at_once=at_once)
         assert not fds, f"{kind.__name__} came with descriptors"
@@ -106,7 +112,7 @@ class Channel:
         """Add to what was received, waiting until there is something."""
         while True:
             try:
-                data, came, _, _ = socket.recv_fds(
+                data, came, flags, _ = socket.recv_fds(
                     connection, _READ_BYTES, wire.FDS_MAX, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
@@ -115,6 +121,11 @@ class Channel:
             if not data:
                 raise ConnectionResetError("the peer hung up")
             fds += came
+            if flags & socket.MSG_CTRUNC:
+                raise RefusedError(
+                    f"descriptors from {self._path} did not all come",
+                    hint="this process may have no more open files than it has",
+                )
             self._received += data
             return
 

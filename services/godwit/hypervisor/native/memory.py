@@ -253,9 +253,18 @@ class MachineMemory:
     def adopt(
         cls, specs: Sequence[RegionSpec], fds: Sequence[int], addresses: Sequence[int]
     ) -> Self:
-        """Map memory received from a VMM, taking ownership of ``fds``."""
-        parts = zip(specs, fds, addresses, strict=True)
-        return cls([Region(spec, fd, address) for spec, fd, address in parts])
+        """Map memory received from a VMM, taking ownership of ``fds``, also if that fails."""
+        regions: list[Region] = []
+        try:
+            for spec, fd, address in zip(specs, fds, addresses, strict=True):
+                regions.append(Region(spec, fd, address))
+        except BaseException:
+            for region in regions:
+                region.close()
+            for fd in fds[len(regions) :]:
+                os.close(fd)
+            raise
+        return cls(regions)
 
     def __getitem__(self, name: str) -> Region:
         """The region called ``name``. Raises ``KeyError``."""

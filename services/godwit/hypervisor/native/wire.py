@@ -23,14 +23,14 @@ from godwit_protocol.errors import (
     RemoteProtocolError,
     UnreachableError,
 )
-from godwit_protocol.machine import MachineSpec
+from godwit_protocol.machine import VGPUS_MAX, MachineSpec
 
 from ..port import VmmState
 
 FRAME_BYTES_MAX: Final = 16 * 2**20
 LENGTH_BYTES: Final = 4
-FDS_MAX: Final = 64
-"""More regions than a machine has: the kernel passes at most 253 descriptors at once."""
+FDS_MAX: Final = 1 + VGPUS_MAX
+"""As many as a machine has regions; the kernel passes at most 253 descriptors at once."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from godwit.local_cluster import supervised
+from godwit.local_cluster.cluster import Cluster
 from godwit.local_cluster.supervised import Program, Supervised, accepts_on
-from godwit_protocol.errors import ConflictError, DeadlineError, UnreachableError
+from godwit_protocol.errors import ConflictError, DeadlineError, InvalidInputError, UnreachableError
 
 WAIT_S = 20.0
 
@@ -53,6 +54,23 @@ async def test_it_is_ready_when_started_and_gone_when_stopped(
     with pytest.raises(UnreachableError):
         _ = process.pid
     await process.stop()
+
+
+async def test_it_is_ready_also_where_its_socket_has_a_long_path(
+    tmp_path: Path, reports: Reports
+) -> None:
+    deep = tmp_path / ("deep" * 30)
+    deep.mkdir()
+    process = launcher(deep, reports)
+    await process.start()
+    await process.stop()
+
+
+async def test_a_directory_that_cannot_be_one_is_what_was_given_wrong(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidInputError, match="no cluster can be in") as raised:
+        await Cluster.start(tmp_path / "file" / "cluster")
+    assert "--dir" in raised.value.hint
 
 
 async def test_it_is_restarted_when_it_dies(tmp_path: Path, reports: Reports) -> None:

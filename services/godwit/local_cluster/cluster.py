@@ -201,9 +201,16 @@ class Cluster:
         self._write_description()
 
     def _take_directory(self) -> None:
-        for name in ("logs", *(f"hosts/{host}" for host in self.hosts)):
-            (self.directory / name).mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock_file = self.directory / LOCK_FILE
+        try:
+            for name in ("logs", *(f"hosts/{host}" for host in self.hosts)):
+                (self.directory / name).mkdir(parents=True, exist_ok=True)
+            lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InvalidInputError(
+                f"no cluster can be in {self.directory}: {error}",
+                hint="give a directory that you may write to, with --dir",
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

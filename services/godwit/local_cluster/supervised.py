@@ -65,16 +65,17 @@ def _read_address(address_file: Path) -> dict[str, Any]:
 
 
 def accepts_on(socket_path: Path) -> IsReady:
-    """Ready once something listens on the Unix socket."""
+    """Ready once something listens on the Unix socket, however deep its folder is."""
 
     async def is_ready(_pid: int) -> bool:
+        from godwit.hypervisor.native import wire
+
         try:
-            _, writer = await asyncio.open_unix_connection(str(socket_path))
-        except OSError:
+            wire.connect(socket_path).close()
+        except UnreachableError:
             return False
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
+        except DeadlineError:
+            pass  # it is busy, and listens
         return True
 
     return is_ready

@@ -21,6 +21,7 @@ from godwit_protocol.errors import AbortedError, RemoteProtocolError
 
 from .memory import MachineMemory, Runs, batches
 from .outgoing import region_digests
+from .own_thread import OwnThread
 
 PopulateVmm: TypeAlias = Callable[[Sequence[Runs]], Awaitable[None]]
 """Populates the VMM's own mapping, one ``Runs`` a region."""
@@ -35,8 +36,9 @@ class IncomingMemory:
         self._session: IncomingSession | None = None
         self._has_given_up = False
         """Whether nothing more is to be populated."""
+        self._thread = OwnThread("incoming")
         self._in_use = asyncio.Lock()
-        """Held while a thread works with the memory; ``close`` waits for it."""
+        """Held while the thread works with the memory; ``close`` waits for it."""
 
     async def populate(self, extents: tuple[bytes, ...]) -> None:
         """See ``port.Incoming``. Raises ``RemoteProtocolError`` for extents outside the regions,
@@ -73,7 +75,7 @@ class IncomingMemory:
     async def digests(self) -> dict[str, bytes]:
         """See ``port.Incoming``."""
         async with self._in_use:
-            return await asyncio.to_thread(region_digests, self._memory)
+            return await self._thread.run(region_digests, self._memory)
 
     async def close(self) -> None:
         """See ``port.Incoming``."""
@@ -82,11 +84,11 @@ class IncomingMemory:
             await self._session.close()
             self._session = None
         async with self._in_use:
-            await asyncio.to_thread(self._memory.close)
+            await self._thread.end(self._memory.close)
 
     async def _mapped_here(self, extents: list[Runs]) -> None:
         async with self._in_use:
-            await asyncio.to_thread(self._populate_here, extents)
+            await self._thread.run(self._populate_here, extents)
 
     def _populate_here(self, extents: list[Runs]) -> None:
         """From the end, as the VMM does from the beginning."""

@@ -1,6 +1,6 @@
 """A native machine's memory on its way out: dirty tracking and the data plane put together.
 
-``port.Outgoing``. Blocking work runs in threads; what a round means is not known here.
+``port.Outgoing``. Blocking work runs in a thread of its own; what a round means is not known here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from godwit_protocol.machine import PAGE_BYTES
 from ..port import DirtyPages, LinkTarget, SentPages
 from .dirty import DirtyTracker
 from .memory import MachineMemory, Runs, batches
+from .own_thread import OwnThread
 from .tracking_lease import TrackingLease
 from .waiting import WaitingPages
 
@@ -60,13 +61,14 @@ class OutgoingMemory:
         self._armed = False
         self._round_bytes = 0
         self._waiting = WaitingPages([region.page_count for region in memory.regions])
+        self._thread = OwnThread("outgoing")
         self._in_use = asyncio.Lock()
-        """Held while a thread works with the memory or the connections; ``close`` waits for it."""
+        """Held while the thread works with memory or connections; ``close`` waits for it."""
 
     async def held(self) -> tuple[bytes, ...]:
         """See ``port.Outgoing``."""
         async with self._in_use:
-            extents = await asyncio.to_thread(self._extents)
+            extents = await self._thread.run(self._extents)
         self._mapping = asyncio.create_task(self._mapped())
         return tuple(runs.astype("<i8").tobytes() for runs in extents)
 
@@ -79,22 +81,9 @@ class OutgoingMemory:
         if self._mapping is not None:
             await asyncio.shield(self._mapping)
         async with self._in_use:
-            sender = await asyncio.to_thread(
-                BulkSender.connect,
-                target.address,
-                target.port,
-                link,
-                target.token,
-                pacer=target.pace,
-                omit_zeros=target.omit_zeros,
-                omit_rewritten=target.omit_rewritten,
-                offer_content=target.offer_content,
-                leaves=self._leaves,
-                spread=target.spread,
-            )
-            self._sender = sender
+            await self._thread.run(self._connect, target, link)
         if self._aborted:
-            sender.abort()
+            self.abort()
 
     async def slow(self, percent: int) -> None:
         """See ``port.Outgoing``."""
@@ -111,19 +100,19 @@ class OutgoingMemory:
         """See ``port.Outgoing``."""
         async with self._in_use:
             self._check_not_aborted()
-            return await asyncio.to_thread(self._send_round, round_number, wait_bytes_max, in_stun)
+            return await self._thread.run(self._send_round, round_number, wait_bytes_max, in_stun)
 
     async def dirty(self) -> DirtyPages:
         """See ``port.Outgoing``."""
         async with self._in_use:
             self._check_not_aborted()
-            return await asyncio.to_thread(self._dirty)
+            return await self._thread.run(self._dirty)
 
     async def digests(self) -> dict[str, bytes]:
         """See ``port.Outgoing``."""
         async with self._in_use:
             self._check_not_aborted()
-            return await asyncio.to_thread(region_digests, self._memory)
+            return await self._thread.run(region_digests, self._memory)
 
     def sent_digest(self) -> bytes:
         """See ``port.Outgoing``."""
@@ -146,11 +135,14 @@ class OutgoingMemory:
             with suppress(GodwitError):  # then it ends with its lease
                 await self._slow(0, SLOW_LEASE_S)
         async with self._in_use:
-            if self._sender is not None:
-                await asyncio.to_thread(self._sender.close)
-            self._tracker.close()
-            self._lease.release()
-            await asyncio.to_thread(self._memory.close)
+            await self._thread.end(self._let_go)
+
+    def _let_go(self) -> None:
+        if self._sender is not None:
+            self._sender.close()
+        self._tracker.close()
+        self._lease.release()
+        self._memory.close()
 
     def _extents(self) -> list[Runs]:
         return [region.extents(grain=EXTENT_GRAIN_PAGES) for region in self._memory.regions]
@@ -160,7 +152,23 @@ class OutgoingMemory:
         destination populates its own meanwhile.
         """
         async with self._in_use:
-            await asyncio.to_thread(self._map_held)
+            if not self._aborted:
+                await self._thread.run(self._map_held)
+
+    def _connect(self, target: LinkTarget, link: BulkLink) -> None:
+        """Also one whose caller was cancelled meanwhile is there to be closed."""
+        self._sender = BulkSender.connect(
+            target.address,
+            target.port,
+            link,
+            target.token,
+            pacer=target.pace,
+            omit_zeros=target.omit_zeros,
+            omit_rewritten=target.omit_rewritten,
+            offer_content=target.offer_content,
+            leaves=self._leaves,
+            spread=target.spread,
+        )
 
     def _map_held(self) -> None:
         for region in self._memory.regions:

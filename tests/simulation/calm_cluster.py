@@ -81,9 +81,9 @@ class CalmCluster:
         request = mev.MachineStopRequested(stop=stop)
         self.put(Scope.of_machine("m"), request, Address(host, Service.SOURCE_HOST))
 
-    def migrate(self, destination: str = "host-2") -> str:
+    def migrate(self, destination: str = "host-2", deadline_ns: int = 600_000_000_000) -> str:
         migration = self._clock.new_id()
-        limits = ev.Limits(stun_limit_ns=2_000_000_000)
+        limits = ev.Limits(stun_limit_ns=2_000_000_000, deadline_ns=deadline_ns)
         requested = ev.MigrationRequested(machine="m", destination=destination, limits=limits)
         self.put(Scope.of_migration(migration, "m"), requested)
         return migration

@@ -28,7 +28,7 @@ from . import source_deciding as deciding
 from . import source_endings as endings
 from .inputs import Input
 from .source_endings import Result
-from .source_state import CONNECT_DEADLINE_NS, NEVER_STOPPED, Phase, SourceState
+from .source_state import NEVER_STOPPED, Phase, SourceState
 from .table import Row, Table, ignored, row
 
 
@@ -44,7 +44,11 @@ def begin(
     """Begin a migration that the coordinator started. ``register`` is what the host last wrote or
     read; if it does not name this host, nothing is begun and the migration is abandoned at once; as
     it is if ``disk_full`` says that there is no room for a long journal.
+
+    To connect has no deadline of its own: the destination populates its memory meanwhile, which
+    takes as long as the machine is large; whether it still lives, the link knows.
     """
+    deadline_ns = now_ns + started.limits.deadline_ns
     state = SourceState(
         phase=Phase.CONNECTING,
         migration=migration,
@@ -55,8 +59,8 @@ def begin(
         verify=started.verify,
         register=register,
         found_epoch=started.register_epoch,
-        deadline_ns=now_ns + CONNECT_DEADLINE_NS,
-        migration_deadline_ns=now_ns + started.limits.deadline_ns,
+        deadline_ns=deadline_ns,
+        migration_deadline_ns=deadline_ns,
     )
     if not reg.may_run(register.record, started.source):
         return endings.abandon(

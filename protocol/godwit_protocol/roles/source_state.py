@@ -11,8 +11,6 @@ from .. import register as reg
 from ..events import migration as ev
 from ..events.migration import AbortReason
 
-CONNECT_DEADLINE_NS: Final = 120_000_000_000
-"""Populating the destination's memory is in it: 0.3 GB/s on a bad host."""
 SWITCHOVER_STEP_DEADLINE_NS: Final = 10_000_000_000
 """How long ACTIVE or QUARANTINED may take to come."""
 STAGED_NS_MIN: Final = 3_000_000_000

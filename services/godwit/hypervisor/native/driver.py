@@ -42,6 +42,7 @@ ANSWER_S_MAX: Final = 5.0
 GUEST_S_MAX: Final = 60.0
 """For what runs the guest's own code: its construction and its boot may read large files."""
 POPULATE_S_MAX: Final = 30.0
+"""For one batch: so all of it may take the longer, the larger the machine is."""
 END_S_MAX: Final = 5.0
 PID_PACE_S: Final = 0.02
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from direct_link import DEADLINE_S, SESSION, TOKEN, Memory, direct, runs, work
 
+from godwit.transfer import connection
 from godwit.transfer.connection import ConnectionLostError, open_control
 from godwit.transfer.listener import LinkListener
 from godwit.transfer.receiver import IncomingSession
@@ -204,6 +205,30 @@ async def test_a_source_may_be_idle_between_frames_for_longer_than_a_stall():
         source.sock.settimeout(2 * 0.2)
         with pytest.raises(TimeoutError):
             await asyncio.to_thread(source.sock.recv, 1)
+        source.sock.sendall(source.writer.round_end())
+        async with asyncio.timeout(DEADLINE_S):
+            await source.session.round_applied(1)
+
+
+class Hours:
+    """A clock on which an hour passes from one look to the next."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+        self.some_have_passed = threading.Event()
+
+    def monotonic(self) -> float:
+        self._looks += 1
+        if self._looks > 3:
+            self.some_have_passed.set()
+        return self._looks * 3600.0
+
+
+async def test_a_connection_without_pages_may_be_idle_for_as_long_as_a_round_takes(monkeypatch):
+    hours = Hours()
+    monkeypatch.setattr(connection, "time", hours)
+    async with RawSource() as source:
+        assert await asyncio.to_thread(hours.some_have_passed.wait, DEADLINE_S)
         source.sock.sendall(source.writer.round_end())
         async with asyncio.timeout(DEADLINE_S):
             await source.session.round_applied(1)

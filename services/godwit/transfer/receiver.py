@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import threading
 import time
@@ -51,9 +52,11 @@ from .packing import Packer
 from .partition import PageView
 from .port import Content
 
-IDLE_S: Final = 600.0
-"""How long a source may say nothing between two frames. It guards against a source that lives and
-is silent for ever; the migration's own deadlines are shorter."""
+IDLE_S_MAX: Final = math.inf
+"""How long a connection may carry nothing between two frames: one that carries no pages has nothing
+for as long as a round takes. A source that is silent for ever is not found here: the control link
+notices its silence, and the migration's deadline ends what is still being received.
+"""
 CLOSE_TIMEOUT_S: Final = 5.0
 FILL_S_MAX: Final = 2.0
 """How long one offer's chunks may be filled: the others are answered with no, and travel."""
@@ -88,19 +91,19 @@ class _Incoming:
         # Room for what is not received in place: scattered pages, and compressed runs.
         self._taken = np.empty(max(_SCATTER_BYTES_MAX, CHUNK_PAGES * PAGE_BYTES), np.uint8)
 
-    def serve(self, idle_s: float, round_ended: Callable[[int, RoundTotals], None]) -> None:
+    def serve(self, round_ended: Callable[[int, RoundTotals], None]) -> None:
         """Apply frames until END. Raises ``RemoteProtocolError``, ``CorruptError`` or
         ``ConnectionLostError``.
         """
         try:
-            self._serve_frames(idle_s, round_ended)
+            self._serve_frames(round_ended)
         except ConnectionLostError as error:
             place = f"bulk connection {self._index}, round {self._reader.round_number}"
             raise ConnectionLostError(f"{place}: {error.message}") from error
 
-    def _serve_frames(self, idle_s: float, round_ended: Callable[[int, RoundTotals], None]) -> None:
+    def _serve_frames(self, round_ended: Callable[[int, RoundTotals], None]) -> None:
         while self._reader.need is not None:
-            self._connection.receive_after_idle(self._header, idle_s)
+            self._connection.receive_after_idle(self._header, IDLE_S_MAX)
             frame = self._reader.take_header(self._header)
             match frame.kind:
                 case FrameKind.ROUND_END:
@@ -247,8 +250,8 @@ class IncomingSession:
 
     Used on the event loop on which it was made. It fails once, at the first error on any
     connection: the source finds all of them closed then, and every wait here raises the error.
-    Waits have no deadline of their own beyond ``idle_s``: bring ``asyncio.timeout``. Close the
-    session before the machine's memory is freed, or run.
+    Waits have no deadline of their own: bring ``asyncio.timeout``. Close the session before the
+    machine's memory is freed, or run.
     """
 
     def __init__(
@@ -257,7 +260,6 @@ class IncomingSession:
         regions: Sequence[PageView],
         *,
         content: Content | None = None,
-        idle_s: float = IDLE_S,
         stall_s: float = STALL_S,
     ) -> None:
         """``regions``: the machine's memory, writable, populated before for speed. ``content``:
@@ -268,7 +270,6 @@ class IncomingSession:
         self.link = link.checked()
         self._regions = _checked_regions(link, regions)
         self._content = content
-        self._idle_s = idle_s
         self._stall_s = stall_s
         self._loop = asyncio.get_running_loop()
         self._connections: dict[int, BulkConnection] = {}
@@ -382,7 +383,7 @@ class IncomingSession:
     def _serve(self, incoming: _Incoming, connection: BulkConnection) -> None:
         """The body of a connection's thread."""
         try:
-            incoming.serve(self._idle_s, lambda *ended: self._on_loop(self._round_ended, *ended))
+            incoming.serve(lambda *ended: self._on_loop(self._round_ended, *ended))
         except GodwitError as error:
             connection.break_off()
             let_go(error)

@@ -94,11 +94,15 @@ class RoundLike(Protocol):
 
     @property
     def duration_ns(self) -> int:
-        """From the round's first byte to its being applied."""
+        """From the round's beginning to its being applied."""
 
     @property
     def content_ns(self) -> int:
         """What of that was not sending, but finding what the destination holds already."""
+
+    @property
+    def carrying_ns(self) -> int:
+        """What of that was sending: not finding the dirty pages either. 0: not told."""
 
     @property
     def remaining_bytes(self) -> int:
@@ -211,7 +215,7 @@ def is_mostly_zeros(figures: RoundLike) -> bool:
 def _gone_through(history: Sequence[RoundLike]) -> float:
     """Bytes a second, zeros and all: the slowest of the last ``DIP_ROUNDS`` of mostly zeros."""
     rates = [
-        (done.sent_bytes + done.zero_bytes) / done.duration_ns * 1e9
+        (done.sent_bytes + done.zero_bytes) / (done.carrying_ns or done.duration_ns) * 1e9
         for done in history[-DIP_ROUNDS:]
         if is_mostly_zeros(done) and done.duration_ns > 0
     ]
@@ -388,4 +392,6 @@ def _rate(figures: RoundLike) -> float:
     if figures.link_bytes_per_second:
         return float(figures.link_bytes_per_second)
     carried_bytes = figures.sent_bytes - figures.compression_bytes
-    return carried_bytes / max(figures.duration_ns - figures.content_ns, 1) * 1e9
+    # Older logs do not tell what finding the pages took: what was decided by them stands.
+    carrying_ns = figures.carrying_ns or max(figures.duration_ns - figures.content_ns, 1)
+    return carried_bytes / carrying_ns * 1e9

@@ -117,6 +117,13 @@ async def test_no_machine_waits_for_the_rounds_of_others(tmp_path):
         await incoming.close()
 
 
+async def test_what_a_look_takes_is_told_for_the_stun_has_to_look_too(tmp_path):
+    memory = MachineMemory.allocate([RegionSpec(NAME, PAGES * PAGE_BYTES)])
+    outgoing = leaving(tmp_path, memory)
+    assert (await outgoing.dirty()).look_ns > 0
+    await outgoing.close()
+
+
 async def test_the_thread_is_there_before_it_is_needed_and_ends_with_close(tmp_path):
     before = set(threading.enumerate())
     memory = MachineMemory.allocate([RegionSpec(NAME, PAGES * PAGE_BYTES)])

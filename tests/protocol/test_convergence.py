@@ -336,6 +336,20 @@ def test_a_look_that_the_stun_must_repeat_is_part_of_it() -> None:
     assert patient.reason is DecisionReason.SMALL_ENOUGH
 
 
+def test_what_finding_the_pages_took_is_no_time_of_the_link() -> None:
+    """The stun looks for its pages too: what that takes is in its prediction once."""
+    looked_ns = SECOND_NS // 2
+    told = warm(100 * MIB, 0, look_ns=looked_ns, carrying_ns=SECOND_NS - looked_ns)
+    untold = warm(100 * MIB, 0, look_ns=looked_ns)
+    assert bandwidth([told]) == slowest_bandwidth([told]) == 2 * GIB
+    assert bandwidth([untold]) == GIB, "an older log"
+    named = msgspec.structs.replace(told, sent_bytes=0, zero_bytes=GIB)
+    assert bandwidth([named, named]) == 2 * GIB
+    verdict = decide([told], stun_limit_ns=SECOND_NS, rounds_max=1)
+    link_ns = predicted_stun_ns(100 * MIB, 2 * GIB)
+    assert verdict.predicted_stun_ns == verdict.stun_bound_ns == looked_ns + link_ns
+
+
 @given(st.lists(ROUNDS, min_size=1, max_size=8), st.integers(0, SECOND_NS), st.data())
 def test_what_may_wait_fits_the_stun(
     rounds: list[RoundFigures], limit_ns: int, data: st.DataObject

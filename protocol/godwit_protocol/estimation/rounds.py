@@ -62,6 +62,7 @@ class Round(NamedTuple):
     rewritten_bytes: int = 0
     zero_bytes: int = 0
     content_ns: int = 0
+    carrying_ns: int = 0
     compression_bytes: int = 0
     link_bytes_per_second: int = 0
     cap_bytes_per_second: int = 0

@@ -118,10 +118,11 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     carried the pages; 0: not told.
     ``cap_bytes_per_second``: the least bandwidth that was allowed while it was sent; 0: any.
     Waiting for it took ``paced_ns`` of the sending threads' time, counted so.
-    ``look_ns``: what finding ``remaining_bytes`` took, where the stun must take as long for its
-    own, because all memory is read. ``hot_bytes``: those of ``remaining_bytes`` whose leaves were
-    dirty when the round began, too. ``waiting_bytes``: pages that were dirty then and were not
-    sent, but wait for the stun.
+    ``look_ns``: what finding ``remaining_bytes`` took, as the stun must take for its own; 0: next
+    to nothing, or not told. ``carrying_ns``: what of ``duration_ns`` the link had pages to carry,
+    without finding them and without offering chunks; 0: not told. ``hot_bytes``: those of
+    ``remaining_bytes`` whose leaves were dirty when the round began, too. ``waiting_bytes``: pages
+    that were dirty then and were not sent, but wait for the stun.
     """
 
     round: int
@@ -150,6 +151,7 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     hot_bytes: int = 0
     waiting_bytes: int = 0
     looked_bytes: int = 0
+    carrying_ns: int = 0
 
 
 class MigrationRequested(Event, frozen=True, kw_only=True):

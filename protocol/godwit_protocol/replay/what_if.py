@@ -188,7 +188,8 @@ class _Play:
         then = self._rounds[place].figures
         sent = rounds[-1].figures.remaining_bytes if rounds else self._rounds[0].figures.sent_bytes
         cap = then.cap_bytes_per_second if self._cap is None else self._cap
-        duration_ns = then.scan_ns + self._sending_ns(sent, cap)
+        sending_ns = self._sending_ns(sent, cap)
+        duration_ns = then.scan_ns + sending_ns
         percent = rounds[-1].slow_percent if rounds else 0
         own_ns = _own_ns(duration_ns, percent)
         own_then_ns = _own_ns(then.duration_ns, _percent_during(self._rounds, place))
@@ -202,6 +203,7 @@ class _Play:
             remaining_bytes=self._left(then.remaining_bytes, own_ns, own_then_ns),
             cap_bytes_per_second=cap,
             look_ns=then.look_ns,
+            carrying_ns=sending_ns if then.carrying_ns else 0,
         )
 
     def course(self, rounds: tuple[ev.RoundCompleted, ...], same: int) -> Course:

@@ -226,7 +226,7 @@ class DirtyPages:
     hot_bytes: int = 0
     """Of leaves that were dirty when the round began, too."""
     look_ns: int = 0
-    """What finding this took, where it takes a share of the stun that counts; else 0."""
+    """What finding this took, and will take of the stun: it grows with the machine. 0: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

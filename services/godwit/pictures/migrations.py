@@ -179,6 +179,7 @@ def _round_json(done: ev.RoundCompleted) -> dict[str, Any]:
         "hot_bytes": figures.hot_bytes,
         "look_ms": milliseconds(figures.look_ns),
         "duration_ms": milliseconds(figures.duration_ns),
+        "carrying_ms": milliseconds(figures.carrying_ns),
         "scan_ms": milliseconds(figures.scan_ns),
         "remaining_bytes": figures.remaining_bytes,
         "bandwidth_bytes_per_second": round(done.bandwidth_bytes_per_second),

@@ -10,13 +10,14 @@ from godwit_protocol.events.migration import RoundFigures
 def figures_of(
     round_number: int, sent: SentPages, left: DirtyPages, held: Held, duration_ns: int
 ) -> RoundFigures:
-    """``duration_ns``: from the round's first byte to its being applied."""
+    """``duration_ns``: from the round's beginning to its being applied."""
     return RoundFigures(
         round=round_number,
         pages=sent.pages,
         sent_bytes=sent.sent_bytes,
         wire_bytes=sent.wire_bytes,
         duration_ns=duration_ns,
+        carrying_ns=max(duration_ns - sent.scan_ns - sent.content_ns, 1),
         scan_ns=sent.scan_ns,
         remaining_bytes=left.total_bytes,
         hot_bytes=left.hot_bytes,

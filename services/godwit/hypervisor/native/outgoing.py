@@ -198,9 +198,7 @@ class OutgoingMemory:
     def _dirty(self) -> DirtyPages:
         started_ns = time.monotonic_ns()
         dirty = self._waiting.dirty(self._tracker.look())
-        look_ns = time.monotonic_ns() - started_ns
-        # A page table is looked through in next to no time, all memory is not.
-        return DirtyPages(*dirty, look_ns if self._leaves is not None else 0)
+        return DirtyPages(*dirty, look_ns=time.monotonic_ns() - started_ns)
 
     def _find(self, wait_bytes_max: int) -> tuple[list[Runs], int]:
         """What the next round is to send, and the bytes that wait for a later one."""

@@ -333,6 +333,11 @@ class BulkReader:
             return HeaderNeeded()
         return PayloadNeeded(self._frame) if self._frame is not None else None
 
+    @property
+    def is_between_rounds(self) -> bool:
+        """Whether nothing has come of the next round. It may be asked by another thread."""
+        return not self._totals.frames and self._phase is not _Phase.TOTALS
+
     def take_header(self, data: Buffer) -> Frame:
         """Judge ``HEADER_BYTES`` and return what they announce. Raises ``RemoteProtocolError``."""
         self._expect(_Phase.HEADER)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from direct_link import DEADLINE_S, SESSION, TOKEN, Memory, direct, runs, work
 
-from godwit.transfer import connection
+from godwit.transfer import connection, receiver
 from godwit.transfer.connection import ConnectionLostError, open_control
 from godwit.transfer.listener import LinkListener
 from godwit.transfer.receiver import IncomingSession
@@ -86,6 +86,13 @@ class RawSource:
             with pytest.raises((RemoteProtocolError, UnreachableError)) as failed:
                 await self.session.round_applied(99)
         assert self.session.failure is failed.value
+        return failed.value
+
+    async def failure_of_a_wait(self) -> Exception:
+        """What a wait for another round fails of."""
+        async with asyncio.timeout(DEADLINE_S):
+            with pytest.raises(UnreachableError) as failed:
+                await self.session.round_applied(99)
         return failed.value
 
     async def is_closed(self) -> bool:
@@ -232,6 +239,82 @@ async def test_a_connection_without_pages_may_be_idle_for_as_long_as_a_round_tak
         source.sock.sendall(source.writer.round_end())
         async with asyncio.timeout(DEADLINE_S):
             await source.session.round_applied(1)
+
+
+async def applied(source: RawSource, round_number: int) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        await source.session.round_applied(round_number)
+
+
+@pytest.mark.parametrize("kind", ["RUN", "ZERO", "SPREAD", "ROUND_END"])
+async def test_nothing_is_taken_after_the_last_round(kind):
+    async with RawSource() as source:
+        source.sock.sendall(source.writer.run(0, 3, 1) + page_bytes(1) + source.writer.round_end())
+        await applied(source, 1)
+        source.session.seal(1)
+        frames = {
+            "RUN": lambda: source.writer.run(0, 3, 1) + bytes(PAGE_BYTES),
+            "ZERO": lambda: source.writer.zero(0, 3, 1),
+            "SPREAD": lambda: source.writer.spread_over(1),
+            "ROUND_END": source.writer.round_end,
+        }
+        source.sock.sendall(frames[kind]())
+        assert f"a {kind} frame comes after the last round" in str(await source.failure())
+        assert source.memory.pages[3].all(), "nothing of it was written"
+
+
+async def test_a_link_may_end_after_the_last_round():
+    async with RawSource() as source:
+        source.sock.sendall(source.writer.round_end())
+        await applied(source, 1)
+        source.session.seal(1)
+        source.sock.sendall(source.writer.end())
+        assert "ended the link" in str(await source.failure_of_a_wait())
+        assert source.session.failure is None
+
+
+async def test_a_session_is_not_sealed_at_a_round_after_which_more_has_come():
+    async with RawSource() as source:
+        source.sock.sendall(source.writer.round_end() + source.writer.round_end())
+        await applied(source, 2)
+        with pytest.raises(RemoteProtocolError, match="after round 1"):
+            source.session.seal(1)
+
+
+async def test_a_session_is_not_sealed_while_the_next_round_is_coming(monkeypatch):
+    """Its thread waits for the rest of a page then."""
+    begun, take = threading.Event(), receiver._Incoming._take_pages
+
+    def told(*given):
+        begun.set()
+        take(*given)
+
+    monkeypatch.setattr(receiver._Incoming, "_take_pages", told)
+    async with RawSource() as source:
+        source.sock.sendall(source.writer.round_end() + source.writer.run(0, 3, 1) + b"only this")
+        await applied(source, 1)
+        assert await asyncio.to_thread(begun.wait, DEADLINE_S)
+        with pytest.raises(RemoteProtocolError, match="after round 1"):
+            source.session.seal(1)
+
+
+async def test_a_source_that_is_gone_after_its_last_round_has_sent_all():
+    async with RawSource() as source:
+        source.sock.sendall(source.writer.round_end())
+        await applied(source, 1)
+        source.sock.close()
+        assert isinstance(await source.failure(), ConnectionLostError)
+        source.session.seal(1)
+
+
+async def test_a_session_that_has_failed_of_what_came_is_not_sealed():
+    async with RawSource() as source:
+        source.sock.sendall(source.writer.round_end())
+        await applied(source, 1)
+        source.sock.sendall(BulkWriter(BulkLink(b"session2", 1, (1024,)), 0).zero(0, 3, 1))
+        assert isinstance(await source.failure(), RemoteProtocolError)
+        with pytest.raises(RemoteProtocolError, match="another migration"):
+            source.session.seal(1)
 
 
 async def test_a_second_connection_with_the_same_index_fails_the_session():

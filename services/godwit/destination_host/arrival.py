@@ -204,7 +204,7 @@ class Arrival(Side[DestinationState]):
             case link.Hello():
                 self._take_hello(message)
             case link.Stage():
-                self._stage = message
+                self._stage = self._stage or message  # a second one is the role's to refuse
                 self._runner.tell(inp.PeerStage(verify=message.verify))
             case link.Go():
                 self._runner.tell(inp.PeerGo(heard_ns=heard_ns))
@@ -304,18 +304,22 @@ class Arrival(Side[DestinationState]):
         return state.verify is not Verify.OFF
 
     async def _load(self, verify: Verify) -> inp.Input:
-        assert self._stage is not None
-        assert self._session is not None
-        assert self._vmm is not None
+        stage, session, vmm = self._stage, self._session, self._vmm
+        assert stage is not None
+        assert session is not None
+        assert vmm is not None
+        if stage.round < FIRST_ROUND:
+            raise RemoteProtocolError(f"the source has staged round {stage.round}")
         async with asyncio.timeout(STAGE_S_MAX):
-            totals = await self._session.round_applied(self._stage.round)
+            totals = await session.round_applied(stage.round)
+        session.seal(stage.round)
         received_ns = self._host.clock.monotonic_ns()
-        if self._stage.sent_digest != self._session.applied_digest():
+        if stage.sent_digest != session.applied_digest():
             raise CorruptError("the digest of what was applied is not that of what was sent")
         digests: dict[str, bytes] = {}
         if verify is Verify.FULL:
             digests = await self._open_incoming().digests()
-            _compare(self._stage.digests, digests)
+            _compare(stage.digests, digests)
         loaded = inp.ImageLoaded(
             pages=totals.pages,
             received_bytes=totals.payload_bytes,
@@ -324,7 +328,7 @@ class Arrival(Side[DestinationState]):
             digests=digests,
         )
         self._rehearse(loaded)
-        await self._vmm.load(self._stage.checkpoint)
+        await vmm.load(stage.checkpoint)
         staged_ns = self._host.clock.monotonic_ns()
         self._alive_until_ns = staged_ns + ALIVE_NS
         return msgspec.structs.replace(loaded, staged_ns=staged_ns)

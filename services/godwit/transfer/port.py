@@ -84,6 +84,9 @@ class BulkSession(Protocol):
     async def round_applied(self, round_number: int) -> RoundTotals:
         """Wait until every page of a round is in memory. Raises as ``IncomingSession`` does."""
 
+    def seal(self, round_number: int) -> None:
+        """That round is the last: nothing may come after it. Raises as ``IncomingSession`` does."""
+
     def applied_digest(self) -> bytes:
         """Of all that was applied so far; empty if it is not digested."""
 

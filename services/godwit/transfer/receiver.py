@@ -37,6 +37,7 @@ from godwit_protocol.bulk import (
 )
 from godwit_protocol.errors import (
     AbortedError,
+    CorruptError,
     DeadlineError,
     GodwitError,
     LocalProtocolError,
@@ -79,6 +80,7 @@ class _Incoming:
     ) -> None:
         """``may_change``: whether all that came before a round is applied."""
         self._may_change = may_change
+        self._is_sealed = False
         self._index = index
         self._connection = connection
         self._regions = regions
@@ -105,6 +107,8 @@ class _Incoming:
         while self._reader.need is not None:
             self._connection.receive_after_idle(self._header, IDLE_S_MAX)
             frame = self._reader.take_header(self._header)
+            if self._is_sealed and frame.kind is not FrameKind.END:
+                raise RemoteProtocolError(f"a {frame.kind.name} frame comes after the last round")
             match frame.kind:
                 case FrameKind.ROUND_END:
                     self._connection.receive(self._totals)
@@ -123,6 +127,16 @@ class _Incoming:
     def round_number(self) -> int:
         """The round that comes next, or is coming."""
         return self._reader.round_number
+
+    def seal(self, round_number: int) -> bool:
+        """From now on take nothing but END. Whether nothing has come after that round; asked by
+        another thread.
+
+        Sealed before it looks: a frame that was not refused is seen here. Two looks, in this order:
+        a round that ends between them has the next one's number by the second.
+        """
+        self._is_sealed = True
+        return self._reader.is_between_rounds and self._reader.round_number == round_number + 1
 
     def _check_change(self, frame: Frame) -> None:
         """An address may come on another connection now: what came before must be in its place."""
@@ -329,6 +343,19 @@ class IncomingSession:
         """
         await self._until(lambda: self._is_applied(round_number))
         return self._rounds[round_number - FIRST_ROUND].totals
+
+    def seal(self, round_number: int) -> None:
+        """That round, which is applied, is the last: memory does not change any more. It takes
+        no system call: a stun waits for it.
+
+        Raises ``RemoteProtocolError`` if anything of a later one has come, or what the session has
+        failed of, but for a source that is gone: what it sent is there.
+        """
+        whole = [incoming.seal(round_number) for incoming in self._incoming]
+        if isinstance(self._failure, (RemoteProtocolError, CorruptError, LocalProtocolError)):
+            raise self._failure
+        if not all(whole):
+            raise RemoteProtocolError(f"more has come after round {round_number}, the last")
 
     def applied_digest(self) -> bytes:
         """Of all that was applied so far; empty if it is not digested."""

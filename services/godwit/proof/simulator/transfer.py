@@ -261,6 +261,7 @@ class ProcessSession:
         """By round that is not whole yet, by connection: how many pages came."""
         self._failure: UnreachableError | AbortedError | None = None
         self._news = asyncio.Event()
+        self._is_sealed = False
         self._bulk: BulkEnd | None = None
 
     @property
@@ -283,6 +284,10 @@ class ProcessSession:
             await self._news.wait()
         return self._totals[round_number]
 
+    def seal(self, _round_number: int) -> None:
+        """As ``BulkSession.seal``."""
+        self._is_sealed = True
+
     def applied_digest(self) -> bytes:
         """As ``BulkSession.applied_digest``."""
         return b""
@@ -291,6 +296,7 @@ class ProcessSession:
         """Pages have come over one of the connections."""
         if self._failure is not None or not self._vmm.alive:
             return
+        assert not self._is_sealed, "nothing comes after the last round"
         for page, value in values.items():
             self._vmm.memory[page] = value
         if round_number is not None:

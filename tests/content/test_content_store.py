@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from godwit_protocol.errors import InvalidInputError, UnreachableError
 from godwit_protocol.machine import MachineSpec
 
 CHUNKS = 4
+WAIT_S = 5.0
 
 
 def spec(name: str, tenant: str = "default") -> MachineSpec:
@@ -176,6 +178,40 @@ async def test_no_file_is_open_once_the_shelf_is_closed() -> None:
     await shelf.close()
     assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
     assert not shelf.fill(chunk_digest(vmm.write(0, seed=1)), memoryview(bytearray(CHUNK_BYTES)))
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_what_is_closed_does_not_hold_up_the_service(
+    monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
+) -> None:
+    """The memory of a machine that has ended goes with its last descriptor. All are closed, also
+    if who closes them is cancelled meanwhile.
+    """
+    shelf = await stocked(store_of(OneVmm(spec("other")), OneVmm(spec("another"))))
+    begun, may_end, closed, close = (
+        asyncio.Event(),
+        threading.Event(),
+        threading.Semaphore(0),
+        os.close,
+    )
+    loop = asyncio.get_running_loop()
+
+    def slow(fd: int) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        assert may_end.wait(WAIT_S)
+        close(fd)
+        closed.release()
+
+    monkeypatch.setattr("godwit.content.shelf.os.close", slow)
+    closing = asyncio.create_task(shelf.close())
+    await begun.wait()
+    if is_cancelled:
+        closing.cancel()
+    may_end.set()
+    await asyncio.wait({closing})
+    assert closing.cancelled() == is_cancelled
+    for _ in range(2):
+        assert await asyncio.to_thread(closed.acquire, timeout=WAIT_S)
 
 
 async def test_files_are_every_tenants_and_those_in_a_folder_its_own(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from godwit.hypervisor.native.memory import MachineMemory
 from godwit.hypervisor.native.outgoing import OutgoingMemory
 from godwit.hypervisor.native.paths import MachineFolder
 from godwit.hypervisor.native.tracking_lease import TrackingLease
+from godwit.hypervisor.native.write_watch import NativeWriteWatch
 from godwit.hypervisor.port import LinkTarget
 from godwit_protocol.errors import AbortedError, UnreachableError
 from godwit_protocol.machine import PAGE_BYTES, RegionSpec
@@ -77,7 +78,9 @@ async def test_what_is_given_back_does_not_hold_up_the_service(tmp_path):
     lease = await TrackingLease.take(MachineFolder(tmp_path))
     outgoing = OutgoingMemory(memory, WriteProtectTracker(os.getpid(), memory), lease, unused)
     incoming = IncomingMemory(memory, unused)
-    for each in (outgoing, incoming):
+    tracker = WriteProtectTracker(os.getpid(), memory)
+    watch = NativeWriteWatch(MachineFolder(tmp_path), memory, tracker)
+    for each in (outgoing, incoming, watch):
         memory.may_end.clear()
         closing = asyncio.create_task(each.close())
         asyncio.get_running_loop().call_soon(memory.may_end.set)

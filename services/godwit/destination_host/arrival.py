@@ -256,9 +256,9 @@ class Arrival(Side[DestinationState]):
 
     async def _close_shelf(self) -> None:
         """Idempotent. Once the first round is applied, or nothing is received any more."""
-        shelf, self._shelf = self._shelf, None
-        if shelf is not None:
-            await shelf.close()
+        if self._shelf is not None:
+            await self._shelf.close()
+            self._shelf = None  # not before: whoever closes it for the first round may be cancelled
 
     # Memory.
 

@@ -48,7 +48,8 @@ class NativeWriteWatch:
         if working is not None:
             await asyncio.wait({working})  # it works with what is about to be closed
         self._tracker.close()
-        self._memory.close()
+        # It frees the memory if the machine has ended meanwhile: gigabytes take their time.
+        await asyncio.to_thread(self._memory.close)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         self._working = asyncio.create_task(asyncio.to_thread(work))

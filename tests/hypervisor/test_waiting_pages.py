@@ -1,5 +1,7 @@
 """Hot leaves wait, within their budget, and nothing that waited is forgotten."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,6 +63,70 @@ def test_each_dirty_page_is_sent_or_waits(rounds):
         assert len(waits) * PAGE_BYTES == waiting_bytes <= budget * PAGE_BYTES
         sent_leaves = {page // LEAF_PAGES for page in pages_of(to_send[0])}
         assert not sent_leaves & {page // LEAF_PAGES for page in waits}, "a leaf was torn apart"
+
+
+EXTENTS = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 60)), max_size=12)
+"""Pages between, and pages: runs of less than a leaf, and of several."""
+LARGE = 40 * LEAF_PAGES
+
+
+def laid_out(extents):
+    page, found = 0, []
+    for gap, count in extents:
+        page += gap
+        if page + count <= LARGE:
+            found.append((page, count))
+        page += count
+    return runs(*found)
+
+
+def leaves_of(pages):
+    return {page // LEAF_PAGES for page in pages}
+
+
+@given(st.lists(st.tuples(EXTENTS, st.integers(0, 300)), max_size=8))
+def test_pages_are_counted_by_where_their_runs_begin_and_end(rounds):
+    """As if each were looked at: what is hot, what waits, and what is sent."""
+    waiting, waits, before = WaitingPages([LARGE]), set(), set()
+    for extents, budget in rounds:
+        looked = laid_out(extents)
+        now = pages_of(looked)
+        dirty, hot_leaves = now | waits, before & leaves_of(now)
+        hot = {page for page in dirty if page // LEAF_PAGES in hot_leaves}
+        assert waiting.dirty([looked]) == (len(dirty) * PAGE_BYTES, len(hot) * PAGE_BYTES)
+        to_send, waiting_bytes = waiting.part([looked], budget * PAGE_BYTES)
+        sent = pages_of(to_send[0])
+        assert sum(count for _, count in to_send[0].tolist()) == len(sent), "one was sent twice"
+        expected, left = set(), budget
+        for leaf in sorted(hot_leaves, key=lambda leaf: (leaf not in leaves_of(waits), leaf)):
+            pages = {page for page in dirty if page // LEAF_PAGES == leaf}
+            left -= len(pages)
+            expected |= pages if left >= 0 else set()
+        assert dirty - sent == expected
+        assert waiting_bytes == len(expected) * PAGE_BYTES
+        waits, before = expected, leaves_of(now)
+
+
+def test_what_is_remembered_does_not_grow_with_what_is_dirty():
+    """80 GiB, all of it dirty: a byte a page would be 20 MiB, and there were 24."""
+    pages = 80 * 2**30 // PAGE_BYTES
+    whole = [runs((0, pages))]
+    waiting = WaitingPages([pages])
+    tracemalloc.start()
+    try:
+        waiting.part(whole, 0)
+        assert waiting.dirty(whole) == (pages * PAGE_BYTES, pages * PAGE_BYTES)
+        waiting.part(whole, 0)
+        counting = tracemalloc.get_traced_memory()[1]
+        to_send, waits = waiting.part(whole, 2**30)
+        assert waits == 2**30
+        assert to_send[0].tolist() == [[2**18, pages - 2**18]]
+        assert waiting.dirty(whole) == (pages * PAGE_BYTES, pages * PAGE_BYTES)
+        choosing = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert counting < pages / 2
+    assert choosing < 2 * pages
 
 
 @pytest.fixture(scope="module")

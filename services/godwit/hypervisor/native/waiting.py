@@ -15,12 +15,14 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from godwit.transfer.partition import numbers_in
 from godwit.transfer.sent_leaves import LEAF_PAGES
 from godwit_protocol.machine import PAGE_BYTES
 
+from .dirty import intersection
 from .memory import NO_RUNS, Runs
 
+RUNS_AT_ONCE: Final = 1 << 16
+LEAVES_AT_ONCE: Final = 1 << 20
 _NOTHING: Final = 0
 
 
@@ -39,7 +41,9 @@ class Dirty(NamedTuple):
 
 
 class WaitingPages:
-    """Which pages wait. Costs nothing a page while none does, else 1 byte; not thread-safe."""
+    """Which pages wait. What it costs does not grow with them, nor with what is dirty; not
+    thread-safe.
+    """
 
     def __init__(self, region_pages: Sequence[int]) -> None:
         self._regions = [_Region(pages) for pages in region_pages]
@@ -65,64 +69,92 @@ class WaitingPages:
 
 
 class _Region:
-    """One region's share. ``_found``: the leaves that the last scan found dirty."""
+    """One region's share. ``_found``: the leaves that the last scan found dirty.
+
+    It takes some bytes a leaf and a run, and none a page: all of a machine may be dirty.
+    """
 
     def __init__(self, pages: int) -> None:
-        self._pages = pages
-        self._found = np.zeros(-(-pages // LEAF_PAGES), np.bool_)
-        self._waiting: NDArray[np.bool_] | None = None
+        self._leaf_count = -(-pages // LEAF_PAGES)
+        self._found = np.zeros(self._leaf_count, np.bool_)
+        self._waiting = NO_RUNS
 
     def part(self, found: Runs, budget: int) -> tuple[Runs, int]:
-        before, self._found = self._found, self._leaves(found)
-        if self._waiting is None and budget <= 0:
-            return found, _NOTHING
-        dirty = numbers_in(self._with_waiting(found))
-        hot = dirty[(before & self._found)[dirty // LEAF_PAGES]]
-        waiting = self._chosen(hot, budget)
-        self._waiting = self._mask(waiting) if len(waiting) else None
-        sending = dirty if self._waiting is None else dirty[~self._waiting[dirty]]
-        return _runs_in(sending), len(waiting)
+        before, self._found = self._found, self._counts(found) > 0
+        dirty = _union(found, self._waiting)
+        if budget <= 0:  # as in the stun
+            self._waiting = NO_RUNS
+            return dirty, _NOTHING
+        waited = self._counts(self._waiting) > 0
+        chosen = _chosen(before & self._found, waited, self._counts(dirty), budget)
+        self._waiting = _within(dirty, chosen)
+        return _within(dirty, ~chosen), _pages_of(self._waiting)
 
     def dirty(self, looked: Runs) -> tuple[int, int]:
-        dirty = self._with_waiting(looked)
-        in_hot = (self._found & self._leaves(looked))[numbers_in(dirty) // LEAF_PAGES]
-        return int(dirty[:, 1].sum()), int(in_hot.sum())
+        counts = self._counts(looked)
+        hot, dirty = self._found & (counts > 0), looked
+        if len(self._waiting):
+            dirty = _union(looked, self._waiting)
+            counts = self._counts(dirty)
+        return _pages_of(dirty), int(np.sum(counts, where=hot, dtype=np.int64))
 
-    def _chosen(self, hot: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
-        """Pages of whole leaves, as many as fit."""
-        if len(hot) <= budget:
-            return hot
-        leaves, first, counts = np.unique(hot // LEAF_PAGES, return_index=True, return_counts=True)
-        waited = np.zeros(len(leaves), np.bool_)
-        if self._waiting is not None:
-            waited = np.logical_or.reduceat(self._waiting[hot], first)
-        order = np.argsort(~waited, kind="stable")
-        fits = np.zeros(len(leaves), np.bool_)
-        fits[order] = np.cumsum(counts[order]) <= budget
-        return hot[np.repeat(fits, counts)]
-
-    def _with_waiting(self, runs: Runs) -> Runs:
-        if self._waiting is None:
-            return runs
-        either = self._waiting.copy()
-        either[numbers_in(runs)] = True
-        return _runs_in(np.flatnonzero(either))
-
-    def _leaves(self, runs: Runs) -> NDArray[np.bool_]:
-        leaves = np.zeros_like(self._found)
-        leaves[numbers_in(runs) // LEAF_PAGES] = True
-        return leaves
-
-    def _mask(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-        mask = np.zeros(self._pages, np.bool_)
-        mask[numbers] = True
-        return mask
+    def _counts(self, runs: Runs) -> NDArray[np.uint8]:
+        """By leaf: how many of its pages are in ``runs``. Told from where they begin and end."""
+        counts = np.zeros(self._leaf_count, np.uint8)
+        turns = np.zeros(self._leaf_count + 1, np.int8)
+        """1 where leaves begin that are in a run as a whole, between its first and its last; -1
+        where they end. No two runs have one of those in common.
+        """
+        for at in range(0, len(runs), RUNS_AT_ONCE):
+            start, count = runs[at : at + RUNS_AT_ONCE].T
+            first, begin = np.divmod(start, LEAF_PAGES)
+            last, end = np.divmod(start + count - 1, LEAF_PAGES)
+            goes_on = last > first
+            np.add.at(counts, first, np.where(goes_on, LEAF_PAGES - begin, count).astype(np.uint8))
+            np.add.at(counts, last[goes_on], (end[goes_on] + 1).astype(np.uint8))
+            is_long = last > first + 1
+            turns[first[is_long] + 1] = 1
+            turns[last[is_long]] = -1
+        np.cumsum(turns, dtype=np.int8, out=turns)
+        counts += LEAF_PAGES * turns[:-1].view(np.uint8)
+        return counts
 
 
-def _runs_in(numbers: NDArray[np.int64]) -> Runs:
-    """Ascending page numbers as runs."""
-    if not len(numbers):
-        return NO_RUNS
-    begins = np.flatnonzero(np.diff(numbers, prepend=-2) != 1)
-    counts = np.diff(begins, append=len(numbers))
-    return np.column_stack((numbers[begins], counts))
+def _chosen(
+    hot: NDArray[np.bool_], waited: NDArray[np.bool_], counts: NDArray[np.uint8], budget: int
+) -> NDArray[np.bool_]:
+    """Of the hot leaves, as many as fit: first those that have waited."""
+    chosen = np.zeros_like(hot)
+    for some in (hot & waited, hot & ~waited):
+        for at in range(0, len(hot), LEAVES_AT_ONCE):
+            part = slice(at, at + LEAVES_AT_ONCE)
+            taken = np.where(some[part], counts[part], 0)
+            total = int(taken.sum(dtype=np.int64))
+            if total > budget:
+                chosen[part] |= some[part] & (np.cumsum(taken, dtype=np.int64) <= budget)
+                return chosen
+            chosen[part] |= some[part]
+            budget -= total
+    return chosen
+
+
+def _pages_of(runs: Runs) -> int:
+    return int(runs[:, 1].sum())
+
+
+def _within(runs: Runs, leaves: NDArray[np.bool_]) -> Runs:
+    """The pages of ``runs`` that are in these leaves."""
+    edges = np.flatnonzero(np.diff(leaves, prepend=False, append=False)).reshape(-1, 2) * LEAF_PAGES
+    return intersection(runs, np.column_stack((edges[:, 0], edges[:, 1] - edges[:, 0])))
+
+
+def _union(left: Runs, right: Runs) -> Runs:
+    """The pages that are in either; each of the two is ascending and without overlaps."""
+    if not len(right):
+        return left
+    both = np.concatenate((left, right))
+    both = both[np.argsort(both[:, 0], kind="stable")]
+    ends = np.maximum.accumulate(both.sum(axis=1))
+    begins = np.flatnonzero(np.append(True, both[1:, 0] > ends[:-1]))
+    starts, lasts = both[begins, 0], np.append(begins[1:], len(both)) - 1
+    return np.column_stack((starts, ends[lasts] - starts))

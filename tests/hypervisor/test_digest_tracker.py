@@ -11,8 +11,8 @@ from test_kernel import ENOTTY, FORBID, IOCTL
 from writer_process import Compared, WriterProcess, empty_like
 
 from godwit.hypervisor.native import kernel
+from godwit.hypervisor.port import VmmLostError
 from godwit.transfer.sent_leaves import LEAF_PAGES
-from godwit_protocol.errors import UnreachableError
 from godwit_protocol.machine import PAGE_BYTES
 
 SIZES = (600, 40)
@@ -91,9 +91,9 @@ def test_a_dead_vmm_is_told_as_such():
     memory, source, _ = begun(process, *SIZES)
     process.process.kill()
     process.close()
-    with pytest.raises(UnreachableError):
+    with pytest.raises(VmmLostError):
         source.tracker.scan()
-    with pytest.raises(UnreachableError):
+    with pytest.raises(VmmLostError):
         Compared(process.process.pid, memory)
     source.tracker.close()
     memory.close()

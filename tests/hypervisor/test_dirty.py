@@ -12,7 +12,7 @@ from writer_process import Compared, Kernel, WriterProcess, empty_like, pages_of
 from godwit.hypervisor.native.dirty import BLOCK_PAGES, WriteProtectTracker
 from godwit.hypervisor.native.kernel import PagemapScanner
 from godwit.hypervisor.native.memory import Region
-from godwit_protocol.errors import UnreachableError
+from godwit.hypervisor.port import VmmLostError
 from godwit_protocol.machine import PAGE_BYTES
 
 SIZES = (3 * BLOCK_PAGES + 7, 40)
@@ -180,8 +180,8 @@ def test_a_dead_vmm_is_told_as_such():
     tracker.arm()
     process.process.kill()
     process.close()
-    with pytest.raises(UnreachableError):
+    with pytest.raises(VmmLostError):
         tracker.scan()
-    with pytest.raises(UnreachableError):
+    with pytest.raises(VmmLostError):
         WriteProtectTracker(process.process.pid, memory)
     memory.close()

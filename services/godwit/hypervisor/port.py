@@ -10,7 +10,14 @@ from typing import Protocol, runtime_checkable
 from godwit.transfer.pacing import Pace
 from godwit.transfer.port import BulkSession, Content
 from godwit_protocol.compression import Compression
+from godwit_protocol.errors import UnreachableError
 from godwit_protocol.machine import MachineSpec
+
+
+class VmmLostError(UnreachableError):
+    """The machine's own VMM is gone, silent, or not to be tracked: the failure of its own host, and
+    of no peer and no link.
+    """
 
 
 class VmmState(StrEnum):
@@ -258,8 +265,8 @@ class LinkTarget:
 class Outgoing(Protocol):
     """A machine's memory on its way out. Used by one task; ``abort`` by any.
 
-    Every method raises ``UnreachableError`` when the VMM or the peer is gone, and ``AbortedError``
-    after ``abort``.
+    Every method raises ``UnreachableError`` when the VMM or the peer is gone, of the VMM a
+    ``VmmLostError`` where both could be, and ``AbortedError`` after ``abort``.
     """
 
     async def held(self) -> tuple[bytes, ...]:

@@ -7,7 +7,8 @@ the core what came of them. Decides nothing.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -18,7 +19,15 @@ from godwit.host.context import HostContext
 from godwit.host.facts import FactWriter, acknowledged
 from godwit.host.freeing import freed
 from godwit.host.side import Side, failed, left, nothing, unclear
-from godwit.hypervisor.port import Checkpoint, LinkTarget, Outgoing, SentPages, Vmm, VmmState
+from godwit.hypervisor.port import (
+    Checkpoint,
+    LinkTarget,
+    Outgoing,
+    SentPages,
+    Vmm,
+    VmmLostError,
+    VmmState,
+)
 from godwit.runtime.cores import usable_cores
 from godwit.runtime.journal import JournalFullError
 from godwit.transfer.control import ControlLink
@@ -26,7 +35,14 @@ from godwit.transfer.pacing import Pace
 from godwit_protocol import link, subjects
 from godwit_protocol.compression import agreed
 from godwit_protocol.connections import first_number, opened
-from godwit_protocol.errors import DeadlineError, GodwitError, RefusedError, UnreachableError
+from godwit_protocol.errors import (
+    AbortedError,
+    DeadlineError,
+    GodwitError,
+    LocalProtocolError,
+    RefusedError,
+    UnreachableError,
+)
 from godwit_protocol.events import migration as ev
 from godwit_protocol.framing import session_of
 from godwit_protocol.machine import MachineSpec
@@ -117,9 +133,9 @@ class Departure(Side[SourceState]):
             case fx.Say():
                 self._say(effect.message)
             case fx.OpenLink():
-                self._runner.start(self._open_link(effect), _link_lost)
+                self._runner.start(self._open_link(effect), _not_moved)
             case fx.SendRound():
-                self._runner.start(self._send_round(effect), _link_lost)
+                self._runner.start(self._send_round(effect), _not_moved)
             case fx.SetBandwidth():
                 self._pace.set_cap(effect.bytes_per_second)
             case fx.PauseMachine():
@@ -184,8 +200,9 @@ class Departure(Side[SourceState]):
 
     async def _open_link(self, effect: fx.OpenLink) -> inp.Input:
         started_ns = self._host.clock.monotonic_ns()
-        vmm = await self._vmm()
-        spec = (await vmm.status()).spec
+        with _of_vmm():
+            vmm = await self._vmm()
+            spec = (await vmm.status()).spec
         given = self._host.config.bulk_connections
         target = LinkTarget(
             address=effect.address,
@@ -202,8 +219,9 @@ class Departure(Side[SourceState]):
             target.address, target.port, target.session, target.token
         )
         self._control = ControlLink(reader, writer, self._heard, self._lost)
-        self._outgoing = await vmm.outgoing()
-        extents = await self._outgoing.held()
+        with _of_vmm():
+            self._outgoing = await vmm.outgoing()
+            extents = await self._outgoing.held()
         self._say(self._hello(spec, extents, target.connections))
         welcome = await self._welcome  # as long as it populates memory, and the link stands
         self._pace.join()
@@ -293,7 +311,8 @@ class Departure(Side[SourceState]):
 
     async def _send_round(self, effect: fx.SendRound) -> inp.Input:
         outgoing, number = self._open_outgoing(), effect.round
-        await outgoing.slow(effect.slow_percent)
+        with _of_vmm():
+            await outgoing.slow(effect.slow_percent)
         started_ns = self._host.clock.monotonic_ns()
         reporting = asyncio.create_task(self._report(number, outgoing))
         try:
@@ -303,7 +322,8 @@ class Departure(Side[SourceState]):
         finally:
             reporting.cancel()
         duration_ns = self._host.clock.monotonic_ns() - started_ns
-        left = await outgoing.dirty()
+        with _of_vmm():
+            left = await outgoing.dirty()
         figures = figures_of(number, sent, left, self._pace.held(), duration_ns)
         return inp.RoundDone(figures=figures)
 
@@ -329,6 +349,8 @@ class Departure(Side[SourceState]):
     ) -> SentPages:
         try:
             return await outgoing.send_round(number, wait_bytes_max=wait_bytes_max, in_stun=in_stun)
+        except VmmLostError:
+            raise
         except UnreachableError:
             # A destination that found a fault breaks the connections off, and says why on this one.
             with suppress(TimeoutError):
@@ -428,6 +450,25 @@ def _break(waiting: asyncio.Future[T], error: GodwitError) -> None:
     if not waiting.done():
         waiting.set_exception(error)
         waiting.exception()  # nobody may be waiting, and that is no defect
+
+
+@contextmanager
+def _of_vmm() -> Iterator[None]:
+    """What fails in it is of this host's VMM, unless sending was broken off meanwhile."""
+    try:
+        yield
+    except AbortedError:
+        raise
+    except GodwitError as error:
+        raise VmmLostError(error.message, hint=error.hint) from error
+
+
+def _not_moved(error: GodwitError) -> inp.Input:
+    """Of what goes on while the machine runs: what this host alone has to answer for, such as its
+    VMM or a defect, must not be told of a destination that is well.
+    """
+    is_own = isinstance(error, (VmmLostError, RefusedError, LocalProtocolError))
+    return failed(error) if is_own else _link_lost(error)
 
 
 def _link_lost(error: GodwitError) -> inp.Input:

@@ -13,8 +13,8 @@ import select
 import numpy as np
 
 from godwit.transfer.sent_leaves import LEAF_PAGES, SentLeaves
-from godwit_protocol.errors import UnreachableError
 
+from ..port import VmmLostError
 from .dirty import intersection
 from .memory import MachineMemory, Region, Runs, runs_of
 
@@ -29,7 +29,7 @@ class DigestTracker:
         try:
             self._process = os.pidfd_open(pid)
         except ProcessLookupError as error:
-            raise UnreachableError(f"VMM {pid} is dead") from error
+            raise VmmLostError(f"VMM {pid} is dead") from error
         self._pid = pid
         self._regions = memory.regions
         self._leaves = leaves
@@ -73,4 +73,4 @@ class DigestTracker:
         look = select.poll()  # select() knows no descriptor beyond the first thousand
         look.register(self._process, select.POLLIN)
         if look.poll(0):
-            raise UnreachableError(f"VMM {self._pid} is dead: its memory need not be looked at")
+            raise VmmLostError(f"VMM {self._pid} is dead: its memory need not be looked at")

@@ -12,9 +12,9 @@ from typing import Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from godwit_protocol.errors import UnreachableError
 from godwit_protocol.machine import PAGE_BYTES
 
+from ..port import VmmLostError
 from .kernel import PagemapScanner
 from .memory import NO_RUNS, MachineMemory, Region, Runs, runs_of
 
@@ -27,7 +27,7 @@ BLOCK_PAGES: Final = 512
 class DirtyTracker(Protocol):
     """Finds dirty pages; one ``Runs`` a region, in the memory's order. Not thread-safe.
 
-    Every method raises ``UnreachableError`` when the VMM is dead.
+    Every method raises ``VmmLostError`` when the VMM is dead.
     """
 
     def arm(self) -> list[Runs]:
@@ -66,9 +66,7 @@ class WriteProtectTracker:
         try:
             self._scanner = PagemapScanner(pid)
         except OSError as error:
-            raise UnreachableError(
-                f"the page table of VMM {pid} cannot be read: {error}"
-            ) from error
+            raise VmmLostError(f"the page table of VMM {pid} cannot be read: {error}") from error
         self._pid = pid
         self._regions = [_RegionTracker(region, self._scanner) for region in memory.regions]
 
@@ -98,9 +96,9 @@ class WriteProtectTracker:
             answers = [question(tracker) for tracker in self._regions]
             alive = self._scanner.tracks(self._regions[0].region.address)
         except OSError as error:
-            raise UnreachableError(f"VMM {self._pid} cannot be scanned: {error}") from error
+            raise VmmLostError(f"VMM {self._pid} cannot be scanned: {error}") from error
         if not alive:
-            raise UnreachableError(f"VMM {self._pid} is dead: its memory cannot be scanned")
+            raise VmmLostError(f"VMM {self._pid} is dead: its memory cannot be scanned")
         return answers
 
 

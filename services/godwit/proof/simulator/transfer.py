@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from godwit.hypervisor.port import DirtyPages, LinkTarget, SentPages
+from godwit.hypervisor.port import DirtyPages, LinkTarget, SentPages, VmmLostError
 from godwit.transfer.connection import STALL_S
 from godwit.transfer.pacing import Pace
 from godwit.transfer.port import Content
@@ -143,7 +143,7 @@ class ProcessOutgoing:
     def _check_vmm(self) -> None:
         """What is dirty is asked of the VMM's page tables, which go with it."""
         if not self._vmm.alive:
-            raise UnreachableError(f"the VMM of {self._vmm.spec.name} is dead")
+            raise VmmLostError(f"the VMM of {self._vmm.spec.name} is dead")
 
     def _check(self) -> None:
         if self._aborted:

@@ -1,5 +1,6 @@
 """Large machines: what takes long and makes progress ends at the migration's own deadline."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import msgspec
 import pytest
 from calm_cluster import CalmCluster
 
+from godwit.content.store import ContentStore
 from godwit.proof.simulator import transfer
 from godwit_protocol import subjects
 from godwit_protocol.events import machine as mev
@@ -81,3 +83,27 @@ def test_a_log_of_who_gave_up_connecting_after_two_minutes_still_verifies(
     assert ended.reason is AbortReason.DEADLINE_PASSED
     stored = calm.cluster.server.streams[subjects.EVENTS].messages
     assert verify(migration, dict(stories_of(stored))[migration]).faults == ()
+
+
+class SlowShelf:
+    """What a host holds, of which nothing is known for long."""
+
+    async def stocked(self, _machine_bytes: int) -> bool:
+        await asyncio.sleep(HALF_AN_HOUR_S / 2)
+        return False
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_what_populating_took_is_told_without_what_was_waited_for_besides(
+    calm: CalmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "POPULATE_S", 1.0)
+    monkeypatch.setattr(ContentStore, "shelf_for", lambda *_: SlowShelf())
+    calm.migrate(deadline_ns=HOUR_NS)
+    calm.until(calm.has_told(ev.MigrationEnded))
+    (begun,) = calm.told(ev.PrecopyStarted)
+    assert isinstance(begun, ev.PrecopyStarted)
+    assert 1e9 <= begun.populate_ns < 3e9
+    assert len(calm.told(ev.MachineActivated)) == 1

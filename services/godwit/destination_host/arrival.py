@@ -268,6 +268,7 @@ class Arrival(Side[DestinationState]):
         started_ns = self._host.clock.monotonic_ns()
         self._shelf = shelf = self._content.shelf_for(self._spec)
         await incoming.populate(self._hello.extents)
+        populate_ns = self._host.clock.monotonic_ns() - started_ns
         if shelf is not None:
             self._holds_content = await shelf.stocked(link.extents_bytes(self._hello.extents))
         self._session = incoming.receive(
@@ -279,7 +280,7 @@ class Arrival(Side[DestinationState]):
         )
         self._listener.admit_bulk(self._session)
         self._rounds = asyncio.create_task(self._watch_rounds(self._session))
-        return inp.Populated(populate_ns=self._host.clock.monotonic_ns() - started_ns)
+        return inp.Populated(populate_ns=populate_ns)
 
     async def _watch_rounds(self, session: BulkSession) -> None:
         number = FIRST_ROUND

@@ -9,6 +9,7 @@ import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import nats
@@ -16,15 +17,23 @@ import nats.errors
 import pytest
 from nats.aio.client import Client
 
+from godwit.runtime import jetstream_api as api
 from godwit.runtime.nats_log import NatsLog
 from godwit_protocol import cloudevents, subjects
 from godwit_protocol.events import Lane
 from godwit_protocol.events.migration import CancelRequested
+from godwit_protocol.subjects import STREAM_SUBJECTS
 from guarded_server import Guarded, tell
 
 ROOT = Path(__file__).parents[2]
 WATCHING = ROOT / "docs" / "watching.md"
 READY_S_MAX = 20
+
+
+class StreamState(api.Reply, frozen=True):
+    """What a stream holds."""
+
+    state: dict[str, Any] = {}
 
 
 async def watcher_of(guarded: Guarded) -> tuple[Client, asyncio.Queue[Exception]]:
@@ -76,6 +85,7 @@ async def until_heard(watcher: Client) -> None:
         "$JS.API.STREAM.MSG.DELETE.GODWIT_EVENTS",
         "$JS.API.STREAM.DELETE.GODWIT_EVENTS",
         "$JS.API.DIRECT.GET.GODWIT_REGISTER",
+        "$JS.API.STREAM.INFO.GODWIT_EVENTS",
     ],
 )
 async def test_whoever_may_watch_may_do_nothing_else(
@@ -94,6 +104,68 @@ async def test_whoever_may_watch_may_do_nothing_else(
     stored = [message async for message in owner.read([f"{subjects.ROOT}.migration.>"])]
     assert len(stored) == 1
     await watcher.close()
+
+
+NOT_FOR_A_WATCHER = (
+    subjects.ledger("host-1"),
+    subjects.register("m"),
+    subjects.claim("m"),
+    subjects.machine("m", Lane.OPERATOR, "machine_stop_requested"),
+    subjects.guest_request("m"),
+    subjects.archived("x1"),
+    f"{subjects.ROOT}.host.host-1.source.machine.m.{Lane.OPERATOR}.machine_stop_requested",
+    "_INBOX.somebody.else",
+)
+
+
+@pytest.mark.parametrize(
+    ("call", "question"),
+    [
+        ("DIRECT.GET.GODWIT_EVENTS", b'{"seq": 1}'),
+        ("DIRECT.GET.GODWIT_EVENTS", b'{"seq": 1, "next_by_subj": "godwit.v1.>", "batch": 9}'),
+        ("DIRECT.GET.GODWIT_LEDGER", b'{"seq": 1}'),
+        ("DIRECT.GET.GODWIT_ARCHIVED", b'{"seq": 1}'),
+    ],
+)
+async def test_an_answer_can_be_sent_nowhere_but_to_a_watcher(
+    guarded: Guarded, owner: NatsLog, call: str, question: bytes
+) -> None:
+    """The server asks nobody whether a subject may be answered to: it would write for the watcher,
+    and say to the services what it was made to say.
+    """
+    await tell(owner, 1)
+    before = await stored_everywhere(owner)
+    services = await nats.connect(guarded.url)
+    heard = [await services.subscribe(subject) for subject in NOT_FOR_A_WATCHER]
+    await services.flush()
+    watcher, _ = await watcher_of(guarded)
+    for subject in NOT_FOR_A_WATCHER:
+        traced = {"Nats-Trace-Dest": subject}  # another way to have the server send something
+        await watcher.publish(f"$JS.API.{call}", question, reply=subject, headers=traced)
+        await watcher.publish(f"$JS.API.{call}", question, reply=subject)
+    await until_answered(watcher)
+    await services.flush()
+    assert [each.subject for each in heard if each.pending_msgs] == []
+    assert await stored_everywhere(owner) == before
+    await services.close()
+    await watcher.close()
+
+
+async def until_answered(watcher: Client) -> None:
+    """What it asked before has been answered, too."""
+    for _ in range(2):
+        asked = await watcher.request("$JS.API.DIRECT.GET.GODWIT_EVENTS", b'{"seq": 1}', timeout=5)
+        assert asked.headers is not None
+        assert asked.headers["Nats-Sequence"] == "1"
+
+
+async def stored_everywhere(owner: NatsLog) -> dict[str, int]:
+    """Where each stream ends."""
+    ends = {}
+    for stream in STREAM_SUBJECTS:
+        info = await owner.ask_api(f"STREAM.INFO.{stream}", {}, StreamState, READY_S_MAX)
+        ends[stream] = info.state["last_seq"]
+    return ends
 
 
 async def test_the_example_shows_what_it_missed_too(guarded: Guarded, owner: NatsLog) -> None:

@@ -91,6 +91,27 @@ async def test_what_was_dropped_live_is_read_from_the_history(
     await tail.aclose()
 
 
+async def test_a_watcher_cannot_have_another_take_a_line_of_a_ledger_for_an_event(
+    watching: WatchingLog, guarded: Guarded, owner: NatsLog
+) -> None:
+    """They share an account, and so an answer to one can be sent to where another listens."""
+    for number in (1, 2):
+        await owner.append(subjects.ledger("host-1"), b"a line", message_id=f"line-{number}")
+    await tell(owner, 1)
+    tail = watching.tail(ALL_MIGRATIONS)
+    early = await taken(tail, 1)
+    other = await NatsLog.connect(guarded.watch_url, name="other", inbox_prefix=INBOX_PREFIX)
+    live = f"{subjects.LIVE_ROOT}.migration.x2.operator.cancel_requested"
+    for question in ({"seq": 2}, {"seq": 99}):
+        await other.post_api("DIRECT.GET.GODWIT_LEDGER", question, live)
+    assert await WatchingLog(other).last(subjects.ledger("host-1")) is not None
+    await tell(owner, 2)
+    told = early + await taken(tail, 1)
+    assert [each.subject.split(".")[3] for each in told] == ["x1", "x2"]
+    await tail.aclose()
+    await other.close()
+
+
 async def test_a_stream_that_is_not_said_live_is_looked_at(
     watching: WatchingLog, owner: NatsLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,10 +20,11 @@ from godwit_protocol.errors import UnreachableError
 STATUS_HEADER: Final = "Status"
 PENDING_MESSAGES_HEADER: Final = "Nats-Pending-Messages"
 
+STREAM_HEADER: Final = "Nats-Stream"
 SUBJECT_HEADER: Final = "Nats-Subject"
 SEQUENCE_HEADER: Final = "Nats-Sequence"
 TIME_HEADER: Final = "Nats-Time-Stamp"
-"""With the two above: of a message that is told directly, or said once more when it is stored."""
+"""With the three above: of a message that is told directly, or said once more when it is stored."""
 NUM_PENDING_HEADER: Final = "Nats-Num-Pending"
 """At the end of a direct answer: how many more there are."""
 

@@ -82,7 +82,11 @@ class _Live:
         self._arrived = asyncio.Event()
 
     def keep(self, message: Message) -> None:
-        """Take a message from the connection."""
+        """Take a message from the connection. Another watcher can have the server send its answers
+        here: of the events' stream they are what they say, of another their places mean nothing.
+        """
+        if (message.headers or {}).get(api.STREAM_HEADER) != EVENTS:
+            return
         if len(self._heard) < LIVE_MESSAGES_MAX:
             self._heard.append(_stored(message))
             self._arrived.set()

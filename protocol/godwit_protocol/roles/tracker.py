@@ -63,6 +63,13 @@ class LedgerStored(Input, frozen=True, kw_only=True):
     sequence: int
 
 
+class LedgerUnreadable(Input, frozen=True, kw_only=True):
+    """A line of a host's ledger that says nothing, but stands there: the next comes after it."""
+
+    host: str
+    sequence: int
+
+
 class LedgerRefused(Input, frozen=True, kw_only=True):
     """Our write lost: another line was there first, or the log did not answer."""
 
@@ -146,6 +153,8 @@ def step(state: TrackerState, given: Input) -> Result:
             return _host_seen(state, given)
         case LedgerStored():
             return _stored(state, given)
+        case LedgerUnreadable():
+            return _passed_over(state, given)
         case LedgerRefused():
             return _refused(state, given.host)
         case ReservationWanted():
@@ -188,6 +197,16 @@ def _stored(state: TrackerState, given: LedgerStored) -> Result:
     )
     after, effects = _next(state, host)
     return after, (*told, *effects)
+
+
+def _passed_over(state: TrackerState, given: LedgerUnreadable) -> Result:
+    host = given.host
+    picture = _picture(state, host)
+    if given.sequence <= picture.sequence:
+        return state, ()
+    passed = msgspec.structs.replace(picture, sequence=given.sequence)
+    state = _replace(_with(state, host, passed), writing=_without(state.writing, host))
+    return _next(state, host)
 
 
 def _undone(waiting: tuple[Waiting, ...], entry: LedgerEntry) -> tuple[Waiting, ...]:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import Final
+
+import structlog
 
 from godwit.coordinator.links import LookAtLink
 from godwit.runtime.event_log import EventLog
 from godwit_protocol import codec, ledger, subjects
 from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.compatibility.case import Case, Side
+from godwit_protocol.errors import CorruptError
 from godwit_protocol.events.machine import HostAnnounced
 from godwit_protocol.events.migration import Placement
 from godwit_protocol.ledger import Holding, HostPicture
 from godwit_protocol.link_probe import LinkFound, LinkUnknown
 from godwit_protocol.machine import MachineSpec
+
+_log: Final = structlog.get_logger(__name__)
 
 
 async def gather(
@@ -28,7 +34,7 @@ async def gather(
     """Return the case of moving a machine that runs on ``source``, as the log shows it now, and
     ``look_at_link`` the link between the two.
 
-    Raises ``UnreachableError``, and ``CorruptError`` if a record of either cannot be read.
+    Raises ``UnreachableError``, and ``CorruptError`` if what either announced cannot be read.
     """
     here, there = await asyncio.gather(_side(log, source), _side(log, destination))
     pictures = [HostPicture(host=source), HostPicture(host=destination)]
@@ -62,7 +68,12 @@ async def _picture(log: EventLog, side: Side) -> HostPicture:
     gpus = () if side.announced is None else side.announced.gpus
     picture = HostPicture(host=side.host, announced=side.announced is not None, gpus=gpus)
     async for stored in log.read([subjects.ledger(side.host)]):
-        picture = ledger.apply(picture, ledger.decode_entry(stored.data), stored.sequence)
+        try:
+            entry = ledger.decode_entry(stored.data)
+        except CorruptError as error:  # the tracker passes over it too, and decides where all goes
+            _log.error("unreadable line", subject=stored.subject, error=error.message)
+            continue
+        picture = ledger.apply(picture, entry, stored.sequence)
     return picture
 
 

@@ -136,9 +136,16 @@ class Tracker:
             return False
 
     async def _learn_line(self, stored: Stored) -> None:
-        entry = ledger.decode_entry(stored.data)
-        if stored.subject != subjects.ledger(entry.host):
-            raise CorruptError(f"a line of host {entry.host} stands in another's ledger")
+        try:
+            entry = ledger.decode_entry(stored.data)
+            if stored.subject != subjects.ledger(entry.host):
+                raise CorruptError(f"a line of host {entry.host} stands in another's ledger")
+        except CorruptError as error:
+            # It counts all the same: written as if it were not there, every later line would lose.
+            _log.error("unreadable line", subject=stored.subject, error=error.message)
+            host = stored.subject.rpartition(".")[2]
+            await self._step(core.LedgerUnreadable(host=host, sequence=stored.sequence))
+            return
         given = core.LedgerStored(entry=entry, sequence=stored.sequence)
         self._state, effects = core.step(self._state, given)
         is_own = stored.sequence in self._own_lines

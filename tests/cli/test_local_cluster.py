@@ -52,6 +52,7 @@ async def up(directory: Path, hosts: int) -> AsyncIterator[asyncio.subprocess.Pr
         async with asyncio.timeout(READY_S_MAX):
             ready = (await process.stdout.readline()).decode()
         assert ready.startswith("ready: nats://127.0.0.1:")
+        assert (directory / "cluster.json").stat().st_mode & 0o077 == 0, "it may hold a password"
         yield process
     finally:
         if process.returncode is None:

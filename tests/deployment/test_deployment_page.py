@@ -24,6 +24,13 @@ def test_every_container_is_explained() -> None:
     assert {name for name in names if f"`{name}`" not in rows} == set()
 
 
+def test_files_of_variables_are_installed_for_their_owner_alone() -> None:
+    """The event log's URL may hold a password."""
+    lines = [line for line in TEXT.splitlines() if line.startswith("# install ") and ".env" in line]
+    assert lines
+    assert [line for line in lines if " -m 0600 " not in line] == []
+
+
 def test_every_file_that_is_named_exists() -> None:
     named = re.findall(r"(?:deploy|tests|requirements)/[\w./-]*\w\.(?:py|txt|env|conf|json)", TEXT)
     assert named

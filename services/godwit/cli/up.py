@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from godwit.local_cluster.cluster import DEFAULT_GPUS, HOSTS_MAX, Cluster
+from godwit.runtime.values import without_credentials
 
 from . import output
 from .connection import URL_VARIABLE, DirectoryOption, cluster_directory, run
@@ -68,8 +69,8 @@ async def _serve(directory: Path, hosts: int, gpus: str) -> None:
 def _ready_line(cluster: Cluster) -> str:
     names = ", ".join(cluster.hosts)
     return (
-        f"ready: {cluster.nats_url} (hosts {names}; GPUs SIMULATED; directory {cluster.directory};"
-        f" page {cluster.page_url}); Ctrl-C ends all of it"
+        f"ready: {without_credentials(cluster.nats_url)} (hosts {names}; GPUs SIMULATED;"
+        f" directory {cluster.directory}; page {cluster.page_url}); Ctrl-C ends all of it"
     )
 
 

@@ -321,9 +321,13 @@ class Cluster:
         return Program(name, launched, environ, log, answers_healthy(place / "health.json"))
 
     def _write_description(self) -> None:
-        """Whole or not at all: other commands may look at any time."""
+        """Whole or not at all: other commands may look at any time. Nobody else may: the URL may
+        hold a password.
+        """
         described = {"nats_url": self.nats_url, "pid": os.getpid(), "hosts": self.hosts}
         partial = self.directory / f".{CLUSTER_FILE}"
+        partial.unlink(missing_ok=True)
+        partial.touch(mode=0o600)
         partial.write_text(json.dumps(described), encoding="utf-8")
         partial.replace(self.directory / CLUSTER_FILE)
 

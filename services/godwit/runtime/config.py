@@ -490,9 +490,10 @@ def _variables() -> Iterator[tuple[str, Variable]]:
 
 def _value(variable: Variable, service: Service, environ: Mapping[str, str]) -> Any:
     text = environ.get(variable.name, "") or variable.default(environ)
+    shown = values.without_credentials(text) if variable.parse is values.url else text
     if not text and service in variable.required_by:
-        raise ConfigError(variable.name, text, variable.allowed)
+        raise ConfigError(variable.name, shown, variable.allowed)
     try:
         return variable.parse(text)
     except (ValueError, KeyError, InvalidInputError) as error:
-        raise ConfigError(variable.name, text, variable.allowed) from error
+        raise ConfigError(variable.name, shown, variable.allowed) from error

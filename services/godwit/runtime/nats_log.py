@@ -27,7 +27,7 @@ from godwit.runtime import websockets
 from godwit.runtime.cancellation import cancellable
 from godwit.runtime.event_log import AppendConflictError, LogFullError
 from godwit.runtime.pull_reader import PullReader
-from godwit.runtime.values import server_urls
+from godwit.runtime.values import server_urls, without_credentials
 from godwit_protocol.errors import (
     GodwitError,
     InvalidInputError,
@@ -106,7 +106,8 @@ class NatsLog:
         try:
             servers = server_urls(url)
         except ValueError as error:
-            raise InvalidInputError(f"{url!r} is not the URL of a NATS server") from error
+            shown = without_credentials(url)
+            raise InvalidInputError(f"{shown!r} is not the URL of a NATS server") from error
         websockets.put_into(transport, if_needed_for=servers)
         log = cls()
         try:
@@ -115,7 +116,7 @@ class NatsLog:
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await log.close()
             raise UnreachableError(
-                f"the event log at {url} does not answer",
+                f"the event log at {without_credentials(url)} does not answer",
                 hint="is the NATS server running, and GODWIT_NATS_URL right?",
             ) from error
         except BaseException:

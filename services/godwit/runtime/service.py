@@ -29,7 +29,7 @@ from godwit.metrics.exposition import CONTENT_TYPE, Exposition
 from godwit.metrics.facts import Facts
 from godwit.metrics.figures import Figures, Reading
 from godwit.runtime import config as configuration
-from godwit.runtime import telemetry
+from godwit.runtime import telemetry, values
 from godwit.runtime.choices import LogFormat
 from godwit.runtime.config import Config, Service
 from godwit.runtime.health import Health, Page
@@ -276,7 +276,8 @@ async def connect(service: Service, config: Config) -> ObservedLog:
         try:
             return await once()
         except UnreachableError as error:
-            _log.warning("waiting for the event log", url=config.nats_url, tried=attempt)
+            shown = values.without_credentials(config.nats_url)
+            _log.warning("waiting for the event log", url=shown, tried=attempt)
             _log.debug("event log unreachable", error=error.message)
             await asyncio.sleep(CONNECT_WAIT_S)
     return await once()

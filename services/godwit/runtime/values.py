@@ -7,6 +7,7 @@ Each function parses one kind of value, and raises ``ValueError``, ``KeyError`` 
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from godwit_protocol.facts import DeclaredFacts, Setting
 from godwit_protocol.subjects import checked_name
 
 GPUS_MAX: Final = 64
+_NEXT_URL: Final = re.compile(r",(?=[a-z]+://)")
 
 
 def server_urls(text: str) -> list[str]:
@@ -38,6 +40,21 @@ def url(text: str) -> str:
     """Return ``text``, if it names NATS servers."""
     server_urls(text)
     return text
+
+
+def without_credentials(urls: str) -> str:
+    """Return URLs, with commas between, as they may be shown: without user and password.
+
+    They need not be right: what is wrong is shown too.
+    """
+    return ",".join(map(_place, _NEXT_URL.split(urls)))
+
+
+def _place(url: str) -> str:
+    """A password may hold an ``@`` that should not stand there as it is."""
+    before, _, place = url.rpartition("@")
+    scheme, found, _ = before.partition("://")
+    return scheme + found + place if found else place
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:

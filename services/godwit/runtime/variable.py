@@ -36,7 +36,9 @@ class VariableRow:
 
 
 class ConfigError(InvalidInputError):
-    """A variable has a value that cannot be right. ``variable`` and ``value`` say which."""
+    """A variable has a value that cannot be right. ``variable`` and ``value``, as it may
+    be shown, say which.
+    """
 
     def __init__(self, variable: str, value: str, allowed: str) -> None:
         found = f"is {value!r}" if value else "is not set"

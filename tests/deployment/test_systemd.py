@@ -71,6 +71,15 @@ def test_every_service_s_metrics_have_a_port_of_their_own() -> None:
     assert [port for port in ports if f"| {port} |" not in page] == []
 
 
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_what_runs_for_ever_is_started_again_for_ever(unit: Path) -> None:
+    """systemd gives up on what fails five times within ten seconds, if it is not told otherwise."""
+    before, _, _ = unit.read_text().partition("[Service]")
+    runs_on = ("Restart", "always") in _settings(unit)
+    assert runs_on == (unit.stem != "godwit-provision")
+    assert ("StartLimitIntervalSec=0" in before.splitlines()) == runs_on
+
+
 def test_machines_outlive_the_launcher_s_unit_and_nothing_else() -> None:
     surviving = [unit.stem for unit in UNITS if ("KillMode", "process") in _settings(unit)]
     assert surviving == ["godwit-launcher"]

@@ -7,7 +7,7 @@ import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import promql_parser as promql
 import pytest
@@ -16,6 +16,8 @@ import yaml
 from prometheus_client.samples import Sample
 
 from godwit.metrics import definitions
+from godwit.pictures.migrations import REFUSALS
+from godwit_protocol.events.migration import AbortReason
 from observed_cluster import Observed
 from real_prometheus import Prometheus, find, running
 
@@ -88,6 +90,8 @@ def fits(sample: Sample, selector: promql.VectorSelector) -> bool:
         if matcher.op == promql.MatchOp.Equal and value != matcher.value:
             return False
         if matcher.op == promql.MatchOp.NotEqual and value == matcher.value:
+            return False
+        if matcher.op == promql.MatchOp.NotRe and re.fullmatch(matcher.value, value):
             return False
     return True
 
@@ -221,6 +225,89 @@ def test_promtool_takes_the_configuration_and_the_rules() -> None:
             [find("promtool"), *words], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Case(NamedTuple):
+    """What an alert makes of a story. ``story``: values by series, one a minute, as promtool has
+    them: ``_`` is none, ``0x9`` nine more of it. ``fires_m``: in which minutes it fires.
+    """
+
+    alert: str
+    story: dict[str, str]
+    fires_m: set[int]
+
+
+FAILED = 'godwit_machines_failed_total{service="source_host",host="host-1"}'
+ALARM = 'godwit_alarms_total{alarm="doubt_raised",service="coordinator",host=""}'
+
+
+def ended(outcome: str, reason: str = "") -> str:
+    return f'godwit_migrations_total{{outcome="{outcome}",reason="{reason}"}}'
+
+
+CASES = {
+    "a machine dies": Case("GodwitMachineFailed", {FAILED: "0x20 1x40"}, {25}),
+    "none dies": Case("GodwitMachineFailed", {FAILED: "0x60"}, set()),
+    "two die with their host": Case("GodwitMachineFailed", {FAILED: "0x10 _x20 2x40"}, {35}),
+    "one that failed before Prometheus was there": Case(
+        "GodwitMachineFailed", {FAILED: "1x60"}, {5}
+    ),
+    "an alarm at a start": Case("GodwitAlarmRaised", {ALARM: "_x20 1x40"}, {25}),
+    "no alarm": Case("GodwitAlarmRaised", {ALARM: "_x20 0x40"}, set()),
+    "one refusal in a quiet hour": Case(
+        "GodwitMigrationsAborting",
+        {ended("aborted", "incompatible"): "0x5 1x60", ended("completed"): "0x60"},
+        set(),
+    ),
+    "one failure in a quiet hour": Case(
+        "GodwitMigrationsAborting",
+        {ended("aborted", "source_lost"): "0x5 1x60", ended("completed"): "0x60"},
+        set(),
+    ),
+    "refusals in a busy hour": Case(
+        "GodwitMigrationsAborting",
+        {ended("aborted", "incompatible"): "0+1x60", ended("completed"): "0+1x60"},
+        set(),
+    ),
+    "failures, whatever is refused": Case(
+        "GodwitMigrationsAborting",
+        {
+            ended("aborted", "source_lost"): "0+1x60",
+            ended("aborted", "incompatible"): "0+9x60",
+            ended("completed"): "0+1x60",
+        },
+        {25, 35, 55},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_an_alert_fires_when_it_should(tmp_path: Path, case: Case) -> None:
+    told = [{"series": series, "values": values} for series, values in case.story.items()]
+    one = tmp_path / "alerts.yml"  # without the others, and what they need to be looked at
+    rule = next(rule for rule in RULES if rule["alert"] == case.alert)
+    asked = [
+        {
+            "expr": f'count(ALERTS{{alertname="{case.alert}",alertstate="firing"}})',
+            "eval_time": f"{minute}m",
+            "exp_samples": [{"value": 1}] if minute in case.fires_m else [],
+        }
+        for minute in (5, 25, 35, 55)
+    ]
+    one.write_text(yaml.safe_dump({"groups": [{"name": "one", "rules": [rule]}]}))
+    story = {"interval": "1m", "input_series": told, "promql_expr_test": asked}
+    test = tmp_path / "test.yml"
+    test.write_text(yaml.safe_dump({"rule_files": [str(one)], "tests": [story]}))
+    done = subprocess.run(
+        [find("promtool"), "test", "rules", test], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_refusal_counts_as_a_migration_that_failed() -> None:
+    (rule,) = (rule for rule in RULES if rule["alert"] == "GodwitMigrationsAborting")
+    left_out = set(re.findall(r'reason!~"([^"]+)"', rule["expr"]))
+    assert left_out == {"|".join(sorted({*REFUSALS, AbortReason.CANCELLED}))}
 
 
 def test_every_alert_says_how_bad_it_is_and_what_it_means() -> None:

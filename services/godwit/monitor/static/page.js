@@ -12,6 +12,7 @@ let hasMore = false; // whether some of them that match the filter are not here
 let leftOut = 0; // how many more the log has
 const TIMELINE_MS = 2000; // however much happens, it is asked for no more often
 const FILTER_MS = 300; // so long after the last key older ones are asked for, too
+const RETRY_MS = 3000; // so long after an answer that is no stream it is asked again
 const KEPT_MAX = 1000; // of more, those that ended first are forgotten
 
 // Text is set only where it differs, so that a reader or a selection is not disturbed.
@@ -278,6 +279,8 @@ function listen() {
   stream.addEventListener("error", () => {
     setText(told, "not connected; trying again");
     told.className = "lost";
+    // It tries again by itself, but not after an answer that is no stream: a proxy's, or "too many".
+    if (stream.readyState === EventSource.CLOSED) setTimeout(listen, RETRY_MS);
   });
   stream.addEventListener("news", (message) => take(JSON.parse(message.data)));
 }

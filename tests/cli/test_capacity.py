@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -120,7 +121,7 @@ async def test_gpus_are_filtered_and_their_load_is_shown(
     )
     await book(teller, unique_name, EntryKind.HELD, "one", whole)
     look = GpuTelemetry(gpu=0, utilisation_percent=37, xids=(79,))
-    telemetry = msgspec.msgpack.encode(HostTelemetry(wall_ns=1, gpus=(look,)))
+    telemetry = msgspec.msgpack.encode(HostTelemetry(wall_ns=time.time_ns(), gpus=(look,)))
     subject = subjects.telemetry("host", unique_name, "gpus")
     await teller.log.append(subject, telemetry, message_id=unique_name)
     arguments = ("gpus", "--host", unique_name, "--model", "H100-80GB", "--profile", "1g.10gb")

@@ -1,5 +1,6 @@
 """Machines, migrations and GPUs as the commands show them, from logs as services write them."""
 
+import msgspec
 import pytest
 from told_log import Teller
 
@@ -25,7 +26,9 @@ from godwit_protocol.events import Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason, Outcome
+from godwit_protocol.facts import GpuTelemetry, HostTelemetry
 from godwit_protocol.projections import MigrationSummary
+from godwit_protocol.stored import Stored
 
 MIGRATION_KEYS = {
     *("id", "machine", "source", "destination", "outcome", "reason", "message", "rounds"),
@@ -181,6 +184,22 @@ def test_the_throughput_is_that_of_the_rounds() -> None:
     assert migration_pictures.throughput_bytes_per_second(MigrationSummary(id="m")) == 0.0
 
 
+async def test_health_is_shown_for_as_long_as_it_is_of_now(
+    teller: Teller, unique_name: str
+) -> None:
+    gpu = mev.GpuInventory(index=0, model="H100-80GB", memory_bytes=80 * 2**30, simulated=False)
+    await teller.announce(unique_name, gpu)
+    hosts, _ = await host_pictures.Hosts.read(teller.log)
+    told = HostTelemetry(wall_ns=10**18, gpus=(GpuTelemetry(gpu=0, xids=()),))
+    subject = subjects.telemetry("host", unique_name, "gpus")
+    hosts.learn(Stored(subject, 0, 0, msgspec.msgpack.encode(told)))
+    found = hosts.pictures(unique_name)
+    for seconds, health in ((-5, "ok"), (0, "ok"), (20, "ok"), (21, ""), (3600, "")):
+        (picture,) = hosts.gpus(found, load(), 10**18 + seconds * 10**9)
+        assert picture.health == health
+        assert (picture.telemetry is None) is (health == "")
+
+
 async def test_what_sits_on_a_gpu(teller: Teller, unique_name: str) -> None:
     gpu = mev.GpuInventory(index=0, model="H100-80GB", memory_bytes=80 * 2**30, simulated=True)
     await teller.announce(unique_name, gpu)
@@ -206,7 +225,7 @@ async def test_what_sits_on_a_gpu(teller: Teller, unique_name: str) -> None:
             message_id=teller.clock.new_id(),
         )
     hosts, _ = await host_pictures.Hosts.read(teller.log)
-    (picture,) = hosts.gpus(hosts.pictures(unique_name), load())
+    (picture,) = hosts.gpus(hosts.pictures(unique_name), load(), 0)
     assert picture.as_json() == {
         "host": unique_name,
         "gpu": 0,

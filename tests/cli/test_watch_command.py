@@ -20,6 +20,8 @@ from pseudo_terminal import on_terminal
 
 GODWIT = str(Path(sys.executable).with_name("godwit"))
 LINE_S_MAX = 30.0
+WATCHING_S = 3.0
+"""After so long it watches."""
 
 
 @pytest.fixture
@@ -76,6 +78,26 @@ async def test_as_json_it_tells_the_same(godwit: Godwit, teller: Teller, unique_
     ended = await godwit("watch", migration, "--json")
     told = json.loads(ended.out)
     assert (told["id"], told["phase"], told["reason"]) == (migration, "aborted", "cancelled")
+
+
+@pytest.mark.usefixtures("own_log")  # whose streams are there
+async def test_it_says_that_the_log_is_away_and_back(
+    own_server: NatsServer, tmp_path: Path
+) -> None:
+    environ = {"GODWIT_DIR": str(tmp_path), "GODWIT_NATS_URL": own_server.url}
+    process = await asyncio.create_subprocess_exec(
+        *(GODWIT, "watch"), env=environ, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    try:
+        for turn, told in ((own_server.stop, "does not answer"), (own_server.restart, "again")):
+            await asyncio.sleep(WATCHING_S)
+            await turn()
+            async with asyncio.timeout(LINE_S_MAX):
+                assert told in (await process.stderr.readline()).decode()
+    finally:
+        process.terminate()
+        await process.wait()
 
 
 @pytest.mark.usefixtures("log")  # whose streams are there

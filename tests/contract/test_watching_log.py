@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_asyncio
@@ -121,6 +123,34 @@ async def test_a_stream_that_is_not_said_live_is_looked_at(
     await owner.append(subjects.ledger("host-1"), b"a line", message_id="line-1")
     assert [each.data for each in await waiting] == [b"a line"]
     await tail.aclose()
+
+
+async def test_it_says_whether_what_a_tail_gives_is_all_there_is(
+    watching: WatchingLog, guarded: Guarded, owner: NatsLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching_log, "LOOK_S", 0.05)
+    monkeypatch.setattr(watching_log, "ANSWER_S_MAX", 0.3)
+    await tell(owner, 1)
+    tail = watching.tail(ALL_MIGRATIONS)
+    await taken(tail, 1)
+    waiting = asyncio.ensure_future(taken(tail, 1))
+    await asyncio.sleep(0.5)
+    assert watching.is_connected
+    os.kill(guarded.pid, signal.SIGSTOP)  # the connection stands, and nobody answers
+    try:
+        await until(lambda: not watching.is_connected)
+    finally:
+        os.kill(guarded.pid, signal.SIGCONT)
+    await until(lambda: watching.is_connected)
+    await tell(owner, 2)
+    assert [each.sequence for each in await waiting] == [2]
+    await tail.aclose()
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(HEARD_S_MAX):
+        while not is_so():  # noqa: ASYNC110  # a connection's state
+            await asyncio.sleep(0.02)
 
 
 async def test_what_may_not_be_watched_is_an_error_within_its_time(watching: WatchingLog) -> None:

@@ -74,3 +74,23 @@ async def test_a_browser_for_which_there_was_no_room_comes_back_and_once(browser
         await page.wait_for_timeout(2 * RETRY_MS)
         assert audience.joined_ever == 1, "and no second stream beside it"
         await page.close()
+
+
+async def test_it_says_when_the_log_does_not_answer(browser: Browser) -> None:
+    picture, audience = Picture(loading.load(None)), Audience()
+    served = Pages(picture, audience, LogFile(LOG)).application()
+    async with TestServer(served) as server:
+        page = await browser.new_page()
+        await page.goto(str(server.make_url("/")))
+        told = page.locator("#connection")
+        for connected, text in (
+            (True, "live"),
+            (False, "the event log does not answer; this is what it said last"),
+            (True, "live"),
+        ):
+            picture.note_connection(connected)
+            if (news := picture.take_news()) is not None:
+                audience.tell(news)
+            await expect(told).to_have_text(text)
+            await expect(told).to_have_class("" if connected else "lost")
+        await page.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,8 +32,11 @@ REQUESTED = MigrationRequested(machine="m", destination="host-2", limits=Limits(
 class Monitor:
     """A client of the monitor's, and somebody who writes the log."""
 
-    def __init__(self, url: str, client: aiohttp.ClientSession, owner: NatsLog) -> None:
+    def __init__(
+        self, url: str, client: aiohttp.ClientSession, owner: NatsLog, log_pid: int
+    ) -> None:
         self.url, self.client, self.owner = url, client, owner
+        self.log_pid = log_pid
 
     async def json(self, path: str, status: int = 200) -> Any:
         async with self.client.get(self.url + path) as answer:
@@ -63,7 +67,7 @@ async def monitor(tmp_path: Path) -> AsyncIterator[Monitor]:
         try:
             url = await address(tmp_path / "services" / "monitor" / "page.json", process)
             async with aiohttp.ClientSession() as client:
-                yield Monitor(url, client, owner)
+                yield Monitor(url, client, owner, guarded.pid)
         finally:
             process.terminate()
             assert await process.wait() == 0
@@ -114,6 +118,18 @@ async def test_what_happens_is_told_live_and_a_returning_browser_only_what_it_mi
     stored = await monitor.owner.last(subjects.migration("x2", Lane.OPERATOR, REQUESTED.TYPE))
     assert stored is not None
     assert stored.sequence == 2  # the monitor has written nothing
+
+
+async def test_it_says_whether_the_log_answers(monitor: Monitor) -> None:
+    async with monitor.stream() as stream:
+        assert (await news(stream))[1]["connected"] is True
+        os.kill(monitor.log_pid, signal.SIGSTOP)
+        try:
+            told = (await news(stream))[1]
+        finally:
+            os.kill(monitor.log_pid, signal.SIGCONT)
+        assert (told["connected"], told["migrations"]) == (False, [])
+        assert (await news(stream))[1]["connected"] is True
 
 
 async def test_it_says_what_is_not_there(monitor: Monitor) -> None:

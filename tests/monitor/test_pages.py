@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import hdrs
 from aiohttp.test_utils import TestClient, TestServer
@@ -19,7 +22,10 @@ from godwit.monitor.pages import Pages
 from godwit.monitor.picture import PAGE_ROWS, Picture
 from godwit.pictures import board as boards
 from godwit.pictures import report
+from godwit.pictures.hosts import TELEMETRY_S_MAX
 from godwit.runtime.log_file import LogFile
+from godwit_protocol import subjects
+from godwit_protocol.facts import GpuTelemetry, HostTelemetry
 from made_up_moves import migration_id, move
 from recorded_logs import in_file
 
@@ -99,6 +105,33 @@ async def test_a_report_has_a_policy_for_its_own_style_and_no_other() -> None:
         text = await answer.text()
     assert text.count(f"<style>{report.STYLE}</style>") == 1
     assert "style=" not in text
+
+
+async def test_health_that_gets_old_is_news() -> None:
+    """Nothing comes from a host that is gone: it must not look well for ever."""
+    picture = picture_of()
+    of_ns = time.time_ns() - TELEMETRY_S_MAX * 10**9 + 300_000_000
+    told = HostTelemetry(wall_ns=of_ns, gpus=(GpuTelemetry(gpu=0, xids=()),))
+    picture.take_news()
+    picture.hear(subjects.telemetry("host", "host-1", "gpus"), msgspec.msgpack.encode(told))
+    assert picture.take_news() is not None
+    assert picture.take_news() is None
+    await asyncio.sleep(0.4)
+    news = picture.take_news()
+    assert news is not None
+    assert news.cluster is not None
+    assert picture.take_news() is None
+
+
+def test_whether_the_log_answers_is_news_when_it_changes() -> None:
+    picture = picture_of()
+    picture.take_news()
+    for connected in (True, False, False, True):
+        was = picture.whole().connected
+        picture.note_connection(connected)
+        news = picture.take_news()
+        assert (news is not None) is (connected is not was)
+        assert picture.whole().connected is connected
 
 
 async def test_no_more_look_than_there_is_room_for() -> None:

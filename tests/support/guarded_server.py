@@ -24,7 +24,8 @@ READY_S_MAX = 20
 class Guarded:
     """Where it is, for each of the users."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, pid: int) -> None:
+        self.pid = pid
         self._address = f"127.0.0.1:{port}"
         self.url = f"nats://godwit:owner@{self._address}"
         self.watch_url = f"nats://watch:looker@{self._address}"
@@ -45,7 +46,7 @@ async def running(directory: Path, also: str = "") -> AsyncIterator[Guarded]:
         async with asyncio.timeout(READY_S_MAX):
             await _ready(server.stderr)
         reading = asyncio.create_task(server.stderr.read())
-        yield Guarded(port)
+        yield Guarded(port, server.pid)
     finally:
         server.terminate()
         await server.wait()

@@ -69,6 +69,17 @@ def test_the_list(width: int, migrations: int) -> None:
     check(f"list-{migrations}-{width}", text)
 
 
+@pytest.mark.parametrize(
+    "screen", [Screen(), Screen(mode=Mode.DETAIL, chosen=migration_id(3))], ids=["list", "detail"]
+)
+def test_a_log_that_does_not_answer_is_said_above_all(screen: Screen) -> None:
+    rows, now_ns = board(200).rows(), START_NS + 10 * SECOND_NS
+    lines = drawn(screen, rows, 60, HEIGHT, now_ns, connected=False)
+    assert lines[0].plain == "the event log does not answer; this is what it said last"
+    assert len(lines) <= HEIGHT
+    assert lines[1].plain == drawn(screen, rows, 60, HEIGHT, now_ns)[0].plain
+
+
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_one_in_detail(width: int) -> None:
     screen = Screen(mode=Mode.DETAIL, chosen=migration_id(3))

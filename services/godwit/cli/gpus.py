@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
@@ -72,7 +73,7 @@ def gpus(
 
     def draw(hosts: Hosts) -> View:
         pictures = hosts.pictures(host, model)
-        found = hosts.gpus(pictures, catalogue)
+        found = hosts.gpus(pictures, catalogue, time.time_ns())
         if profile:
             found = on_which_fits(found, pictures, catalogue, profile)
         return view_of(found, catalogue, by)

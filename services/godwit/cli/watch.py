@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 REDRAW_S: Final = 0.25
 """However much comes, it is drawn no more often; a key is answered at once."""
+CONNECTION_S: Final = 0.5
+"""So often it is looked whether the log answers, where nothing is drawn."""
 ARRIVALS_MAX: Final = 1000
 """Events, telemetry and keys that wait; then reading waits."""
 STRAGGLERS_S_MAX: Final = 2.0
@@ -98,6 +100,11 @@ class Watching:
     def left_out(self) -> int:
         """How many migrations of the log are not on the board."""
         return self._not_read + self.board.forgotten
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the log answers."""
+        return self._log.is_connected
 
     async def read(self) -> None:
         """Take what the log holds of the newest migrations. Raises ``UnreachableError``."""
@@ -175,7 +182,8 @@ async def _until_left(watching: Watching, update: Callable[..., None]) -> None:
     while screen.mode is not Mode.OVER and not (wanted and screen.mode is Mode.LIST):
         rows = matching(watching.board.rows(), screen.filter)
         left_out = watching.left_out
-        lines = drawn(screen, rows, console.width, console.height, time.time_ns(), left_out)
+        size, now_ns = (console.width, console.height), time.time_ns()
+        lines = drawn(screen, rows, *size, now_ns, left_out, connected=watching.is_connected)
         if (lines, console.size) != shown:
             shown = (lines, console.size)
             update(Group(*lines), refresh=True)
@@ -202,8 +210,19 @@ async def in_lines(watching: Watching, *, as_json: bool) -> None:
     lines = Lines(as_json)
     for row in sorted(watching.board.rows(), key=lambda each: each.summary.requested_wall_ns):
         lines.tell(row)
-    async with _followed(watching.follow()):
+    async with _followed(watching.follow(), say_if_silent(watching)):
         await _until_ended(watching, lines)
+
+
+async def say_if_silent(watching: Watching) -> None:
+    """Say it beside the lines when the log ceases to answer, and when it answers again."""
+    told = True
+    while True:
+        if watching.is_connected is not told:
+            told = watching.is_connected
+            text = "the event log answers again" if told else "the event log does not answer"
+            output.stderr().print(text, markup=False, soft_wrap=True)
+        await asyncio.sleep(CONNECTION_S)
 
 
 async def _until_ended(watching: Watching, lines: Lines) -> None:

@@ -23,6 +23,7 @@ NAME_MIN, NAME_MAX = 10, 24
 SPARKS_MAX: Final = 40
 ROUND_LINES_MAX: Final = 12
 BECAUSE_LINES_MAX: Final = 3
+SILENT: Final = "the event log does not answer; this is what it said last"
 KEYS: Final = "↑↓ choose · Enter open · / filter · q back"
 KEYS_SHORT: Final = "↑↓ · Enter · / · q back"
 _STYLES: Final = {
@@ -127,11 +128,20 @@ def line(row: Row, now_ns: int) -> str:
 
 
 def drawn(
-    screen: Screen, rows: Sequence[Row], width: int, height: int, now_ns: int, left_out: int = 0
+    screen: Screen,
+    rows: Sequence[Row],
+    width: int,
+    height: int,
+    now_ns: int,
+    left_out: int = 0,
+    *,
+    connected: bool = True,
 ) -> list[Text]:
     """The screen's lines, at most ``height``, none wider than ``width``. ``rows``: as filtered;
-    ``left_out``: how many older migrations were not read.
+    ``left_out``: how many older migrations were not read; ``connected``: whether the log answers.
     """
+    above = [] if connected else [Text(SILENT, style="bold red")]
+    height -= len(above)
     ids = [row.summary.id for row in rows]
     if screen.mode is Mode.DETAIL and screen.chosen in ids:
         lines = detail(rows[ids.index(screen.chosen)], width, height, now_ns)
@@ -139,6 +149,7 @@ def drawn(
         lines = _list(screen, rows, ids, width, height, now_ns)
         if left_out:
             lines[0].append(f", {left_out:,} older left out")
+    lines = [*above, *lines]
     for each in lines:
         each.truncate(width, overflow="ellipsis")
     return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 REDRAW_S: Final = 0.25
 """However much comes, it is drawn no more often."""
+OLDER_S: Final = 5.0
+"""However little comes, it is drawn so often: what was told of load and health gets old."""
 ARRIVALS_MAX: Final = 10_000
 """Messages that wait to be drawn; then reading waits."""
 
@@ -109,7 +111,9 @@ def _rendered(view: View) -> RenderableType:
 async def _follow_all(
     log: EventLog, hosts: Hosts, lasts: Mapping[Source, int], redraw: Callable[[], None]
 ) -> None:
-    """Draw, and draw again whenever ``hosts`` have learned something, until cancelled."""
+    """Draw, and draw again whenever ``hosts`` have learned something, or nothing for long, until
+    cancelled.
+    """
     arrivals: asyncio.Queue[Stored] = asyncio.Queue(ARRIVALS_MAX)
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -117,7 +121,9 @@ async def _follow_all(
                 tasks.create_task(_follow(log, source, last, arrivals))
             while True:
                 redraw()
-                hosts.learn(await arrivals.get())
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(OLDER_S):
+                        hosts.learn(await arrivals.get())
                 await asyncio.sleep(REDRAW_S)
                 while not arrivals.empty():
                     hosts.learn(arrivals.get_nowait())

@@ -28,7 +28,8 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
     """What changed, as the page takes it. ``place``: of the last event that is in it.
 
     ``fresh``: what was told before is not to be relied on. ``known``: how many migrations can be
-    asked for; ``left_out``: how many more the log has.
+    asked for; ``left_out``: how many more the log has. ``connected``: whether the log answers; if
+    not, all of this is what it said last.
     """
 
     place: int
@@ -37,6 +38,7 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
     fresh: bool = False
     known: int = 0
     left_out: int = 0
+    connected: bool = True
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +61,9 @@ class Picture:
         self._catalogue = catalogue
         self._changed: dict[str, None] = {}
         self._cluster_changed = False
+        self._connected = True
+        self._connection_changed = False
+        self._silent_hosts: frozenset[str] = frozenset()
 
     @property
     def left_out(self) -> int:
@@ -97,6 +102,11 @@ class Picture:
             self._hosts.learn(Stored(subject, 0, 0, data))
             self._cluster_changed = True
 
+    def note_connection(self, connected: bool) -> None:
+        """Whether the log answers now."""
+        self._connection_changed |= connected is not self._connected
+        self._connected = connected
+
     def whole(self, after: int = 0) -> News:
         """What changed after a place; the first page, if that is not known any more."""
         known_from = max(self._first_place, self.board.forgotten_place, 1)
@@ -107,12 +117,15 @@ class Picture:
 
     def take_news(self) -> News | None:
         """What has changed since this was last asked; None if nothing has."""
-        if not self._changed and not self._cluster_changed:
+        silent = self._hosts.silent(time.time_ns())
+        self._cluster_changed |= silent != self._silent_hosts
+        self._silent_hosts = silent
+        if not (self._changed or self._cluster_changed or self._connection_changed):
             return None
         rows = [self.board.row(migration) for migration in self._changed]
         told = _told([row for row in rows if row is not None])
         news = self._news(told, self.cluster() if self._cluster_changed else None)
-        self._changed, self._cluster_changed = {}, False
+        self._changed, self._cluster_changed, self._connection_changed = {}, False, False
         return news
 
     def page(self, words: str = "", before: str = "", rows_max: int = PAGE_ROWS) -> Page:
@@ -133,7 +146,7 @@ class Picture:
     def cluster(self) -> dict[str, Any]:
         """The hosts that have announced themselves, their GPUs, and what sits on those."""
         pictures = self._hosts.pictures()
-        gpus = self._hosts.gpus(pictures, self._catalogue)
+        gpus = self._hosts.gpus(pictures, self._catalogue, time.time_ns())
         return {
             "hosts": [picture.host for picture in pictures],
             "gpus": [gpu.as_json() for gpu in gpus],
@@ -149,6 +162,7 @@ class Picture:
             fresh=fresh,
             known=len(self.board.rows()),
             left_out=self.left_out,
+            connected=self._connected,
         )
 
 

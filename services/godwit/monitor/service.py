@@ -58,6 +58,7 @@ async def main(context: ServiceContext) -> None:
         context.health.ready = True
         while True:
             await asyncio.sleep(NEWS_S)
+            picture.note_connection(log.is_connected)
             news = picture.take_news()
             if news is not None:
                 audience.tell(news)

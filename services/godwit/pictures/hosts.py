@@ -1,6 +1,7 @@
 """Hosts and their GPUs as the log shows them: each inventory with the fold of its ledger.
 
-What a GPU's driver last told of its load and health is shown beside it; nothing goes by that.
+What a GPU's driver told of its load and health a moment ago is shown beside it; nothing goes by
+that.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ Source = str
 BOOKS: Final[tuple[Source, ...]] = (subjects.inventory("*"), subjects.ledger("*"))
 SOURCES: Final = (*BOOKS, subjects.telemetry("host", "*", "gpus"))
 """What a picture is made of."""
+TELEMETRY_S_MAX: Final = 20
+"""Older telemetry says nothing of now: a host tells it every five seconds."""
 
 
 class OnGpu(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,13 +167,28 @@ class Hosts:
             raise NotFoundError(f"there is no GPU {model!r}", hint=f"models: {', '.join(models)}")
         return [_of_model(item, model) for item in found] if model else found
 
-    def gpus(self, pictures: Sequence[HostPicture], catalogue: Catalogue) -> list[GpuPicture]:
-        """Each GPU of the hosts."""
-        return [self._gpu(picture, gpu, catalogue) for picture in pictures for gpu in picture.gpus]
+    def gpus(
+        self, pictures: Sequence[HostPicture], catalogue: Catalogue, now_ns: int
+    ) -> list[GpuPicture]:
+        """Each GPU of the hosts, as it is now."""
+        silent = self.silent(now_ns)
+        return [
+            self._gpu(picture, gpu, catalogue, silent)
+            for picture in pictures
+            for gpu in picture.gpus
+        ]
 
-    def _gpu(self, picture: HostPicture, gpu: GpuInventory, catalogue: Catalogue) -> GpuPicture:
+    def silent(self, now_ns: int) -> frozenset[str]:
+        """Hosts that have told telemetry, and not of late."""
+        oldest_ns = now_ns - TELEMETRY_S_MAX * 1_000_000_000
+        told = self._telemetry.items()
+        return frozenset(host for host, telemetry in told if telemetry.wall_ns < oldest_ns)
+
+    def _gpu(
+        self, picture: HostPicture, gpu: GpuInventory, catalogue: Catalogue, silent: frozenset[str]
+    ) -> GpuPicture:
         told = self._telemetry.get(picture.host)
-        looks = () if told is None else told.gpus
+        looks = () if told is None or picture.host in silent else told.gpus
         return GpuPicture(
             host=picture.host,
             gpu=gpu,

@@ -46,6 +46,10 @@ End = Callable[[], Awaitable[None]]
 class WatchConnection(Protocol):
     """What watching needs of a connection."""
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server can be asked right now."""
+
     async def post_api(self, call: str, request: dict[str, Any], reply_to: str) -> None:
         """Send a request to the JetStream API without waiting; may be lost."""
 
@@ -125,6 +129,13 @@ class WatchingLog:
 
     def __init__(self, connection: WatchConnection) -> None:
         self._connection = connection
+        self._silent = set[str]()
+        """Streams that are followed, and did not tell their history when they were last asked."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether what a tail gives is all there is: the server is there, and answers."""
+        return self._connection.is_connected and not self._silent
 
     async def last(self, subject: str, *, timeout_s: float = ANSWER_S_MAX) -> Stored | None:
         """As ``LogReader.last``; wildcards are allowed."""
@@ -182,6 +193,7 @@ class WatchingLog:
                         last = stored.sequence
                         yield stored
                 while (heard := await live.next(last)) is not None:
+                    self._silent.discard(stream)
                     last = heard.sequence
                     yield heard
 
@@ -191,7 +203,9 @@ class WatchingLog:
             async with aclosing(self._history(EVERYTHING, after, stream)) as history:
                 async for stored in history:
                     yield stored
+            self._silent.discard(stream)
         except api.LogSilentError as error:
+            self._silent.add(stream)
             _log.debug("history not told", stream=stream, error=error.message)
 
     async def _history(

@@ -261,6 +261,8 @@ function take(news) {
   if (news.fresh) [...migrations.keys()].forEach(forget);
   known = news.known;
   leftOut = news.left_out;
+  if (news.connected) tellConnection("live", "");
+  else tellConnection("the event log does not answer; this is what it said last", "lost");
   for (const each of news.migrations) migrations.set(each.id, each);
   if (news.fresh) hasMore = known > migrations.size;
   inOrder().slice(KEPT_MAX).forEach((each) => forget(each.id));
@@ -269,16 +271,16 @@ function take(news) {
   else drawList();
 }
 
+function tellConnection(text, className) {
+  setText(byId("connection"), text);
+  byId("connection").className = className;
+}
+
+// The first news come with the stream itself.
 function listen() {
   const stream = new EventSource("/api/stream");
-  const told = byId("connection");
-  stream.addEventListener("open", () => {
-    setText(told, "live");
-    told.className = "";
-  });
   stream.addEventListener("error", () => {
-    setText(told, "not connected; trying again");
-    told.className = "lost";
+    tellConnection("not connected; trying again", "lost");
     // It tries again by itself, but not after an answer that is no stream: a proxy's, or "too many".
     if (stream.readyState === EventSource.CLOSED) setTimeout(listen, RETRY_MS);
   });

@@ -24,7 +24,7 @@ from godwit.runtime import telemetry
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import AppendConflictError, EventLog
 from godwit.runtime.lane import ChainPosition, LaneWriter, Scope, Sealed
-from godwit.runtime.patience import patiently
+from godwit.runtime.patience import append_patiently, patiently
 from godwit_protocol import codec
 from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.errors import ConflictError, InDoubtError
@@ -242,7 +242,7 @@ class Conductor:
     async def _say(self, event: Event, lane: LaneWriter, cause: str) -> None:
         """Write what is no decision: another replica may say the same."""
         sealed = lane.seal(event, causation=cause)
-        await patiently(lambda: sealed.append_to(self._event_log))
+        await append_patiently(self._event_log, sealed)
         lane.advance(sealed)
 
     async def _append(

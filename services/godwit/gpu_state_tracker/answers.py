@@ -16,7 +16,7 @@ import structlog
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import AppendConflictError, EventLog
 from godwit.runtime.lane import LaneWriter, Scope, Sealed, position_in_log
-from godwit.runtime.patience import patiently
+from godwit.runtime.patience import append_patiently, patiently
 from godwit.runtime.signing import Signer
 from godwit_protocol import codec
 from godwit_protocol.errors import ConflictError, CorruptError
@@ -133,7 +133,7 @@ class Answers:
         """The migration needs no more of its reservation: sign what was said of it."""
         if self._signer is not None:
             signed = lane.sign(self._signer)
-            await patiently(lambda: signed.append_to(self._event_log))
+            await append_patiently(self._event_log, signed)
             lane.advance(signed)
 
     async def _lane(self, scope: Scope) -> LaneWriter:

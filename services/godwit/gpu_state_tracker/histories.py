@@ -17,7 +17,7 @@ import structlog
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import AppendConflictError, EventLog
 from godwit.runtime.lane import LaneWriter, Scope
-from godwit.runtime.patience import patiently
+from godwit.runtime.patience import append_patiently, patiently
 from godwit.runtime.signing import Signer
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import CorruptError, InvalidInputError
@@ -251,7 +251,7 @@ class Histories:
         if self._signer is not None:
             lane.advance(sealed)
             signed = lane.sign(self._signer)
-            await patiently(lambda: signed.append_to(self._event_log))
+            await append_patiently(self._event_log, signed)
 
     async def _keep_machine(self, machine: MachineHistory) -> None:
         await self._keep(subjects.machine_history(machine.machine), hist.encode(machine))

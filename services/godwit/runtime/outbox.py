@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 
 from godwit.runtime.event_log import EventLog
+from godwit.runtime.patience import READ_BACK_AFTER_S
 from godwit_protocol.errors import (
     DeadlineError,
     GodwitError,
@@ -32,8 +33,6 @@ APPENDS_IN_FLIGHT_MAX: Final = 64
 APPEND_S_MAX: Final = 5.0
 BACKOFF_S_MIN: Final = 0.1
 BACKOFF_S_MAX: Final = 5.0
-READ_BACK_AFTER_S: Final = 60.0
-"""Well within the log's deduplication window, after which a repeat would be stored twice."""
 
 _log: Final = structlog.get_logger(__name__)
 

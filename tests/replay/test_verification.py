@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from godwit.runtime.clock import SystemClock
 from godwit.runtime.lane import LaneWriter, Scope
-from godwit_protocol import codec
+from godwit.runtime.log_file import LogFile
+from godwit_protocol import codec, subjects
 from godwit_protocol.convergence import Decision
 from godwit_protocol.errors import CorruptError, InvalidInputError
 from godwit_protocol.events import CHAIN_START, Lane, stored_hash
@@ -19,11 +21,13 @@ from godwit_protocol.events import migration as ev
 from godwit_protocol.replay import lines
 from godwit_protocol.replay.chains import note, parse_noted
 from godwit_protocol.replay.stories import Story
+from godwit_protocol.replay.timeline import timeline
 from godwit_protocol.replay.verification import UNENDED, UNHELD, verify
 from godwit_protocol.stored import Stored
 from recorded_logs import simulated, stories_of
 
 SEEDS = (1, 3, 8, 25)
+LOGS = Path(__file__).parents[1] / "golden" / "logs"
 
 
 @cache
@@ -77,6 +81,71 @@ def test_a_decision_that_the_core_does_not_make_is_named() -> None:
     found = verify(migration, resealed(messages, index, other))
     told = [str(fault) for fault in found.faults]
     assert f"round_completed {event.figures.round} ({otherwise}" in told[0], envelope
+
+
+def until_staged(staged_ns: int) -> tuple[str, list[Stored]]:
+    """A real move until its image was staged, when the destination's clock stood at ``staged_ns``.
+    The destination's events after that are gone; those of the source stay.
+    """
+    file = LogFile(LOGS / "v1-completed.ndjson")
+    messages: list[Stored] = []
+    is_staged = False
+    for message in file.messages():
+        envelope = codec.decode(message.data).envelope
+        if envelope.type == ev.ImageStaged.TYPE:
+            is_staged = True
+            data = codec.encode(msgspec.structs.replace(envelope, monotonic_ns=staged_ns))
+            messages.append(msgspec.structs.replace(message, data=data))
+        elif envelope.lane is Lane.SOURCE or not is_staged:
+            messages.append(message)
+    return file.head().of, messages
+
+
+def with_doubt(messages: list[Stored], boot: str, now_ns: int) -> list[Stored]:
+    """The destination waits for GO in vain, and says so; its host may have been booted since."""
+    event = ev.DoubtRaised(message="the image is whole, and no GO comes")
+    last = next(each for each in reversed(messages) if each.subject.endswith(ev.ImageStaged.TYPE))
+    before = codec.decode(last.data).envelope
+    envelope = msgspec.structs.replace(
+        before,
+        id=SystemClock().new_id(),
+        type=event.TYPE,
+        lane_sequence=before.lane_sequence + 1,
+        causation=before.id,
+        boot=boot or before.boot,
+        monotonic_ns=now_ns,
+        prev_hash=stored_hash(last.data),
+        body=codec.encode_body(event),
+    )
+    subject = subjects.migration(before.migration, Lane.DESTINATION, event.TYPE)
+    sequence = messages[-1].sequence + 1
+    return [*messages, Stored(subject, sequence, last.time_ns, codec.encode(envelope), {})]
+
+
+DAY_NS = 24 * 3600 * 10**9
+
+
+@pytest.mark.timeout(60)
+def test_what_a_host_says_after_it_was_booted_is_explained_by_its_restart() -> None:
+    migration, messages = until_staged(10 * DAY_NS)
+    rebooted = with_doubt(messages, "another boot", 75 * 10**9)
+    assert verify(migration, rebooted).faults == ()
+    (step,) = [
+        each.step
+        for each in timeline(migration, rebooted).moments
+        if isinstance(each.recorded.event, ev.DoubtRaised)
+    ]
+    assert step is not None
+    assert step.restarted
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("staged_ns", [10 * DAY_NS, 2**63])
+def test_a_clock_that_goes_back_keeps_nobody_searching_for_ever(staged_ns: int) -> None:
+    """A log may say anything; whoever verifies it comes to an end."""
+    migration, messages = until_staged(staged_ns)
+    changed = with_doubt(messages, "", 75 * 10**9)
+    assert verify(migration, changed).events == len(changed)
 
 
 def test_one_that_goes_on_is_not_wrong_and_not_proven() -> None:

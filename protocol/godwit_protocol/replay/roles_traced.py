@@ -110,7 +110,7 @@ class RolesTraced:
             self._accuse(recorded, f"{envelope.host} has no part in it as {envelope.lane}")
             return None
         before = trace.phases
-        found = trace.take(Sighting(event, subject, envelope.monotonic_ns))
+        found = trace.take(Sighting(event, subject, envelope.monotonic_ns, envelope.boot))
         if not found:
             where = " or ".join(before)
             self._accuse(recorded, f"{_named(event)} is not what {envelope.lane} does in {where}")

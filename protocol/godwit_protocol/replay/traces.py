@@ -7,7 +7,8 @@ event, from the evidence of other lanes, and from nowhere else, until the core i
 event written: the same one, at the same subject. If no legal inputs lead there, the transition was
 not legal, or the decision is not the one that the core makes. What the core wanted written too must
 come next, unless it is refusable, and the role goes on from a full journal. Only the death of its
-service lets a role forget more; then it goes on by the rules of recovery.
+service lets a role forget more; then it goes on by the rules of recovery. Where its host was booted
+since, only they can explain it: no deadline of the old clock means anything on the new one.
 
 It must not know which role it explains.
 """
@@ -30,7 +31,9 @@ from ..roles.inputs import Input, JournalFull, Tick
 from ..roles.table import Phased, Table
 
 STATES_MAX: Final = 64
-"""States that a role may be in after one event; also how many a search may pass through."""
+"""States that a role may be in after one event."""
+SEARCH_MAX: Final = 4096
+"""States that one search may look at. Simulated hosts, whatever broke, need no more than 1,000."""
 CLOCK_TOLERANCE_NS: Final = 1_000_000_000
 """An event is sealed a little after its step: a deadline taken from it is that much too late."""
 
@@ -50,11 +53,14 @@ class Possible(NamedTuple, Generic[S]):
 
 
 class Sighting(NamedTuple):
-    """A recorded event of the lane: where it stands, and the writer's monotonic clock."""
+    """A recorded event of the lane: where it stands, and the writer's monotonic clock, which counts
+    within one boot of its host.
+    """
 
     event: Event
     subject: str
     now_ns: int
+    boot: str
 
 
 class Role(NamedTuple, Generic[S]):
@@ -80,6 +86,8 @@ class Trace(Generic[S]):
         self._role = role
         self._facts: set[str] = set()
         self._last_ns = 0
+        self._boot = ""
+        """Of the last event that the role's core wanted."""
         self._slept_ns_max = CLOCK_TOLERANCE_NS
         """So much before its seal the last event's step may have been: a process that is stopped in
         between seals it when it goes on.
@@ -94,14 +102,18 @@ class Trace(Generic[S]):
         """Explain the next event of the lane. Empty if nothing legal leads to it: then the trace
         stays where it was.
         """
-        found = self._explained(self.possible, seen)
+        rebooted = self._boot not in ("", seen.boot)
+        if rebooted:  # so its service has died, and the clock has begun anew
+            self._last_ns = 0
+        found = () if rebooted else self._explained(self.possible, seen)
         if not found:
             begun = self._role.restarts(seen, self._facts)
             found = self._explained((_begun(each, restarted=True) for each in begun), seen)
         self.possible = found or self.possible
-        if self._last_ns:
+        if self._last_ns or rebooted:
             self._slept_ns_max = max(CLOCK_TOLERANCE_NS, seen.now_ns - self._last_ns)
         self._last_ns = seen.now_ns
+        self._boot = seen.boot
         self._facts.add(seen.event.TYPE)
         return found
 
@@ -114,15 +126,17 @@ class Trace(Generic[S]):
         found: list[Possible[S]] = []
         passed: dict[StrEnum, list[Possible[S]]] = {}
         waiting = deque(root._replace(inputs=()) for root in roots)
-        while waiting and len(found) < STATES_MAX:
+        looked_at = 0
+        while waiting and len(found) < STATES_MAX and looked_at < SEARCH_MAX:
             here = waiting.popleft()
+            looked_at += 1
             if here.owed:
                 if self._is_owed(here.owed[0], seen):
                     _add(found, here._replace(owed=here.owed[1:]))
                 if here.owed[0].refusable:
                     waiting.extend(self._left_out(here, seen))
                 continue
-            if len(passed) < STATES_MAX and _add(passed.setdefault(here.state.phase, []), here):
+            if _add(passed.setdefault(here.state.phase, []), here):
                 waiting.extend(self._steps(here, seen))
         return tuple(found)
 

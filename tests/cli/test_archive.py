@@ -16,7 +16,9 @@ from godwit.archive.archiving import Archiving, Fate
 from godwit.archive.reading import ArchivedLog
 from godwit.archive.restoring import Restored, Restoring
 from godwit.archive.store import Step, Store, said
+from godwit.coordinator.claims import Claims
 from godwit.pictures.migrations import all_migrations
+from godwit.runtime.clock import SystemClock
 from godwit.runtime.log_file import LogFile
 from godwit.runtime.nats_log import LogRequestError, NatsLog
 from godwit.runtime.nats_server import NatsServer
@@ -25,6 +27,7 @@ from godwit.runtime.purging import NatsPurger
 from godwit.runtime.signing import is_signed
 from godwit_protocol import subjects
 from godwit_protocol.errors import ConflictError, CorruptError, NotFoundError, RefusedError
+from godwit_protocol.register import Claim, encode_claim
 from godwit_protocol.replay.chains import note
 from godwit_protocol.replay.retention import Policy
 from godwit_protocol.replay.signatures import Trust
@@ -44,6 +47,7 @@ OTHERS = (
     subjects.claim("m"),
 )
 """What is no migration's, and stays."""
+FREE = encode_claim(Claim(machine="m", migration=""))
 
 
 async def tell(log: NatsLog, name: str) -> None:
@@ -70,7 +74,8 @@ async def told(own_server: NatsServer) -> AsyncIterator[NatsLog]:
     for name in (*OVER, "v1-in-doubt"):
         await tell(log, name)
     for subject in OTHERS:
-        await log.append(subject, b"\x80", message_id=uuid4().hex)
+        data = FREE if subject == subjects.claim("m") else b"\x80"
+        await log.append(subject, data, message_id=uuid4().hex)
     yield log
     await log.close()
 
@@ -273,6 +278,22 @@ async def test_the_policy_says_what_stays(told: NatsLog, tmp_path: Path) -> None
     careful = await archive(told, store, Policy(older_than_ns=0))
     assert all("has not signed its end" in fate.stays for fate in careful)
     assert [await left(told, name) > 0 for name in OVER] == [False, True, True]
+
+
+async def test_what_a_claim_still_names_stays_until_the_machine_is_claimed_again(
+    told: NatsLog, tmp_path: Path
+) -> None:
+    """Its coordinator died before it could free the claim. Without its end nobody could take it."""
+    ended, subject = id_of("v1-aborted"), subjects.claim("m")
+    claim = Claim(machine="m", migration=ended)
+    await told.append(subject, encode_claim(claim), message_id=uuid4().hex)
+    store, claims = Store(tmp_path / "archive"), Claims(told, SystemClock())
+    fates = {fate.migration: fate.stays for fate in await archive(told, store)}
+    assert fates.pop(ended) == "its machine's claim still names it"
+    assert set(fates.values()) == {""}
+    assert await claims.take("m", "a later one") == "a later one"
+    (fate,) = await archive(told, store)
+    assert (fate.migration, fate.stays) == (ended, "")
 
 
 async def test_a_server_that_keeps_everything_gives_nothing_away(

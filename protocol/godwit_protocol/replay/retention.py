@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from .. import codec
-from ..events import Envelope, Event, Lane
+from ..events import Lane
 from ..events import migration as ev
 from ..events.migration import Outcome
-from ..events.signed import LaneSigned
 from ..stored import Stored
 from .chains import Noted
 from .findings import Verification
+from .last_signature import awaited
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,34 +61,37 @@ def due(ended: Iterable[Ended], policy: Policy, now_ns: int) -> list[str]:
 
 
 def objection(
-    messages: Sequence[Stored], verified: Verification, policy: Policy, *, holds: bool
+    messages: Sequence[Stored],
+    verified: Verification,
+    policy: Policy,
+    *,
+    holds: bool,
+    claims: bool = False,
 ) -> str:
     """Why a migration must stay on the server; nothing if it may leave. ``holds``: its reservation
-    stands in a ledger, and the tracker asks its events whether that is used.
+    stands in a ledger, and the tracker asks its events whether that is used. ``claims``: its
+    machine's claim names it, and its end tells coordinators that it is as good as free.
     """
     if verified.faults:
         return f"it does not verify: {verified.faults[0]}"
     if holds:
         return "its reservation is in use"
+    if claims:
+        return "its machine's claim still names it"
     if policy.unsigned:
         return ""
     return _unfinished(messages)
 
 
 def _unfinished(messages: Sequence[Stored]) -> str:
-    """A host that has not signed may still hold a journal, and hand its events to the log again."""
-    last: dict[tuple[Lane, str], type[Event]] = {}
-    for message in messages:
-        recorded = codec.decode(message.data, message.sequence)
-        last[_lane(recorded.envelope)] = type(recorded.event)
-    for (lane, writer), kind in last.items():
-        if lane in (Lane.SOURCE, Lane.DESTINATION) and kind is not LaneSigned:
+    """A host that has not signed may still hold a journal, and hand its events to the log: again,
+    or for the first time, if it was told of the migration and has said nothing yet.
+    """
+    story = [codec.decode(message.data, message.sequence) for message in messages]
+    for lane, writer in sorted(awaited(story)):
+        if lane in (Lane.SOURCE, Lane.DESTINATION):
             return f"{lane}/{writer} has not signed its end: it may hold more of it"
     return ""
-
-
-def _lane(envelope: Envelope) -> tuple[Lane, str]:
-    return envelope.lane, envelope.host
 
 
 def manifest(

@@ -20,6 +20,7 @@ from godwit_protocol import ledger, subjects
 from godwit_protocol.errors import RefusedError
 from godwit_protocol.events import Lane
 from godwit_protocol.events.migration import MigrationEnded
+from godwit_protocol.register import decode_claim
 from godwit_protocol.replay.archived import archived, encode
 from godwit_protocol.replay.retention import Ended, Policy, due, objection
 from godwit_protocol.replay.signatures import Trust
@@ -48,6 +49,13 @@ class Fate(NamedTuple):
     events: int
     file_bytes: int = 0
     stays: str = ""
+
+
+class _Used(NamedTuple):
+    """What elsewhere on the server needs a migration's events: its reservation, its claim."""
+
+    holds: bool
+    claims: bool
 
 
 class Archiving:
@@ -79,8 +87,10 @@ class Archiving:
         with nullcontext() if rehearse else self._store.alone():
             wanted = due(await self._ended(), self._policy, now_ns)
             holding = await self._holding() if wanted else frozenset()
+            claiming = await self._claiming() if wanted else frozenset()
             for migration in wanted:
-                yield await self._take(migration, holds=migration in holding, rehearse=rehearse)
+                used = _Used(migration in holding, migration in claiming)
+                yield await self._take(migration, used, rehearse=rehearse)
 
     async def _ended(self) -> list[Ended]:
         filters = [subjects.migration("*", Lane.COORDINATOR, MigrationEnded.TYPE)]
@@ -98,7 +108,17 @@ class Archiving:
             pictures[entry.host] = ledger.apply(known, entry, stored.sequence)
         return frozenset(name for picture in pictures.values() for name in picture.holdings)
 
-    async def _take(self, migration: str, *, holds: bool, rehearse: bool) -> Fate:
+    async def _claiming(self) -> frozenset[str]:
+        """Migrations that any machine's claim names: one that has ended keeps it, if its
+        coordinator died before it could free it, until the machine is moved again.
+        """
+        claims: dict[str, str] = {}
+        async for stored in self._log.read([subjects.claim("*")]):
+            claim = decode_claim(stored.data)
+            claims[claim.machine] = claim.migration
+        return frozenset(claims.values())
+
+    async def _take(self, migration: str, used: _Used, *, rehearse: bool) -> Fate:
         filters = subjects.whole_migration(migration)
         messages = [stored async for stored in self._log.read(filters)]
         if not messages:
@@ -110,7 +130,7 @@ class Archiving:
             size = self._store.described(migration).file_bytes
             return Fate(migration, len(messages), size)
         verified = await asyncio.to_thread(verify, migration, messages, trust=self._trust)
-        why = objection(messages, verified, self._policy, holds=holds)
+        why = objection(messages, verified, self._policy, holds=used.holds, claims=used.claims)
         if why or rehearse:
             return Fate(migration, len(messages), stays=why)
         kept = await asyncio.to_thread(self._store.keep, migration, messages, verified)

@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 
 from godwit.cli.replay import write_export
+from godwit.cli.replay_verify import verify_all
 from godwit.pictures import reading
 from godwit.runtime.log_file import CHUNK_BYTES, TURN_EVERY, LogFile
+from godwit.runtime.signing import is_signed
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import CorruptError, InvalidInputError
 from godwit_protocol.replay import lines
 from godwit_protocol.replay.chains import note
+from godwit_protocol.replay.signatures import Trust
+from godwit_protocol.replay.stories import Stories
 from godwit_protocol.replay.verification import verify
 from godwit_protocol.stored import (
     EXPECTED_SEQUENCE_HEADER,
@@ -91,6 +95,25 @@ async def test_events_are_the_decoded_messages_of_the_events_stream(
         log = LogFile(table)
     (event,) = [each async for each in reading.events(log, reading.ALL_EVENTS)]
     assert event == codec.decode(odd()[-1].data, odd()[-1].sequence)
+
+
+async def test_what_comes_weeks_after_a_migrations_end_is_put_to_it(tmp_path: Path) -> None:
+    """The tracker writes into it when the machine moves on; it is whole, and nothing is wrong."""
+    signed = LogFile(next(path for path in GOLDEN if path.stem == "v1-signed"))
+    migration, messages = signed.head().of, list(signed.messages())
+    log = written(tmp_path / "log", messages)
+    ended = next(at for at, each in enumerate(messages) if each.subject.endswith("migration_ended"))
+    assert len(messages) - ended > 4
+    for late_events_max in (0, 2, len(messages)):
+        (found,), _ = await verify_all(
+            log, Trust(is_signed=is_signed), late_events_max=late_events_max
+        )
+        assert found == verify(migration, messages, trust=Trust(is_signed=is_signed))
+    stories = Stories(0)
+    (early,) = [story for each in messages for story in stories.take(each)]
+    assert len(early.messages) == ended + 2
+    assert stories.late == (migration,)
+    assert list(stories.rest()) == [], "a fragment is no story"
 
 
 def test_what_is_cut_off_is_an_error_that_names_the_file(tmp_path: Path) -> None:

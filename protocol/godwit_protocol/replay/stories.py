@@ -1,7 +1,9 @@
 """A log's messages put together by migration, each handed on when it is over. Pure.
 
 A migration is handed on some events after its end, because hosts may flush their last facts later;
-so memory holds the open migrations and those that ended lately, however long the log is.
+so memory holds the open migrations and those that ended lately, however long the log is, and of all
+others their ids. What is written into one later still (the tracker does, when the machine moves on,
+perhaps weeks after) cannot be put to it any more: that migration is named, to be read again.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from ..events.migration import MigrationEnded
 from ..stored import Stored
 
 LATE_EVENTS_MAX: Final = 20_000
-"""So many events of other migrations may stand between a migration's end and its last fact."""
+"""So many events of other migrations may stand between a migration's end and its last fact, if it
+is to be read only once.
+"""
 
 
 class Story(NamedTuple):
@@ -39,6 +43,15 @@ class Stories:
         self._taken = 0
         self._open: dict[str, Story] = {}
         self._ended: deque[tuple[int, str]] = deque()
+        self._given: set[str] = set()
+        self._late: dict[str, None] = {}
+
+    @property
+    def late(self) -> tuple[str, ...]:
+        """Migrations that something was written into after they had been given: they were not
+        whole.
+        """
+        return tuple(self._late)
 
     def take(self, message: Stored) -> Iterator[Story]:
         """The next message; gives the migrations that are over by now."""
@@ -46,12 +59,16 @@ class Stories:
         if not migration:
             return
         self._taken += 1
+        if migration in self._given:
+            self._late[migration] = None
+            return
         self._open.setdefault(migration, Story(migration, [])).messages.append(message)
         if message.subject.endswith(_END):
             self._ended.append((self._taken, migration))
         while self._ended and self._ended[0][0] + self._late_events_max < self._taken:
             story = self._open.pop(self._ended.popleft()[1], None)
             if story is not None:
+                self._given.add(story.migration)
                 yield story
 
     def rest(self) -> Iterator[Story]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
@@ -18,7 +19,7 @@ from godwit_protocol.replay.beside import Beside, BesideMigrations, verify_besid
 from godwit_protocol.replay.chains import parse_noted
 from godwit_protocol.replay.findings import Verification
 from godwit_protocol.replay.signatures import UNTRUSTED, Trust, parse_trusted
-from godwit_protocol.replay.stories import Stories
+from godwit_protocol.replay.stories import LATE_EVENTS_MAX, Stories, Story, migration_of
 from godwit_protocol.replay.verification import OUTSIDE, verify
 
 from . import output
@@ -28,6 +29,9 @@ from .replay_arguments import AllOption, IdArgument, messages_of
 
 if TYPE_CHECKING:
     from godwit.runtime.event_log import LogReader
+
+READ_AGAIN_MAX: Final = 1000
+"""So many migrations are held together when the log is read again for what came late."""
 
 TrustOption = Annotated[
     Path | None,
@@ -84,7 +88,7 @@ def verify_command(
     async def work() -> tuple[list[Verification], Beside]:
         async with open_source(directory, file) as log:
             if all_:
-                return await _verify_all(log, trusted)
+                return await verify_all(log, trusted)
             wanted = await find_id(log, migration)
             found = verify(wanted, await messages_of(log, wanted), noted, trusted)
             return [found], verify_beside(())
@@ -103,17 +107,40 @@ def verify_command(
         )
 
 
-async def _verify_all(log: LogReader, trust: Trust) -> tuple[list[Verification], Beside]:
-    """Verify every migration, holding the open ones and those that ended lately; and the rest."""
-    together: Stories = Stories()
-    found: list[Verification] = []
+async def verify_all(
+    log: LogReader, trust: Trust, *, late_events_max: int = LATE_EVENTS_MAX
+) -> tuple[list[Verification], Beside]:
+    """Verify every migration, holding the open ones and those that ended lately; and the rest.
+
+    What was written into a migration later than ``late_events_max`` others has it read again.
+    Raises ``UnreachableError``, ``CorruptError``.
+    """
+    together = Stories(late_events_max)
+    found: dict[str, Verification] = {}
     beside = BesideMigrations()
+
+    def judge(stories: Iterable[Story]) -> None:
+        for story in stories:
+            found[story.migration] = verify(*story, trust=trust)
+
     for stream in (subjects.EVENTS, subjects.REGISTER):
         async for stored in reading.messages(log, subjects.STREAM_SUBJECTS[stream]):
             beside.take(stored)
-            found += (verify(*story, trust=trust) for story in together.take(stored))
-    found += (verify(*story, trust=trust) for story in together.rest())
-    return found, beside.found()
+            judge(together.take(stored))
+    judge(together.rest())
+    late = together.late
+    for first in range(0, len(late), READ_AGAIN_MAX):
+        judge(await _read_again(log, late[first : first + READ_AGAIN_MAX]))
+    return list(found.values()), beside.found()
+
+
+async def _read_again(log: LogReader, migrations: Iterable[str]) -> list[Story]:
+    """These migrations, whole; what has left the log meanwhile is not among them."""
+    whole = {each: Story(each, []) for each in migrations}
+    async for stored in reading.messages(log, subjects.STREAM_SUBJECTS[subjects.EVENTS]):
+        if (story := whole.get(migration_of(stored.subject))) is not None:
+            story.messages.append(stored)
+    return [story for story in whole.values() if story.messages]
 
 
 def _json(found: Verification) -> dict[str, Any]:

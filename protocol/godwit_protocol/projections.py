@@ -20,6 +20,12 @@ from .machine import MachineSpec
 
 _replace: Final = msgspec.structs.replace
 
+STUN_PARTS: Final = (
+    *("freeze", "scan", "digest", "copy", "receive"),
+    *("load", "staged", "go", "activate", "resume"),
+)
+"""What a stun is taken apart into, in the order in which it happens."""
+
 
 class StunMarks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Instants of one stun, in ns of CLOCK_MONOTONIC; 0 if not (yet) known.
@@ -50,22 +56,35 @@ class StunMarks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.first_step_ns - self.stopped_ns
 
     def components_ns(self) -> dict[str, int]:
-        """The stun taken apart, in the order in which it happens; the parts add up to the stun."""
-        if self.stun_ns() is None:
+        """The stun taken apart, in the order in which it happens; the parts add up to the stun.
+
+        Empty unless each of its instants is known, and comes after the one before: a destination
+        that is ordered to run the machine, say, has heard no GO.
+        """
+        parts = self.parts_ns()
+        if self.stun_ns() is None or tuple(parts) != STUN_PARTS or min(parts.values()) < 0:
             return {}
-        copied = self.sent_ns - self.frozen_ns - self.scan_ns - self.digest_ns
-        return {
-            "freeze": self.frozen_ns - self.stopped_ns,
-            "scan": self.scan_ns,
-            "digest": self.digest_ns,
-            "copy": copied,
-            "receive": self.received_ns - self.sent_ns,
-            "load": self.staged_ns - self.received_ns,
-            "staged": self.staged_heard_ns - self.staged_ns,
-            "go": self.go_heard_ns - self.staged_heard_ns,
-            "activate": self.owned_ns - self.go_heard_ns,
-            "resume": self.first_step_ns - self.owned_ns,
-        }
+        return parts
+
+    def parts_ns(self) -> dict[str, int]:
+        """Those parts of which begin and end are known. One that begins on one host and ends on the
+        other means something only if both have one boot id.
+        """
+        searched_ns = self.frozen_ns and self.frozen_ns + self.scan_ns + self.digest_ns
+        ends = (
+            ("freeze", self.stopped_ns, self.frozen_ns),
+            ("copy", searched_ns, self.sent_ns),
+            ("receive", self.sent_ns, self.received_ns),
+            ("load", self.received_ns, self.staged_ns),
+            ("staged", self.staged_ns, self.staged_heard_ns),
+            ("go", self.staged_heard_ns, self.go_heard_ns),
+            ("activate", self.go_heard_ns, self.owned_ns),
+            ("resume", self.owned_ns, self.first_step_ns),
+        )
+        known = {part: end - begin for part, begin, end in ends if begin and end}
+        if self.sent_ns:
+            known |= {"scan": self.scan_ns, "digest": self.digest_ns}
+        return {part: known[part] for part in STUN_PARTS if part in known}
 
 
 class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -97,6 +116,9 @@ class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     digests: dict[str, bytes] = {}
     marks: StunMarks = StunMarks()
     aborted_stun_ns: int = 0
+    """As the source measured it; 0 if it has not: a service that was restarted cannot."""
+    abandoned: bool = False
+    """Whether the source has said that the machine stays there."""
     last_type: str = ""
     events: int = 0
 
@@ -242,7 +264,7 @@ _TOLD_BY: Final[dict[type[Event], _Told]] = {
     ev.PrecopyStarted: _begun,
     ev.RoundCompleted: _round,
     ev.MigrationAbandoned: lambda summary, _, event: _replace(
-        summary, aborted_stun_ns=event.stun_ns
+        summary, aborted_stun_ns=event.stun_ns, abandoned=True
     ),
     ev.DoubtRaised: _doubted,
     ev.MigrationEnded: _ended,

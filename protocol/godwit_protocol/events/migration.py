@@ -416,7 +416,9 @@ class MachineTakenBack(Event, frozen=True, kw_only=True):
 
 
 class MigrationAbandoned(Event, frozen=True, kw_only=True):
-    """The machine runs on the source, where it was. ``stun_ns`` is 0 if it never stopped."""
+    """The machine runs on the source, where it was. ``stun_ns`` is 0 if it never stopped, and if
+    the source's service was restarted since: it did not see when.
+    """
 
     TYPE: ClassVar[str] = "migration_abandoned"
     reason: AbortReason

@@ -22,6 +22,8 @@ from godwit.pictures.migrations import (
     throughput_bytes_per_second,
 )
 from godwit.pictures.narrative import NOT_KNOWN_TO_RUN, reason
+from godwit.pictures.stun import NONE as NO_STUN
+from godwit.pictures.stun import stun
 from godwit_protocol.errors import ConflictError, DeadlineError
 from godwit_protocol.estimation.admission import AdmissionPolicy
 from godwit_protocol.events import migration as ev
@@ -340,21 +342,11 @@ def _facts(summary: MigrationSummary) -> list[tuple[str, str]]:
         facts.append(("held there already", size(summary.content_bytes)))
     if summary.compression_bytes:
         facts.append(("saved by compression", size(summary.compression_bytes)))
-    if summary.stun_ns is not None:
-        facts.append(("stun", duration(summary.stun_ns)))
+    if (stood := stun(summary)) != NO_STUN:
+        facts.append(("stun", stood))
         parts = summary.marks.components_ns().items()
         facts += [(f"  {part}", duration(part_ns)) for part, part_ns in parts]
-    elif summary.marks.stopped_ns:
-        facts.append(("stun", _unknown_stun(summary)))
     return facts
-
-
-def _unknown_stun(summary: MigrationSummary) -> str:
-    if summary.outcome is Outcome.IN_DOUBT:
-        return f"it was stunned; whether it runs on {summary.destination} cannot be proven"
-    if summary.outcome is Outcome.RUNNING:
-        return "it is stunned"
-    return "not known: the two hosts have no clock in common"
 
 
 def _bandwidth(summary: MigrationSummary) -> str:

@@ -10,6 +10,8 @@ import msgspec
 from godwit.pictures.figures import clock, duration, milliseconds, rate, size
 from godwit.pictures.migrations import as_json
 from godwit.pictures.narrative import Narrator, reason
+from godwit.pictures.stun import NONE as NO_STUN
+from godwit.pictures.stun import stun
 from godwit_protocol.convergence import Decision
 from godwit_protocol.events import Lane
 from godwit_protocol.events import migration as ev
@@ -125,13 +127,16 @@ def _round(done: ev.RoundCompleted) -> Sequence[str]:
 
 
 def _stun(summary: MigrationSummary) -> list[tuple[str, str]]:
-    if summary.stun_ns is None:
+    stood = stun(summary)
+    if stood == NO_STUN:
         return []
-    facts = [("stun", duration(summary.stun_ns))]
+    facts = [("stun", stood)]
     parts = summary.marks.components_ns()
     facts += [(f"  {part}", duration(part_ns)) for part, part_ns in parts.items()]
-    if not parts:
-        facts.append(("  parts", "not all of them are known: it did not run at the destination"))
+    if summary.stun_ns is not None and not parts:
+        ran = summary.marks.first_step_ns
+        why = "it was not given by GO" if ran else "it did not run at the destination"
+        facts.append(("  parts", f"not all of them are known: {why}"))
     return facts
 
 

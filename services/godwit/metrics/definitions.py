@@ -17,7 +17,7 @@ from godwit_protocol import subjects
 from godwit_protocol.convergence import Decision
 from godwit_protocol.events.machine import RegisterWentBack, StaleMachineFrozen
 from godwit_protocol.events.migration import AbortReason, DoubtRaised, MemoryLeft, Outcome
-from godwit_protocol.projections import StunMarks
+from godwit_protocol.projections import STUN_PARTS
 
 NO_REASON: Final = "none"
 """The label of a migration that completed: Prometheus knows no empty one."""
@@ -73,7 +73,7 @@ _WAIT_S: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0
 _ROUND_S: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 _MIGRATION_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 
-COMPONENTS: Final = tuple(StunMarks(stopped_ns=1, first_step_ns=1).components_ns())
+COMPONENTS: Final = STUN_PARTS
 ENDS: Final = (
     (Outcome.COMPLETED.value, NO_REASON),
     *((Outcome.ABORTED.value, reason.value) for reason in AbortReason if reason),

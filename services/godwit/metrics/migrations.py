@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
 from godwit_protocol.estimation.record import is_whole
 from godwit_protocol.events import Lane, Recorded
 from godwit_protocol.events import migration as ev
@@ -131,8 +129,5 @@ class Migrations:
 
 def _components_ns(marks: StunMarks) -> dict[str, int]:
     """The parts of a stun that are known."""
-    whole = marks.components_ns()
-    if whole:
-        return whole
-    as_if = msgspec.structs.replace(marks, destination_boot=marks.source_boot).components_ns()
-    return {name: value_ns for name, value_ns in as_if.items() if name in OF_ONE_HOST}
+    known = marks.parts_ns().items()
+    return marks.components_ns() or {name: ns for name, ns in known if name in OF_ONE_HOST}

@@ -82,10 +82,14 @@ class Narrator:
             self._summaries[migration] = after
             if len(self._summaries) > MIGRATIONS_FOLLOWED_MAX:
                 self._summaries.pop(next(iter(self._summaries)))
-        return _stood_still(before, after) + _totals(before, after)
+        return _stood_still(before, after, recorded.event) + _totals(before, after)
 
 
-def _stood_still(before: MigrationSummary, after: MigrationSummary) -> str:
+def _stood_still(before: MigrationSummary, after: MigrationSummary, event: Event) -> str:
+    if isinstance(event, ev.MigrationAbandoned) and event.reason not in NOT_KNOWN_TO_RUN:
+        # Of a migration that was not seen from its beginning nobody can say that.
+        never = after.requested_wall_ns and not after.marks.stopped_ns
+        return ". It never stopped" if never and not event.stun_ns else ""
     if before.stun_ns is not None or after.marks.stun_ns() is None:
         return ""
     return f". It stood still for {duration(after.stun_ns or 0)}"
@@ -270,7 +274,7 @@ def _abandoned(event: ev.MigrationAbandoned) -> str:
     because = f"Because: {_because(event.reason, event.message)}"
     if event.reason in NOT_KNOWN_TO_RUN:
         return f"has ended its part. {because}"
-    stood = f" after {duration(event.stun_ns)} of stun" if event.stun_ns else " and never stopped"
+    stood = f" after {duration(event.stun_ns)} of stun" if event.stun_ns else ""
     return f"keeps the machine: it runs here{stood}. {because}"
 
 

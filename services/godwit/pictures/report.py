@@ -23,6 +23,7 @@ from . import courses
 from .courses import RULES
 from .figures import clock, count, day_and_clock, duration, rate, size
 from .narrative import Narrator, reason
+from .stun import stun
 
 LINKS_BYTES_PER_SECOND: Final = (125e6, 1.25e9, 3.125e9, 12.5e9)
 """1, 10, 25 and 100 Gbit/s: what the page plays the move over."""
@@ -84,7 +85,7 @@ def _facts(summary: MigrationSummary, gap: ClientGap | None) -> str:
         ("sent", f"{size(summary.sent_bytes)} in {count(len(summary.rounds), 'round')}"),
         ("held there already", size(summary.content_bytes)),
         ("saved by compression", size(summary.compression_bytes)),
-        ("stun", "none" if summary.stun_ns is None else duration(summary.stun_ns)),
+        ("stun", stun(summary)),
     ]
     if gap is not None:
         told = f"at most {duration(gap.gap_ns)} without one, of {gap.replies:,} replies"

@@ -1,0 +1,45 @@
+"""How long a machine stood still, in words: also why that is not known, where it is not. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from godwit_protocol.events.migration import Outcome
+from godwit_protocol.projections import MigrationSummary
+
+from .figures import duration
+from .narrative import NOT_KNOWN_TO_RUN
+
+NONE: Final = "none"
+
+
+def stun(summary: MigrationSummary) -> str:
+    """``12.3 ms``; ``none`` if nothing stopped it."""
+    if summary.stun_ns is not None:
+        return duration(summary.stun_ns)
+    if summary.marks.first_step_ns:
+        return _at_the_destination(summary)
+    if not summary.marks.stopped_ns:
+        return NONE
+    if summary.abandoned and summary.reason not in NOT_KNOWN_TO_RUN:
+        return "not known: the source's service was restarted meanwhile"
+    return _still(summary)
+
+
+def _at_the_destination(summary: MigrationSummary) -> str:
+    if not summary.marks.stopped_ns:
+        return "not known: the source has not told when it stopped"
+    return "not known: the two hosts have no clock in common"
+
+
+def _still(summary: MigrationSummary) -> str:
+    """It was stunned, and nobody has said that it runs."""
+    match summary.outcome:
+        case Outcome.RUNNING:
+            return "it is stunned"
+        case Outcome.IN_DOUBT:
+            return f"it was stunned; whether it runs on {summary.destination} cannot be proven"
+        case Outcome.COMPLETED:
+            return f"not known: {summary.destination} has not told when it went on"
+        case _:
+            return "not known: it was stunned, and no host has said that it runs since"

@@ -119,6 +119,8 @@ class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """As the source measured it; 0 if it has not: a service that was restarted cannot."""
     abandoned: bool = False
     """Whether the source has said that the machine stays there."""
+    lost_epoch: int = 0
+    """In which the register says that the machine is lost; 0 if it does not."""
     last_type: str = ""
     events: int = 0
 
@@ -214,6 +216,7 @@ def _ended(
         reason=event.reason,
         message=event.message,
         ended_wall_ns=envelope.wall_ns,
+        lost_epoch=event.lost_epoch,
     )
 
 

@@ -12,9 +12,11 @@ import pytest
 from conftest import COMMAND_S_MAX, Godwit
 from told_log import Teller
 
+from godwit.cli.resolve import resolved
 from godwit.pictures import doubt
 from godwit.pictures.reading import events
-from godwit.runtime.lane import Scope
+from godwit.runtime.clock import SystemClock
+from godwit.runtime.lane import LaneWriter, Scope
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol import codec, subjects
 from godwit_protocol import register as reg
@@ -30,6 +32,7 @@ from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.loss import LossOrdered
 from godwit_protocol.events.migration import AbortReason, Outcome
+from godwit_protocol.projections import MigrationSummary, fold
 from orders import preparation
 
 WHY = AbortReason.DESTINATION_LOST
@@ -270,6 +273,36 @@ async def test_a_machine_is_given_up_by_the_coordinators_word(
     assert "You vouch that host-1 is powered off for good." in order.may_be_lost
     assert "".join(order.may_be_lost).replace(" ", "")[:40] in ended.err.replace(" ", "")
     assert order.requested_by
+
+
+@pytest.mark.parametrize(
+    ("ended", "said"),
+    [
+        (ev.MigrationEnded(outcome=Outcome.COMPLETED), "machine m runs on host-2"),
+        (ev.MigrationEnded(outcome=Outcome.ABORTED, reason=WHY), "machine m runs on host-1"),
+        (
+            ev.MigrationEnded(outcome=Outcome.ABORTED, reason=AbortReason.SUPERSEDED),
+            "machine m has gone on since: see 'godwit machine show m'",
+        ),
+        (
+            ev.MigrationEnded(outcome=Outcome.ABORTED, reason=AbortReason.MACHINE_FAILED),
+            "machine m does not run any more: 'godwit machine stop m', then start it anew",
+        ),
+        (
+            ev.MigrationEnded(
+                outcome=Outcome.ABORTED, reason=AbortReason.MACHINE_FAILED, lost_epoch=3
+            ),
+            "machine m is lost: it can be started anew",
+        ),
+    ],
+)
+def test_what_has_become_of_the_machine_is_said_as_far_as_it_is_known(
+    ended: ev.MigrationEnded, said: str
+) -> None:
+    before = MigrationSummary(id="1", machine="m", source="host-1", destination="host-2")
+    writer = LaneWriter(SystemClock(), Lane.COORDINATOR, "c", Scope.of_migration("1", "m"))
+    summary = fold(before, codec.decode(writer.seal(ended).data))
+    assert resolved(summary) == f"migration 1 is resolved ({ended.outcome}); {said}"
 
 
 async def test_what_goes_on_by_itself_is_not_given_up(

@@ -14,6 +14,7 @@ import typer
 from godwit.pictures import doubt, reading
 from godwit.pictures.doubt import Doubt
 from godwit.pictures.migrations import as_json, find_id, find_migration
+from godwit.pictures.narrative import NOT_KNOWN_TO_RUN
 from godwit_protocol import subjects
 from godwit_protocol.errors import (
     ConflictError,
@@ -107,14 +108,22 @@ def resolve(
     if as_json_:
         output.print_json(as_json(summary))
     else:
-        is_lost = summary.reason is AbortReason.MACHINE_FAILED
+        output.print_line(resolved(summary))
+
+
+def resolved(summary: MigrationSummary) -> str:
+    """What has become of the migration and of its machine, as far as its end tells."""
+    machine = summary.machine
+    if summary.lost_epoch:
+        now = "is lost: it can be started anew"
+    elif summary.reason is AbortReason.MACHINE_FAILED:
+        now = f"does not run any more: 'godwit machine stop {machine}', then start it anew"
+    elif summary.reason in NOT_KNOWN_TO_RUN:
+        now = f"has gone on since: see 'godwit machine show {machine}'"
+    else:
         has_moved = summary.outcome is Outcome.COMPLETED
-        runs_on = summary.destination if has_moved else summary.source
-        now = "is lost: it can be started anew" if is_lost else f"runs on {runs_on}"
-        output.print_line(
-            f"migration {summary.id} is resolved ({summary.outcome});"
-            f" machine {summary.machine} {now}"
-        )
+        now = f"runs on {summary.destination if has_moved else summary.source}"
+    return f"migration {summary.id} is resolved ({summary.outcome}); machine {machine} {now}"
 
 
 async def find_doubt(

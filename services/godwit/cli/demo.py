@@ -77,7 +77,7 @@ async def _told_to_stop() -> None:
 
 
 def _say(text: str) -> None:
-    output.stderr().print(f"• {text}", markup=False, soft_wrap=True)
+    output.stderr().print(f"• {text}", soft_wrap=True)
 
 
 def _silent(_text: str) -> None:

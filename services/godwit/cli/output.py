@@ -18,17 +18,22 @@ PIPE_COLUMNS: Final = 240
 @cache
 def stdout() -> Console:
     """The console for results. Into a pipe, tables are as wide as they need."""
-    from rich.console import Console
-
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+    return _console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
 
 @cache
 def stderr() -> Console:
     """The console for progress and troubles."""
+    return _console(stderr=True)
+
+
+def _console(**settings: Any) -> Console:
+    """What is printed comes from logs and hosts: nothing in it is rich's to interpret, no ``:x:``
+    of an address, no ``[/dev/nvidia0]``.
+    """
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(emoji=False, markup=False, highlight=False, **settings)
 
 
 def print_json(value: Any) -> None:
@@ -39,7 +44,7 @@ def print_json(value: Any) -> None:
 
 def print_line(text: str) -> None:
     """Print one line as it is, however long."""
-    stdout().print(text, markup=False, soft_wrap=True)
+    stdout().print(text, soft_wrap=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:

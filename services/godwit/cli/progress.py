@@ -67,7 +67,7 @@ class LineDisplay:
         """As ``Display.told``."""
         envelope = recorded.envelope
         line = f"{clock(envelope.wall_ns)}  {envelope.lane}  {self._narrator.tell(recorded)}"
-        output.stderr().print(line, markup=False, soft_wrap=True)
+        output.stderr().print(line, soft_wrap=True)
 
     def moved(self, progress: Progress) -> None:
         """As ``Display.moved``."""

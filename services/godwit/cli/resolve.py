@@ -253,7 +253,7 @@ def _tell(found: Doubt, record: RegisterRecord | None, may_be_lost: tuple[str, .
     """Say how things stand, on standard error."""
     facts = [("machine", found.summary.machine), *doubt.state_of_things(found, record)]
     for name, value in (*facts, *(("by this", sentence) for sentence in may_be_lost)):
-        output.stderr().print(f"{name:12}{value}", markup=False, soft_wrap=True)
+        output.stderr().print(f"{name:12}{value}", soft_wrap=True)
 
 
 def _confirm(found: Doubt, run_on: str, *, vouched: bool) -> bool:

@@ -75,4 +75,4 @@ def _ready_line(cluster: Cluster) -> str:
 
 
 def _report(text: str) -> None:
-    output.stderr().print(text, markup=False, soft_wrap=True)
+    output.stderr().print(text, soft_wrap=True)

@@ -13,6 +13,7 @@ from godwit.cli.replay import import_log
 from godwit.runtime.log_file import LogFile
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
+from godwit_protocol import subjects
 from godwit_protocol.replay import lines
 from godwit_protocol.stored import Stored
 from recorded_logs import in_file, simulated, stories_of
@@ -63,8 +64,21 @@ async def test_a_file_is_verified_without_a_cluster(
     shutil.copy(exported, file)
     found = await godwit("replay", "verify", "--all", "--from", str(file), "--json", url="")
     assert found.status == 0, found.err
-    assert all(each["faults"] == [] for each in json.loads(found.out))
+    *migrations, beside = json.loads(found.out)
+    assert all(each["faults"] == [] for each in (*migrations, beside))
+    assert all(each["migration"] for each in migrations)
+    assert (beside["migration"], beside["events"] > 0, beside["values"]) == ("", True, 0)
+    assert "each a legal step" in beside["proven"][0]
+    alone = migrations[0]["migration"]
+    one = await godwit("replay", "verify", alone, "--from", str(file), "--json", url="")
+    assert json.loads(one.out) == migrations[:1]
     whole = file.read_bytes().splitlines(keepends=True)
+    last = in_file(file)[-1].sequence
+    register = Stored(subject=subjects.register("m1"), sequence=last + 1, time_ns=0, data=b"")
+    file.write_bytes(b"".join((*whole, lines.encode_line(register))))
+    wrong = await godwit("replay", "verify", "--all", "--from", str(file), "--json", url="")
+    (fault,) = json.loads(wrong.out)[-1]["faults"]
+    assert (wrong.status, fault["sequence"]) == (11, last + 1)
     place = next(at for at, line in enumerate(whole) if b"precopy_started" in line)
     file.write_bytes(b"".join(whole[:place] + whole[place + 1 :]))
     broken = await godwit("replay", "verify", "--all", "--from", str(file), url="")

@@ -95,7 +95,8 @@ def verify_command(
 
     found, beside = run(work())
     if as_json:
-        output.print_json([_json(each) for each in found])
+        verified = [_json(each) for each in found]
+        output.print_json([*verified, _beside_json(beside)] if all_ else verified)
     else:
         _show(found, beside, each_whole=not all_)
     wrong = [each for each in found if each.faults]
@@ -148,6 +149,25 @@ def _json(found: Verification) -> dict[str, Any]:
     return printable | {"outside": OUTSIDE}
 
 
+def _beside_json(beside: Beside) -> dict[str, Any]:
+    """What is no migration's, in the shape of one without a name."""
+    proven = () if beside.faults else (_proven_beside(beside),)
+    return _json(
+        Verification(
+            migration="",
+            events=beside.events,
+            proven=proven,
+            unproven=(),
+            faults=beside.faults,
+        )
+    ) | {"values": beside.values}
+
+
+def _proven_beside(beside: Beside) -> str:
+    told = f"{count(beside.events, 'event')} of machines and hosts stand in their chains"
+    return f"{told}; of registers {count(beside.values, 'value')}, each a legal step"
+
+
 def _show(found: list[Verification], beside: Beside, *, each_whole: bool) -> None:
     for each in found:
         if each_whole or not _is_usual(each):
@@ -163,9 +183,7 @@ def _show(found: list[Verification], beside: Beside, *, each_whole: bool) -> Non
         output.print_line(f"  outside     {text}")
     if not each_whole:
         if not beside.faults:
-            told = f"{count(beside.events, 'event')} of machines and hosts stand in their chains"
-            values = count(beside.values, "value")
-            output.print_line(f"  proven      {told}; of registers {values}, each a legal step")
+            output.print_line(f"  proven      {_proven_beside(beside)}")
         wrong = sum(bool(each.faults) for each in found)
         events = count(sum(each.events for each in found), "event")
         if open_ended := sum(bool(each.open_ends) for each in found):

@@ -18,8 +18,10 @@ from godwit.runtime.signing import Signer, is_signed, load_signer, make_key, ope
 from godwit_protocol import codec
 from godwit_protocol.errors import InvalidInputError
 from godwit_protocol.events import CHAIN_START, Lane, stored_hash
+from godwit_protocol.events import migration as ev
 from godwit_protocol.events.signed import LaneSigned
 from godwit_protocol.replay.chains import note
+from godwit_protocol.replay.findings import UNCLOSED
 from godwit_protocol.replay.signatures import UNTRUSTED, Trust, parse_trusted
 from godwit_protocol.replay.verification import UNENDED, UNHELD, verify
 from godwit_protocol.stored import Stored
@@ -76,7 +78,7 @@ def test_all_of_a_signed_migration_is_proven(name: str) -> None:
 def test_without_known_keys_it_is_not_proven_whose_hand_it_is() -> None:
     migration, messages = signed()
     found = verify(migration, messages, trust=Trust(is_signed=is_signed))
-    assert found.unproven == (UNTRUSTED,)
+    assert found.unproven == (UNTRUSTED, UNCLOSED)
     assert verify(migration, messages).unproven == (UNHELD,), "nobody has looked"
 
 
@@ -96,12 +98,34 @@ def test_what_came_after_the_last_signature_is_named_until_it_is_signed_too() ->
     late = with_signature_of([*whole], migration, *tracker, SIGNERS["tracker-1"])
     assert not (found := verify(migration, late, trust=TRUST)).faults
     assert found.unproven == (
+        UNCLOSED,
         f"in which order these came, after the {len(whole) - 1} that are signed:"
         " coordinator/coordinator-1 lane_signed; tracker/tracker-1 lane_signed",
     )
     coordinator = Lane.COORDINATOR, "coordinator-1"
     again = with_signature_of(late, migration, *coordinator, SIGNERS["coordinator-1"])
     assert verify(migration, again, trust=TRUST).is_whole
+
+
+def test_that_nothing_came_after_the_last_signature_is_never_said_to_be_proven() -> None:
+    """What came late is signed again, and a log that is cut back to before it verifies."""
+    migration, whole = signed()
+    tracker = Lane.TRACKER, "tracker-1"
+    late = with_signature_of([*whole], migration, *tracker, SIGNERS["tracker-1"])
+    coordinator = Lane.COORDINATOR, "coordinator-1"
+    again = with_signature_of(late, migration, *coordinator, SIGNERS["coordinator-1"])
+    for left in (again, whole):
+        found = verify(migration, left, trust=TRUST)
+        assert found.is_whole
+        assert UNCLOSED in found.unproven
+    writer = LaneWriter(SystemClock(), Lane.OPERATOR, "cli-x", Scope.of_migration(migration, "m"))
+    sealed = writer.seal(ev.CancelRequested())
+    put_in = Stored(sealed.subject, again[-1].sequence + 1, 0, sealed.data, {})
+    found = verify(migration, [*again, put_in], trust=TRUST)
+    assert not found.is_whole
+    assert any("operator/cli-x: not signed after its event 0" in text for text in found.unproven)
+    bare = [each for each in whole if not each.subject.endswith(LaneSigned.TYPE)]
+    assert UNCLOSED not in verify(migration, bare, trust=Trust(is_signed=is_signed)).unproven
 
 
 def test_what_was_not_signed_yet_is_told() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 
@@ -13,6 +15,12 @@ class Fault(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"at {self.sequence}: {self.text}" if self.sequence else self.text
+
+
+UNCLOSED: Final = "that nothing came after the coordinator's last signature"
+"""It signs again after what comes late: a log that is cut back to an earlier signature is whole."""
+UNPROVABLE: Final = frozenset({UNCLOSED})
+"""What a log cannot prove of itself, however well it is signed."""
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,5 +37,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_whole(self) -> bool:
-        """Whether all that can be proven is: nothing is wrong, and nothing is left open."""
-        return not self.faults and not self.unproven
+        """Whether all that can be proven is: nothing is wrong, and nothing is left open but what no
+        log can prove.
+        """
+        return not self.faults and set(self.unproven) <= UNPROVABLE

@@ -17,7 +17,7 @@ from ..events import migration as ev
 from ..events.signed import SIGNATURE_BYTES, LaneSigned, signed_part
 from ..stored import Stored
 from .chains import Noted, note
-from .findings import Fault
+from .findings import UNCLOSED, Fault
 
 PUBLIC_KEY_BYTES: Final = 32
 KEY_SHOWN: Final = 16
@@ -91,6 +91,8 @@ class Signatures:
         """What they leave open, beside the ends of lanes."""
         if self._signers and not self.is_needed:
             yield UNTRUSTED
+        if self._is_over and any(name.lane is Lane.COORDINATOR for name in self._signers):
+            yield UNCLOSED
         late = self._unordered()
         if not self._signers or len(late) <= 1:
             return

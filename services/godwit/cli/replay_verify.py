@@ -17,7 +17,7 @@ from godwit_protocol import subjects
 from godwit_protocol.errors import CorruptError, InvalidInputError
 from godwit_protocol.replay.beside import Beside, BesideMigrations, verify_beside
 from godwit_protocol.replay.chains import parse_noted
-from godwit_protocol.replay.findings import Verification
+from godwit_protocol.replay.findings import UNCLOSED, Verification
 from godwit_protocol.replay.signatures import UNTRUSTED, Trust, parse_trusted
 from godwit_protocol.replay.stories import LATE_EVENTS_MAX, Stories, Story, migration_of
 from godwit_protocol.replay.verification import OUTSIDE, verify
@@ -189,14 +189,15 @@ def _show(found: list[Verification], beside: Beside, *, each_whole: bool) -> Non
         if open_ended := sum(bool(each.open_ends) for each in found):
             told = f"of {count(open_ended, 'migration')} the ends of lanes: not signed"
             output.print_line(f"  not proven  {told}")
-        if any(UNTRUSTED in each.unproven for each in found):
-            output.print_line(f"  not proven  {UNTRUSTED}")
+        for text in (UNTRUSTED, UNCLOSED):
+            if any(text in each.unproven for each in found):
+                output.print_line(f"  not proven  {text}")
         output.print_line(f"{count(len(found), 'migration')}, {events}: {wrong} wrong")
 
 
 def _is_usual(found: Verification) -> bool:
     """Nothing is wrong, and nothing open but whether lanes end where they do."""
-    return not found.faults and set(found.unproven) <= {UNTRUSTED, *found.open_ends}
+    return not found.faults and set(found.unproven) <= {UNTRUSTED, UNCLOSED, *found.open_ends}
 
 
 def _verdict(found: Verification) -> str:

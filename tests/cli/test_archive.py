@@ -217,6 +217,36 @@ async def test_what_is_restored_is_whole_and_what_was_begun_is_gone_on_with(
         await restore(own_log, store, other)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("machine", "another"),
+        ("outcome", "aborted"),
+        ("ended_ns", 1),
+        ("events", 7),
+        ("first_sequence", 99),
+        ("last_sequence", 99),
+        ("digest", "19:" + "00" * 32),
+        ("file_bytes", 1),
+        ("file_sha256", "00" * 32),
+        ("migration", "01a00000-0000-7000-8000-000000000000"),
+    ],
+)
+async def test_a_manifest_that_says_otherwise_than_its_log_is_told(
+    godwit: Godwit, tmp_path: Path, name: str, value: object
+) -> None:
+    store = Store(tmp_path)
+    archived_golden(store)
+    place = tmp_path / f"{id_of('v1-completed')}.manifest.json"
+    told = json.loads(place.read_bytes())
+    place.write_text(json.dumps(told | {name: value}))
+    with pytest.raises(CorruptError, match=name):
+        store.read(id_of("v1-completed"))
+    checked = await godwit("archive", "check", str(tmp_path), url="")
+    assert (checked.status, f"describes: {name}" in checked.out) == (11, True), checked.out
+    assert "3 migrations: 1 wrong" in checked.out
+
+
 async def test_a_clusters_log_takes_nothing_back_and_a_broken_archive_gives_nothing(
     own_log: NatsLog, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from .. import codec
+from ..errors import CorruptError
 from ..events import Lane
 from ..events import migration as ev
 from ..events.migration import Outcome
@@ -14,6 +15,7 @@ from ..stored import Stored
 from .chains import Noted
 from .findings import Verification
 from .last_signature import awaited
+from .stories import migration_of
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,13 +104,18 @@ def manifest(
     file_bytes: int,
     file_sha256: str,
 ) -> Manifest:
-    """What an archive is to say of a migration that has ended."""
+    """What an archive is to say of a migration that has ended. Raises ``CorruptError`` if it has
+    not.
+    """
     decoded = [(each, codec.decode(each.data, each.sequence)) for each in messages]
-    ended_ns, end = next(
+    ends = (
         (each.time_ns, recorded.event)
         for each, recorded in decoded
         if isinstance(recorded.event, ev.MigrationEnded)
     )
+    ended_ns, end = next(ends, (0, None))
+    if end is None:
+        raise CorruptError("its log does not hold a migration's end")
     return Manifest(
         migration=verified.migration,
         machine=decoded[0][1].envelope.machine,
@@ -123,3 +130,26 @@ def manifest(
         proven=verified.proven,
         unproven=verified.unproven,
     )
+
+
+def differing(
+    described: Manifest,
+    messages: Sequence[Stored],
+    noted: Noted,
+    *,
+    file_bytes: int,
+    file_sha256: str,
+) -> list[str]:
+    """What a manifest says otherwise than its log, by name. What was proven is not compared: other
+    releases prove more or less, and so do other keys. Raises as ``manifest``.
+    """
+    as_proven = Verification(
+        migration=migration_of(messages[0].subject) if messages else "",
+        events=len(messages),
+        proven=described.proven,
+        unproven=described.unproven,
+        faults=(),
+    )
+    told = manifest(messages, as_proven, noted, file_bytes=file_bytes, file_sha256=file_sha256)
+    names = described.__struct_fields__
+    return [name for name in names if getattr(described, name) != getattr(told, name)]

@@ -24,7 +24,7 @@ from godwit_protocol.errors import ConflictError, CorruptError, InvalidInputErro
 from godwit_protocol.replay import lines
 from godwit_protocol.replay.chains import note
 from godwit_protocol.replay.findings import Verification
-from godwit_protocol.replay.retention import Manifest, manifest
+from godwit_protocol.replay.retention import Manifest, differing, manifest
 from godwit_protocol.stored import Stored
 
 LOG_SUFFIX: Final = ".ndjson.gz"
@@ -122,8 +122,13 @@ class Store:
         described = self.described(migration)
         path = self.path(migration)
         messages = list(LogFile(path).messages())
-        if _sha256(path) != described.file_sha256 or str(note(messages)) != described.digest:
-            raise CorruptError(f"{path} is not what its manifest describes")
+        size, digest = path.stat().st_size, _sha256(path)
+        found = note(messages)
+        names = differing(described, messages, found, file_bytes=size, file_sha256=digest)
+        if described.migration != migration:
+            names.append("the file's name")
+        if names:
+            raise CorruptError(f"{path} is not what its manifest describes: {', '.join(names)}")
         return messages
 
     def ids(self) -> list[str]:

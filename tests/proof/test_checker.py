@@ -12,7 +12,7 @@ from godwit.proof.checker.cores import DESTINATION, SOURCE, Fact, FactTypes
 from godwit.proof.checker.happenings import What
 from godwit.proof.checker.moves import Moves
 from godwit.proof.checker.search import Search, runs_or_is_lost
-from godwit.proof.checker.world import Budget, Violation, Vmm, World
+from godwit.proof.checker.world import Budget, Draft, Image, Violation, Vmm, World
 
 SECONDS_MAX = 100.0
 
@@ -69,6 +69,27 @@ def test_hosts_that_come_back_after_the_machine_was_given_up_run_nothing() -> No
     known = [moves.known(world, who) for world in worlds for who in (0, 1)]
     ends = {each.phase for each in known if each and each.is_finished}
     assert {"released", "discarded"} <= ends
+
+
+def test_an_order_excuses_one_run_of_the_side_that_it_was_given_to() -> None:
+    """What the other side has is no less stale for it; what was ordered to run is current then."""
+    moves = Moves(SOURCE, DESTINATION)
+    draft = Draft(stun_intended(moves, Budget()))
+    draft.sides[0] = draft.sides[0]._replace(vmm=Vmm.PAUSED, image=Image.CURRENT)
+    draft.sides[1] = draft.sides[1]._replace(vmm=Vmm.LOADED, image=Image.STALE)
+    draft.order(1)
+    ordered = draft.copy()
+    ordered.run(1)
+    assert ordered.violation is None
+    assert [side.image for side in ordered.sides] == [Image.STALE, Image.CURRENT]
+    ordered.pause(1)
+    ordered.run(0)
+    assert ordered.violation is Violation.STALE_RUNS
+    draft.sides[1] = draft.sides[1]._replace(vmm=Vmm.RUNNING)
+    draft.pause(1)
+    draft.sides[0] = draft.sides[0]._replace(image=Image.STALE)
+    draft.run(0)
+    assert draft.violation is Violation.STALE_RUNS
 
 
 def test_a_lost_write_and_a_dead_host_together_are_the_limit() -> None:

@@ -25,7 +25,7 @@ def preparation(moves: Moves, budget: Budget) -> World:
         register=(first,),
         strays=(),
         echoes=(),
-        is_overruled=False,
+        ordered=0,
         is_given_up=False,
         left=budget,
     )

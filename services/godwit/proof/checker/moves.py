@@ -183,8 +183,10 @@ class Moves:
             yield from self._carry_out(draft, label, Kind.FAULT, outcome)
 
     def _break(self, world: World, who: int, side: Side) -> Iterator[Move]:
-        """Something fails that is none of the VMM's: a failure of the VMM says that it is dead."""
-        if any(operation.work in wreckage.ON_VMM for operation in side.pending):
+        """Something fails that is none of the VMM's: a failure of the VMM says that it is dead. Nor
+        does a write of the register fail so: a destination that makes one has looked at its VMM.
+        """
+        if any(operation.work in wreckage.ON_VMM | WRITING for operation in side.pending):
             return
         draft = Draft(world)
         draft.left = draft.left._replace(local_failures=draft.left.local_failures - 1)
@@ -200,7 +202,7 @@ class Moves:
             return
         draft = Draft(world)
         if label.what is What.OVERRULE and outcome.role != role:
-            draft.is_overruled = True
+            draft.order(label.who)
         yield from self._carry_out(draft, label, kind, outcome)
 
     def _feed(self, draft: Draft, label: Label, given: Input | None, kind: Kind) -> Iterator[Move]:

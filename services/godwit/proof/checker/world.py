@@ -131,8 +131,8 @@ class World(NamedTuple):
     register: tuple[int, ...]
     strays: tuple[Operation, ...]
     echoes: tuple[Echo, ...]
-    is_overruled: bool
-    """An operator has said where the machine is to run, and what may be lost."""
+    ordered: int
+    """Sides, as bits, that an operator has told to run what they have, and that have not yet."""
     is_given_up: bool
     """The coordinator has ended the migration, the machine being lost with both hosts."""
     left: Budget
@@ -149,8 +149,8 @@ class Draft:
         "echoes",
         "is_given_up",
         "is_linked",
-        "is_overruled",
         "left",
+        "ordered",
         "register",
         "sides",
         "strays",
@@ -163,7 +163,7 @@ class Draft:
         self.register = world.register
         self.strays = world.strays
         self.echoes = world.echoes
-        self.is_overruled = world.is_overruled
+        self.ordered = world.ordered
         self.is_given_up = world.is_given_up
         self.left = world.left
         self.violation: Violation | None = None
@@ -176,7 +176,7 @@ class Draft:
         draft.register = self.register
         draft.strays = self.strays
         draft.echoes = self.echoes
-        draft.is_overruled = self.is_overruled
+        draft.ordered = self.ordered
         draft.is_given_up = self.is_given_up
         draft.left = self.left
         draft.violation = self.violation
@@ -192,7 +192,7 @@ class Draft:
             self.register,
             self.strays,
             self.echoes,
-            self.is_overruled,
+            self.ordered,
             self.is_given_up,
             self.left,
         )
@@ -227,15 +227,23 @@ class Draft:
 
     # The machine.
 
+    def order(self, who: int) -> None:
+        """An operator has ``who`` run what it has, be it older than what the other side had."""
+        if self.sides[who].vmm is not Vmm.RUNNING:
+            self.ordered |= 1 << who
+
     def run(self, who: int) -> None:
-        """The machine runs on ``who``; what the other side holds of it is old from now on."""
+        """The machine runs on ``who``; what the other side holds of it is old from now on. An order
+        excuses one run of the side that it was given to, whose image is then the current one.
+        """
         mine, other = self.sides[who], self.sides[1 - who]
         if mine.vmm is Vmm.RUNNING:
             return
         if other.vmm is Vmm.RUNNING:
             self.violation = Violation.TWO_RUN
-        elif mine.image is not Image.CURRENT and not self.is_overruled:
+        elif mine.image is not Image.CURRENT and not self.ordered & 1 << who:
             self.violation = Violation.STALE_RUNS
+        self.ordered &= ~(1 << who)
         image = mine.image if self.violation else Image.CURRENT
         self.sides[who] = mine._replace(vmm=Vmm.RUNNING, image=image)
         self.sides[1 - who] = other._replace(image=_AGED[other.image])

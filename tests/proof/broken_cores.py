@@ -240,3 +240,20 @@ def never_gives_up(
     if isinstance(given, inp.ImageLost) and given.is_off:
         return state, ()
     return coordinator.step(state, given, now_ns)
+
+
+def ends_too_early(
+    state: CoordinatorState, given: Input, now_ns: int
+) -> tuple[CoordinatorState, tuple[fx.Effect, ...]]:
+    """One host has nothing of the machine: the coordinator does not ask what the other one has."""
+    if isinstance(given, inp.ImageLost | inp.Refused):
+        state = replace(state, lost=(state.destination, state.source))
+    return coordinator.step(state, given, now_ns)
+
+
+def writes_off_on_one_proof(
+    state: CoordinatorState, given: Input, now_ns: int
+) -> tuple[CoordinatorState, tuple[fx.Effect, ...]]:
+    """One host is off: the coordinator takes it for both."""
+    is_proof = isinstance(given, inp.ImageLost) and given.is_off
+    return (ends_too_early if is_proof else coordinator.step)(state, given, now_ns)

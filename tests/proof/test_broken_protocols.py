@@ -15,6 +15,7 @@ import pytest
 from godwit.proof.checker import words
 from godwit.proof.checker.beginnings import go_given, stun_intended
 from godwit.proof.checker.cores import DESTINATION, SOURCE, Core
+from godwit.proof.checker.endings import Step
 from godwit.proof.checker.happenings import Kind, What
 from godwit.proof.checker.moves import Moves
 from godwit.proof.checker.search import Report, Search
@@ -137,3 +138,22 @@ def test_a_coordinator_that_never_gives_a_machine_up_is_caught(host_deaths: int)
     assert report.finding is not None
     assert report.finding.violation is Violation.ENDLESS
     assert "host dies" in words.tell(moves, report.finding)
+
+
+@pytest.mark.parametrize(
+    ("coordinate", "budget", "said"),
+    [
+        (broken.ends_too_early, Budget(), "journals that it discards the image"),
+        (broken.writes_off_on_one_proof, Budget(host_deaths=1), "host dies"),
+    ],
+)
+def test_a_coordinator_that_ends_too_early_is_caught(
+    coordinate: Step, budget: Budget, said: str
+) -> None:
+    """It gives up a machine that the other host has, and that may run there."""
+    moves = Moves(SOURCE, DESTINATION, coordinate=coordinate)
+    report = Search(moves, stun_intended(moves, budget)).run(seconds_max=SECONDS_MAX)
+    assert report.finding is not None
+    told = words.tell(moves, report.finding)
+    assert report.finding.violation is Violation.ENDED_WRONGLY, told
+    assert said in told

@@ -8,7 +8,8 @@ import pytest
 from godwit.proof.checker import limit, words
 from godwit.proof.checker.__main__ import main
 from godwit.proof.checker.beginnings import go_given, preparation, stun_intended
-from godwit.proof.checker.cores import DESTINATION, SOURCE, Fact, FactTypes
+from godwit.proof.checker.cores import DESTINATION, SOURCE
+from godwit.proof.checker.facts import Fact, FactTypes
 from godwit.proof.checker.happenings import What
 from godwit.proof.checker.moves import Moves
 from godwit.proof.checker.search import Search, runs_or_is_lost

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from . import script
-from .cores import Fact, Operation, Work
+from .cores import Operation, Work
+from .facts import Fact
 from .happenings import Kind, Move, What
 from .moves import Moves
 from .world import DESTINATION, UNBORN, Budget, Draft, Image, Side, Vmm, World

@@ -20,14 +20,13 @@ import msgspec
 
 from godwit_protocol import register as reg
 from godwit_protocol.errors import GodwitError
-from godwit_protocol.events import migration as ev
-from godwit_protocol.events.machine import MachineFailed
 from godwit_protocol.events.migration import AbortReason
 from godwit_protocol.roles import destination, recovery, source, source_state, succession
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles.effects import Durability, Effect
 from godwit_protocol.roles.inputs import Input
 
+from .facts import fact_of, types_of
 from .script import ORDERED, STARTED, Message, message_of
 
 DUE_NS: Final = 1
@@ -37,52 +36,6 @@ LATE_NS: Final = 10**18
 RoleState = Any
 """A source's or a destination's state; each core knows its own."""
 Effects = tuple[Effect, ...]
-
-
-class Fact(IntEnum):
-    """What a journal may hold that somebody reads again; the value is its bit."""
-
-    PREPARED = 1
-    STUNNED = 2
-    GO_GIVEN = 4
-    TAKEN_BACK = 8
-    RELEASED = 16
-    ABANDONED = 32
-    STAGED = 64
-    DISCARDED = 128
-    ACTIVATING = 256
-    QUARANTINED = 512
-    ACTIVATED = 1024
-    ABORT_INTENDED = 2048
-    FAILED = 4096
-
-
-FACTS: Final[dict[str, Fact]] = {
-    ev.DestinationPrepared.TYPE: Fact.PREPARED,
-    ev.MachineStunned.TYPE: Fact.STUNNED,
-    ev.GoGiven.TYPE: Fact.GO_GIVEN,
-    ev.MachineTakenBack.TYPE: Fact.TAKEN_BACK,
-    MachineFailed.TYPE: Fact.FAILED,
-    ev.AbortIntended.TYPE: Fact.ABORT_INTENDED,
-    ev.MachineReleased.TYPE: Fact.RELEASED,
-    ev.MigrationAbandoned.TYPE: Fact.ABANDONED,
-    ev.ImageStaged.TYPE: Fact.STAGED,
-    ev.ImageDiscarded.TYPE: Fact.DISCARDED,
-    ev.ActivationStarted.TYPE: Fact.ACTIVATING,
-    ev.ImageQuarantined.TYPE: Fact.QUARANTINED,
-    ev.MachineActivated.TYPE: Fact.ACTIVATED,
-}
-"""A fact that is not here is forgotten at once: nobody decides by it."""
-
-
-class FactTypes(frozenset[str]):
-    """Types of facts, as recovery asks for them. Asking for one that is forgotten is a defect of
-    the checker, not of the core.
-    """
-
-    def __contains__(self, item: object) -> bool:
-        assert item in FACTS, f"recovery reads {item}, which the checker does not keep"
-        return super().__contains__(item)
 
 
 class Work(IntEnum):
@@ -278,8 +231,7 @@ class Roles:
         outcome = self._recoveries.get(key)
         if outcome is None:
             begun, _ = self._core.begin(self._view(register))
-            types = FactTypes(name for name, fact in FACTS.items() if facts & fact)
-            recovered = self._core.recover(begun, types, vmm_found)
+            recovered = self._core.recover(begun, types_of(facts), vmm_found)
             outcome = self._recoveries[key] = self._outcome(*recovered)
         return outcome
 
@@ -322,7 +274,7 @@ class Roles:
                 case fx.Append():
                     is_synced = effect.durability is Durability.JOURNALED
                     assert is_synced or effect.to is None, "what others act on must be durable"
-                    fact = _fact_of(effect)
+                    fact = fact_of(effect)
                     if fact or is_synced:
                         yield Deed(DeedKind.APPEND, fact=fact, is_synced=is_synced)
                     if effect.durability is Durability.LOGGED:
@@ -345,13 +297,6 @@ class Roles:
                     yield Deed(DeedKind.BEGIN, operation=operation)
                 case _:
                     yield Deed(DeedKind.BEGIN, operation=Operation(_WORK[type(effect)]))
-
-
-def _fact_of(effect: fx.Append) -> int:
-    """The bit of what somebody reads again. That a VMM is dead only the peer does."""
-    if effect.event.TYPE == MachineFailed.TYPE and effect.to is None:
-        return 0
-    return FACTS.get(effect.event.TYPE, 0)
 
 
 _TIMELESS: Final[dict[str, Any]] = {

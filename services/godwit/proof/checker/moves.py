@@ -15,8 +15,9 @@ from godwit_protocol.roles import coordinator
 from godwit_protocol.roles.inputs import Input
 
 from . import script, wreckage
-from .cores import Core, Deed, DeedKind, Fact, Known, Operation, Outcome, Records, Roles, Work
+from .cores import Core, Deed, DeedKind, Known, Operation, Outcome, Records, Roles, Work
 from .endings import Endings, Step
+from .facts import Fact
 from .happenings import Kind, Label, Move, What, moved
 from .results import Results
 from .script import Message
@@ -274,8 +275,7 @@ class Moves:
     # Nobody's doing, but for an operator's whom the coordinator has called.
 
     def _of_world(self, world: World) -> Iterator[Move]:
-        are_gone = world.source.role == world.destination.role == GONE
-        if are_gone and not world.is_given_up and self.endings.can_end(world):
+        if not world.is_given_up and self.endings.writes_off(world):
             yield self._give_up(world)
         for stray in world.strays:
             draft = Draft(world)
@@ -293,8 +293,9 @@ class Moves:
                 yield moved(Label(What.LINK_BREAKS), Kind.FAULT, broken)
 
     def _give_up(self, world: World) -> Move:
-        """Both hosts are off: the register says that the machine is lost. It is the coordinator
-        that writes it, again and again until it stands.
+        """Neither host has anything, by its own word or by the proof that it was off: the register
+        says that the machine is lost. It is the coordinator that writes it, again and again until
+        it stands. Of a host that has come back nobody has to have got the proof.
         """
         found, first = self.records[world.register[-1]], script.FIRST_RECORD
         lost = reg.lost(found, first.machine, script.MIGRATION, first.epoch)
@@ -302,7 +303,8 @@ class Moves:
         draft = Draft(world)
         draft.register = (*world.register, self.records.number(lost))
         draft.is_given_up = True
-        return moved(Label(What.GIVE_UP), Kind.OPERATOR, draft)
+        kind = Kind.OPERATOR if self.endings.can_end(world) else Kind.FAULT
+        return moved(Label(What.GIVE_UP), kind, draft)
 
 
 def _do(draft: Draft, who: int, deed: Deed) -> None:

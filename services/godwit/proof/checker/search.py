@@ -5,8 +5,8 @@ happen in the latter can happen in the former, no later. Only the former is sear
 without a fault does not depend on the faults that are left.
 
 Two things are checked: rules that hold in every state and step (the world notes when one is
-broken), and, once all states are known, that from each of them a good end can be reached without
-any further fault. It must not know what a move means.
+broken; the coordinator ends no migration wrongly), and, once all states are known, that from each
+of them a good end can be reached without any further fault. It must not know what a move means.
 """
 
 from __future__ import annotations
@@ -122,6 +122,8 @@ class Search:
                 self._parents.append(number)
                 self._labels.append(label)
                 self._depths.append(self._depths[number] + 1)
+                if self._ends_wrongly(world):
+                    return Finding(Violation.ENDED_WRONGLY, self._trace(found))
             if kind is not Kind.FAULT:
                 self._edges.append(found)
         self._edges_end.append(len(self._edges))
@@ -142,6 +144,11 @@ class Search:
             steps.append(Step(self._labels[number], self._worlds[number]))
             number = self._parents[number]
         return tuple(reversed(steps))
+
+    def _ends_wrongly(self, world: World) -> bool:
+        if Violation.ENDED_WRONGLY in self._tolerated:
+            return False
+        return self._moves.endings.ends_wrongly(world)
 
     # From every state a good end can be reached.
 

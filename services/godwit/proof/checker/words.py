@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from .cores import Fact, Operation, Work
+from .cores import Operation, Work
+from .facts import Fact
 from .happenings import Label, What
 from .moves import Moves
 from .script import Message
@@ -22,6 +23,7 @@ RULES: Final[dict[Violation, str]] = {
     Violation.REFUSED: "a core refuses what can happen to it",
     Violation.STUCK: "the machine is alive and recoverable, and can never run again",
     Violation.ENDLESS: "the coordinator can never end the migration",
+    Violation.ENDED_WRONGLY: "the coordinator may give up a machine that a living host has",
 }
 _MESSAGES: Final[dict[Message, str]] = {
     Message.END: "that the direct link is gone",
@@ -43,6 +45,8 @@ _FACTS: Final[dict[int, str]] = {
     Fact.TAKEN_BACK: "that it took the machine back",
     Fact.ABORT_INTENDED: "that it wants the machine back",
     Fact.FAILED: "that its VMM is dead",
+    Fact.DIED: "that its VMM is dead, to nobody in particular",
+    Fact.REFUSED: "that it cannot prepare",
     Fact.RELEASED: "RELEASED",
     Fact.ABANDONED: "that the migration was abandoned",
     Fact.STAGED: "STAGED",
@@ -176,7 +180,7 @@ def _happening(label: Label) -> str:
         case What.HOST_RETURNS:
             return f"the {me}'s host is switched on again, with its journal and without its VMM"
         case What.GIVE_UP:
-            return "an operator vouches that both hosts are off, and gives the machine up"
+            return "the coordinator gives the machine up: no host has anything of it"
         case What.WRITE_LOST:
             return "the register loses its last acknowledged write"
         case What.STRAY_LANDS:

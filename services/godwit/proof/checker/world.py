@@ -10,7 +10,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from .cores import Fact, Operation
+from .cores import Operation
+from .facts import Fact
 from .script import Message
 
 SOURCE: Final = 0
@@ -60,6 +61,7 @@ class Violation(IntEnum):
     REFUSED = 4
     STUCK = 5
     ENDLESS = 6
+    ENDED_WRONGLY = 7
 
 
 class Side(NamedTuple):
@@ -134,7 +136,7 @@ class World(NamedTuple):
     ordered: int
     """Sides, as bits, that an operator has told to run what they have, and that have not yet."""
     is_given_up: bool
-    """The coordinator has ended the migration, the machine being lost with both hosts."""
+    """The coordinator has ended the migration, the machine being lost with its hosts."""
     left: Budget
 
     def side(self, who: int) -> Side:

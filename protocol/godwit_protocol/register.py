@@ -190,6 +190,17 @@ def has_gone_back(found: RegisterView, seen: RegisterView) -> bool:
     return found.record.value != seen.record.value and found.sequence <= seen.sequence
 
 
+def raised(found: RegisterView, seen: RegisterView) -> RegisterView:
+    """What an operator's order writes over where ``found`` has gone back from ``seen``: the same in
+    the newest epoch that was seen, so that no epoch has two owners. It says nothing of who has had
+    the machine since.
+    """
+    if found.record is None or seen.record is None:
+        return found
+    epoch = max(found.record.epoch, seen.record.epoch)
+    return RegisterView(msgspec.structs.replace(found.record, epoch=epoch), found.sequence)
+
+
 def restored(
     seen: RegisterView, found: RegisterView, host: str, running_epoch: int
 ) -> RegisterRecord | None:

@@ -57,8 +57,10 @@ async def test_a_host_that_saw_more_decides_nothing_any_more(
     wanted = reg.taken_back(first, "some-migration")
     lost = await restarted.compare_and_set(wanted, settled.standing.sequence)
     assert lost == CasSettled(won=False, standing=newcomer)
-    overruled = (await restarted.to_overrule("m")).record
-    assert overruled == msgspec.structs.replace(first, epoch=2), "no epoch has two owners"
+    overruled = await restarted.to_overrule("m")
+    assert overruled == (newcomer, settled.standing)
+    raised_epoch = reg.raised(*overruled).record
+    assert raised_epoch == msgspec.structs.replace(first, epoch=2), "no epoch has two owners"
 
     again = reg.restored(settled.standing, newcomer, "host-2", 2)
     assert again is not None

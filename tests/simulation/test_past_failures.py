@@ -190,6 +190,54 @@ def test_a_destination_in_doubt_runs_no_machine_that_was_started_anew_elsewhere(
     assert effects == (fx.FreeMemory(),)
 
 
+WENT_BACK = reg.RegisterView(STILL_HERE, 9)
+
+
+def over(seen: reg.RegisterRecord) -> inp.RunOrdered:
+    """An order to run the machine, over a register that has lost what it showed before."""
+    return inp.RunOrdered(standing=WENT_BACK, seen=reg.RegisterView(seen, 10))
+
+
+def restarted_source() -> SourceState:
+    """It had taken the machine back; its host knows that the register has lost a write."""
+    facts = {ev.MachineStunned.TYPE, ev.MachineTakenBack.TYPE}
+    blind = msgspec.structs.replace(begun_source(), register=reg.RegisterView(None, 10))
+    return recovery.recover_source(blind, facts, 0, image_left=True)[0]
+
+
+def test_a_source_whose_own_write_was_lost_keeps_its_image_and_runs_it_on_order() -> None:
+    """What still stood was read in the epoch that was lost, as if somebody else had written it: the
+    order that was to run the machine freed the only image of it.
+    """
+    taken_back = record(reg.RegisterValue.TAKEN_BACK, "a", 3, OURS)
+    state, effects = source.step(restarted_source(), over(taken_back), 0)
+    assert state.phase is SourcePhase.RECLAIMING
+    (cas,) = effects
+    assert isinstance(cas, fx.CompareAndSet)
+    assert cas.record.epoch == 4, "no epoch has two owners"
+    assert cas.expected_sequence == 9
+
+
+def test_a_destination_whose_own_write_was_lost_keeps_its_image_and_runs_it_on_order() -> None:
+    state = msgspec.structs.replace(
+        begun_destination(STILL_HERE),
+        phase=destination.Phase.DOUBTING,
+        register=reg.RegisterView(None, 10),
+        fenced=True,
+    )
+    moved = record(reg.RegisterValue.MOVED, "b", 3, OURS)
+    after, effects = destination.step(state, over(moved), 0)
+    assert after.phase is destination.Phase.ACTIVATING
+    (cas,) = [effect for effect in effects if isinstance(effect, fx.CompareAndSet)]
+    assert cas.record.epoch == 4, "no epoch has two owners"
+
+
+def test_what_was_seen_of_another_ends_a_doubt_also_if_the_register_has_lost_it() -> None:
+    state, effects = source.step(restarted_source(), over(STARTED_ANEW), 0)
+    assert state.phase is SourcePhase.RELEASING
+    assert fx.FreeMemory() in effects
+
+
 def test_a_host_that_the_machine_has_come_to_prepares_nothing_for_an_older_order() -> None:
     """It had made a new VMM in the place of the dead one, which nobody could stop afterwards."""
     here = record(reg.RegisterValue.MOVED, "b", 3, LATER)

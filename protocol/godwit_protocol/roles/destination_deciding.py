@@ -63,10 +63,11 @@ def _is_abort_intended(record: reg.RegisterRecord | None) -> bool:
 def run_on_order(state: DestinationState, given: Input, _now_ns: int) -> Result:
     """The operator's word on whose image is current; that the peer runs nothing must be proven."""
     assert isinstance(given, inp.RunOrdered)
-    if state.has_gone_on(given.standing):
+    if state.has_gone_on(given.standing) or state.has_gone_on(given.seen):
         return _outlived(state)
     was_shown = state.register.record is not None
-    after = state if was_shown else _replace(state, register=given.standing)
+    over = reg.raised(given.standing, given.seen)
+    after = state if was_shown else _replace(state, register=over)
     message = ""
     if not state.fenced:
         message = "nothing proves that the source does not"

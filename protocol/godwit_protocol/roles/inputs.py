@@ -94,10 +94,11 @@ class RunOrdered(Input, frozen=True, kw_only=True):
 
     It settles what nobody can prove: whose image is current. It is no proof that the peer runs
     nothing: that must come from the peer's quarantine or from its fencing. ``standing``: what the
-    register holds, for a role that was not shown it, because it went back.
+    register holds, for a role that was not shown it, because it went back; ``seen``: from where.
     """
 
     standing: RegisterView = NO_REGISTER
+    seen: RegisterView = NO_REGISTER
 
 
 # Source

@@ -95,10 +95,11 @@ def reclaim(state: SourceState, given: Input, _now_ns: int) -> Result:
 def run_on_order(state: SourceState, given: Input, _now_ns: int) -> Result:
     """The operator's word on whose image is current; that the peer runs nothing must be proven."""
     assert isinstance(given, inp.RunOrdered)
-    if state.has_gone_on(given.standing):
+    if state.has_gone_on(given.standing) or state.has_gone_on(given.seen):
         return _release(state)
     was_shown = state.register.record is not None
-    after = state if was_shown else _replace(state, register=given.standing)
+    over = reg.raised(given.standing, given.seen)
+    after = state if was_shown else _replace(state, register=over)
     why_not = ""
     if state.gave_up:
         why_not = "the VMM is dead"

@@ -65,11 +65,11 @@ class Losses:
         Raises ``UnreachableError``, ``ConflictError``.
         """
         for _ in range(WRITES_MAX):
-            found = await self._registers.to_overrule(machine)
+            found, seen = await self._registers.to_overrule(machine)
             if found.record is not None and reg.is_lost_with(found.record, migration):
                 return found.record.epoch
             record = reg.lost(found.record, machine, migration, epoch)
-            if record is None:
+            if record is None or reg.has_gone_on(seen.record, migration, epoch):
                 return 0
             settled = await self._registers.compare_and_set(record, found.sequence)
             if isinstance(settled, CasUnclear):

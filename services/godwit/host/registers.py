@@ -7,9 +7,8 @@ can then not be read any more; what it shows only answers a compare-and-set that
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, NamedTuple
 
-import msgspec
 import structlog
 
 from godwit.runtime.event_log import AppendConflictError, EventLog, LogFullError
@@ -44,6 +43,15 @@ class RegisterWentBackError(CorruptError):
         self.machine = machine
         self.seen = seen
         self.found = found
+
+
+class Overruled(NamedTuple):
+    """What an operator's order may write over: what the register shows, and what was ``seen`` of it
+    if it went back.
+    """
+
+    standing: RegisterView
+    seen: RegisterView = reg.NO_REGISTER
 
 
 class Registers:
@@ -83,19 +91,14 @@ class Registers:
             _log.error("register_went_back", machine=machine, error=error.message)
             return RegisterView(None, error.seen.sequence)
 
-    async def to_overrule(self, machine: str) -> RegisterView:
-        """As ``read``, for an operator's order to write over: what a register that went back shows
-        is told in the newest epoch that was seen, so that no epoch has two owners.
+    async def to_overrule(self, machine: str) -> Overruled:
+        """As ``read``, for an operator's order to write over: of a register that went back, too.
         Raises ``UnreachableError``.
         """
         try:
-            return await self.read(machine)
+            return Overruled(await self.read(machine))
         except RegisterWentBackError as error:
-            found, seen = error.found.record, error.seen.record
-            if found is None or seen is None:
-                return error.found
-            newest = msgspec.structs.replace(found, epoch=max(found.epoch, seen.epoch))
-            return RegisterView(newest, error.found.sequence)
+            return Overruled(error.found, error.seen)
 
     async def compare_and_set(
         self, record: reg.RegisterRecord, expected_sequence: int

@@ -118,7 +118,8 @@ class Side(ABC, Generic[S]):
         """Get the proof that the other host is off, if it is not there, before the role is told."""
         if not self._is_peer_off(self._state):
             await self._fence.prove(ordered.requested_by if ordered.other_is_off else "")
-        return inp.RunOrdered(standing=await self._host.registers.to_overrule(self.machine))
+        standing, seen = await self._host.registers.to_overrule(self.machine)
+        return inp.RunOrdered(standing=standing, seen=seen)
 
     def _refuse(self, order: str, why: str) -> None:
         self._facts.write(ev.RunOrderRefused(order=order, message=why), Durability.LAGGING)

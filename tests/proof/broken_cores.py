@@ -233,6 +233,25 @@ def ends_without_a_word() -> Core:
     return source_with({(Origin.RESUMING, inp.Resumed): silently})
 
 
+def takes_its_own_lost_write_for_anothers() -> Core:
+    """Ordered to run over a register that went back, the source takes the newest epoch that was
+    seen for that of whoever wrote what still stands.
+    """
+
+    def raised(row: Handler) -> Handler:
+        def step(state: Any, given: Input, now_ns: int) -> Result:
+            assert isinstance(given, inp.RunOrdered)
+            over = reg.raised(given.standing, given.seen)
+            return row(state, inp.RunOrdered(standing=over), now_ns)
+
+        return step
+
+    phases = (Origin.DOUBTING, Origin.YIELDED)
+    return source_with(
+        {(phase, inp.RunOrdered): raised(source_does(phase, inp.RunOrdered)) for phase in phases}
+    )
+
+
 def never_gives_up(
     state: CoordinatorState, given: Input, now_ns: int
 ) -> tuple[CoordinatorState, tuple[fx.Effect, ...]]:

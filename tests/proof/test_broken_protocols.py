@@ -91,6 +91,11 @@ GUARDS = [
         go_given,
     ),
     Broken(broken.ends_without_a_word, Budget(), Violation.ENDLESS),
+    Broken(
+        broken.takes_its_own_lost_write_for_anothers,
+        Budget(crashes=1, lost_writes=1),
+        Violation.NONE_LEFT,
+    ),
 ]
 CASES = {case.build.__name__: case for case in DEMANDED + GUARDS}
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Final
 
 from . import script
-from .cores import Operation, Work
+from .cores import Operation, Work, standing
 from .facts import Fact
 from .happenings import Kind, Move, What
 from .moves import Moves
-from .world import DESTINATION, UNBORN, Budget, Draft, Image, Side, Vmm, World
+from .world import DESTINATION, NOTHING_LOST, UNBORN, Budget, Draft, Image, Side, Vmm, World
 
 STEPS_MAX: Final = 20
 
@@ -18,12 +18,13 @@ STEPS_MAX: Final = 20
 def preparation(moves: Moves, budget: Budget) -> World:
     """The machine runs; the destination has just been told to prepare; the source knows nothing."""
     first = moves.records.number(script.FIRST_RECORD)
-    outcome = moves.roles[DESTINATION].begin((first,))
+    outcome = moves.roles[DESTINATION].begin(standing((first,)))
     world = World(
         source=Side(UNBORN, Vmm.RUNNING, Image.CURRENT),
         destination=Side(outcome.role, Vmm.NONE, Image.NONE),
         is_linked=False,
         register=(first,),
+        seen=NOTHING_LOST,
         strays=(),
         echoes=(),
         ordered=0,

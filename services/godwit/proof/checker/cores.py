@@ -98,6 +98,10 @@ class Known(NamedTuple):
     is_alarmed: bool
     waits: bool
     """It has a deadline, which may pass."""
+    is_blind: bool
+    """It was shown nothing of the register."""
+    is_peer_off: bool
+    """It has the proof that the other side runs nothing."""
 
 
 class Outcome(NamedTuple):
@@ -176,12 +180,28 @@ DESTINATION: Final = Core(
 )
 
 
+class Shown(NamedTuple):
+    """The register as somebody is shown it: its record's number, or ``NOTHING``, and its place."""
+
+    record: int
+    sequence: int
+
+
+NOTHING: Final = -1
+
+
+def standing(register: Sequence[int]) -> Shown:
+    """A register as it is. ``register``: its records' numbers, the oldest first."""
+    return Shown(register[-1], len(register))
+
+
 class Records:
     """Register records, each by a small number. Number 0 is the one that stood at the start."""
 
     def __init__(self) -> None:
         self._all: list[reg.RegisterRecord] = []
         self._numbers: dict[reg.RegisterRecord, int] = {}
+        self._gone_back: dict[tuple[Shown, Shown], bool] = {}
 
     def number(self, record: reg.RegisterRecord) -> int:
         """The number of ``record``."""
@@ -192,6 +212,18 @@ class Records:
 
     def __getitem__(self, number: int) -> reg.RegisterRecord:
         return self._all[number]
+
+    def view(self, shown: Shown) -> reg.RegisterView:
+        """The register as a core is shown it."""
+        record = None if shown.record == NOTHING else self._all[shown.record]
+        return reg.RegisterView(record, shown.sequence)
+
+    def has_gone_back(self, found: Shown, seen: Shown) -> bool:
+        """Whether a host that has ``seen`` the register takes it for one that has lost a write."""
+        key = found, seen
+        if key not in self._gone_back:
+            self._gone_back[key] = reg.has_gone_back(self.view(found), self.view(seen))
+        return self._gone_back[key]
 
 
 class Roles:
@@ -204,15 +236,15 @@ class Roles:
         self._numbers: dict[RoleState, int] = {}
         self._known: list[Known] = []
         self._steps: dict[tuple[int, int, bool], Outcome] = {}
-        self._recoveries: dict[tuple[int, int, int, bool], Outcome] = {}
+        self._recoveries: dict[tuple[int, Shown, bool], Outcome] = {}
 
     def known(self, role: int) -> Known:
         """What the world may see of a state."""
         return self._known[role]
 
-    def begin(self, register: Sequence[int]) -> Outcome:
+    def begin(self, register: Shown) -> Outcome:
         """The role's first state and deeds."""
-        return self._outcome(*self._core.begin(self._view(register)))
+        return self._outcome(*self._core.begin(self._records.view(register)))
 
     def step(self, role: int, given: Input, *, is_late: bool = False) -> Outcome:
         """What ``given`` leads to. ``is_late``: the state's deadline has passed.
@@ -225,22 +257,15 @@ class Roles:
             outcome = self._steps[key] = self._try(role, given, LATE_NS if is_late else 0)
         return outcome
 
-    def recover(self, facts: int, register: Sequence[int], *, vmm_found: bool) -> Outcome:
+    def recover(self, facts: int, register: Shown, *, vmm_found: bool) -> Outcome:
         """Where a restarted service goes on, from its journal, the register and the VMM."""
-        key = (facts, register[-1], len(register), vmm_found)
+        key = (facts, register, vmm_found)
         outcome = self._recoveries.get(key)
         if outcome is None:
-            begun, _ = self._core.begin(self._view(register))
+            begun, _ = self._core.begin(self._records.view(register))
             recovered = self._core.recover(begun, types_of(facts), vmm_found)
             outcome = self._recoveries[key] = self._outcome(*recovered)
         return outcome
-
-    def view(self, register: Sequence[int]) -> reg.RegisterView:
-        """The register as a core is shown it."""
-        return self._view(register)
-
-    def _view(self, register: Sequence[int]) -> reg.RegisterView:
-        return reg.RegisterView(self._records[register[-1]], len(register))
 
     def _try(self, role: int, given: Input, now_ns: int) -> Outcome:
         try:
@@ -266,6 +291,8 @@ class Roles:
             is_finished=state.phase in self._core.terminal,
             is_alarmed=state.alarmed or state.phase is self._core.doubting,
             waits=self._core.next_deadline_ns(state) is not None,
+            is_blind=state.register.record is None,
+            is_peer_off=getattr(state, "peer_runs_nothing", state.fenced),
         )
 
     def _deeds(self, effects: Effects) -> Iterator[Deed]:

@@ -46,6 +46,7 @@ class What(IntEnum):
     HEARS_AGAIN = 23
     HOST_RETURNS = 24
     GIVE_UP = 25
+    SWITCHED_OFF = 26
 
 
 class Label(NamedTuple):

@@ -12,10 +12,24 @@ from typing import Final
 
 from godwit_protocol import register as reg
 from godwit_protocol.roles import coordinator
+from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.inputs import Input
 
 from . import script, wreckage
-from .cores import Core, Deed, DeedKind, Known, Operation, Outcome, Records, Roles, Work
+from .cores import (
+    NOTHING,
+    Core,
+    Deed,
+    DeedKind,
+    Known,
+    Operation,
+    Outcome,
+    Records,
+    Roles,
+    Shown,
+    Work,
+    standing,
+)
 from .endings import Endings, Step
 from .facts import Fact
 from .happenings import Kind, Label, Move, What, moved
@@ -25,6 +39,7 @@ from .world import (
     DESTINATION,
     DOWN,
     GONE,
+    NOTHING_LOST,
     SOURCE,
     UNBORN,
     Draft,
@@ -51,6 +66,10 @@ ADDRESSED: Final[tuple[Facts, Facts]] = (
 )
 """Facts that reach the source, and those that reach the destination, through the log too."""
 WRITING: Final = frozenset({Work.WRITE_REGISTER, Work.WRITTEN, Work.UNHEARD})
+_AS_IT_IS: Final = 0
+_OLD: Final = 1
+_GONE_BACK: Final = 2
+"""What a restarted service is shown of the register."""
 _POSTED: Final = tuple(sum(fact for fact, _ in ADDRESSED[1 - who]) for who in (SOURCE, DESTINATION))
 """The facts that each side addresses to the other, as bits."""
 
@@ -72,12 +91,22 @@ class Moves:
         self.endings = Endings(coordinate)
         self.records = Records()
         self.roles = (Roles(source, self.records), Roles(destination, self.records))
-        self._results = Results(self.roles[SOURCE])
+        self._results = Results(self.roles, self.records)
+        self._orders: dict[tuple[Shown, Shown], Input] = {}
         self._is_strict = is_strict
 
     def of(self, world: World) -> list[Move]:
         """Every move that is possible in ``world``."""
-        return [*self._all(world)]
+        return [self._remembering(move) for move in self._all(world)]
+
+    def _remembering(self, move: Move) -> Move:
+        """What was lost of the register is remembered until the register shows no less."""
+        after = move.world
+        if after.seen is NOTHING_LOST:
+            return move
+        if self.records.has_gone_back(standing(after.register), after.seen):
+            return move
+        return move._replace(world=after._replace(seen=NOTHING_LOST))
 
     def known(self, world: World, who: int) -> Known | None:
         """What may be seen of a role; None if its service does not run."""
@@ -94,6 +123,7 @@ class Moves:
             if side.pending:
                 yield from self._of_work(world, who, side)
             yield from self._of_death(world, who, side)
+            yield from self._switch_off(world, 1 - who, side)
         yield from self._of_world(world)
 
     # A service is told something.
@@ -137,12 +167,32 @@ class Moves:
             called = Kind.OPERATOR if known.is_alarmed else Kind.FAULT
             kind = Kind.DUE if other.role == GONE else called
             yield from self._tell(world, Label(What.FENCED, who), script.PEER_FENCED, kind)
-        order = Label(What.OVERRULE, who)
+        if not (known.is_peer_off or other.vmm is Vmm.LOST):
+            return  # an order has the proof of it fetched first, or is refused
         if known.is_alarmed and not _writes_register(other):
-            yield from self._tell(world, order, script.RUN_ORDERED, Kind.OPERATOR)
+            yield from self._order(world, who, known, Kind.OPERATOR)
         elif world.left.orders:
             spent = world._replace(left=world.left._replace(orders=world.left.orders - 1))
-            yield from self._tell(spent, order, script.RUN_ORDERED, Kind.FAULT)
+            yield from self._order(spent, who, known, Kind.FAULT)
+
+    def _order(self, world: World, who: int, known: Known, kind: Kind) -> Iterator[Move]:
+        """An order to run the machine comes with what the register shows, and what the host has
+        seen of it if that was more: who was shown nothing has, of others nobody knows.
+        """
+        shown = standing(world.register)
+        has_gone_back = self.records.has_gone_back(shown, world.seen)
+        if not (known.is_blind and has_gone_back):
+            order = Label(What.OVERRULE, who)
+            yield from self._tell(world, order, self._ordered(shown, NOTHING_LOST), kind)
+        if has_gone_back:
+            order = Label(What.OVERRULE, who, _GONE_BACK)
+            yield from self._tell(world, order, self._ordered(shown, world.seen), kind)
+
+    def _ordered(self, shown: Shown, seen: Shown) -> Input:
+        if (shown, seen) not in self._orders:
+            over, back_from = self.records.view(shown), self.records.view(seen)
+            self._orders[shown, seen] = inp.RunOrdered(standing=over, seen=back_from)
+        return self._orders[shown, seen]
 
     def _hear(self, world: World, who: int, side: Side) -> Iterator[Move]:
         """The next message is heard; or it is lost; or it will come a second time."""
@@ -240,19 +290,38 @@ class Moves:
 
     def _start(self, world: World, who: int) -> Iterator[Move]:
         if _is_prepared(world.destination):
-            outcome = self.roles[who].begin(world.register)
+            outcome = self.roles[who].begin(standing(world.register))
             yield from self._carry_out(Draft(world), Label(What.STARTS, who), Kind.DUE, outcome)
 
     def _restart(self, world: World, who: int, side: Side) -> Iterator[Move]:
-        """It reads its journal and the register, which may show what it held before."""
+        """It reads its journal and the register, which may show what it held before. Of one that
+        shows less than its host has seen of it, it is shown nothing.
+        """
         found = side.vmm is Vmm.RUNNING if who else Vmm.NONE < side.vmm < Vmm.DEAD
-        recover = self.roles[who].recover
-        outcome = recover(side.journal, world.register, vmm_found=found)
-        yield from self._carry_out(Draft(world), Label(What.RESTART, who), Kind.DUE, outcome)
-        if len(world.register) > 1:
-            outcome = recover(side.journal, world.register[:-1], vmm_found=found)
-            label = Label(What.RESTART, who, detail=1)
-            yield from self._carry_out(Draft(world), label, Kind.FAULT, outcome)
+        shown = standing(world.register)
+        may_show = [(_AS_IT_IS, shown, Kind.DUE)]
+        if shown.sequence > 1:
+            may_show.append((_OLD, standing(world.register[:-1]), Kind.FAULT))
+        if self.records.has_gone_back(shown, world.seen):
+            may_show.append((_GONE_BACK, world.seen._replace(record=NOTHING), Kind.DUE))
+        for detail, register, kind in may_show:
+            outcome = self.roles[who].recover(side.journal, register, vmm_found=found)
+            label = Label(What.RESTART, who, detail)
+            yield from self._carry_out(Draft(world), label, kind, outcome)
+
+    def _switch_off(self, world: World, who: int, peer: Side) -> Iterator[Move]:
+        """The register shows less than a role's host has seen of it, for ever: the operator whom it
+        calls has to switch the other host off, to be believed.
+        """
+        known = self.known(world, who)
+        is_called = known is not None and known.is_blind and known.is_alarmed
+        if not is_called or peer.role == GONE or peer.vmm is Vmm.LOST:
+            return
+        if self.records.has_gone_back(standing(world.register), world.seen):
+            left = world.left._replace(host_deaths=world.left.host_deaths + 1)
+            draft = Draft(world._replace(left=left))
+            for dead in wreckage.host_deaths(draft, 1 - who, _POSTED[1 - who]):
+                yield moved(Label(What.SWITCHED_OFF, 1 - who), Kind.OPERATOR, dead)
 
     def _return(self, world: World, who: int, side: Side) -> Iterator[Move]:
         """The services of a host that was dead are about to be started; nothing runs there."""
@@ -285,7 +354,7 @@ class Moves:
         if world.left.lost_writes and len(world.register) > 1:
             draft = Draft(world)
             draft.left = draft.left._replace(lost_writes=draft.left.lost_writes - 1)
-            draft.register = world.register[:-1]
+            draft.lose_write()
             yield moved(Label(What.WRITE_LOST), Kind.FAULT, draft)
         speaks = world.is_linked or any(world.source.heard) or any(world.destination.heard)
         if world.left.link_losses and speaks:

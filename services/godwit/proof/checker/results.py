@@ -13,7 +13,7 @@ from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.inputs import Input
 
 from . import script
-from .cores import Operation, Roles, Work
+from .cores import Operation, Records, Roles, Shown, Work, standing
 from .happenings import Kind, What
 from .world import DESTINATION, Draft, Vmm, World
 from .wreckage import apply, can_stray, stray
@@ -45,10 +45,11 @@ class Result(NamedTuple):
 class Results:
     """The results of the work of one pair of cores."""
 
-    def __init__(self, roles: Roles) -> None:
+    def __init__(self, roles: tuple[Roles, Roles], records: Records) -> None:
         self._roles = roles
-        self._settled_inputs: dict[tuple[bool, int, int], Input] = {}
-        self._read_inputs: dict[tuple[int, int], Input] = {}
+        self._records = records
+        self._settled_inputs: dict[tuple[bool, Shown], Input] = {}
+        self._read_inputs: dict[Shown, Input] = {}
 
     def of(self, world: World, who: int, operation: Operation) -> Iterator[Result]:
         """Every way in which ``operation`` may end next."""
@@ -58,7 +59,7 @@ class Results:
             case Work.WRITTEN | Work.UNHEARD:
                 yield from self._of_answer(world, operation)
             case Work.READ_REGISTER:
-                yield from self._of_read(world)
+                yield from self._of_read(world, who)
             case Work.AWAIT_LOG:
                 yield Result(What.DONE, Kind.DUE, Draft(world), script.LOGGED)
                 yield Result(What.NO_ANSWER, Kind.FAULT, Draft(world), script.NOT_LOGGED)
@@ -140,22 +141,28 @@ class Results:
             return script.UNCLEAR
         return self._settled(False, register)
 
-    def _of_read(self, world: World) -> Iterator[Result]:
-        yield Result(What.DONE, Kind.DUE, Draft(world), self._read(world.register))
+    def _of_read(self, world: World, who: int) -> Iterator[Result]:
+        """A register that shows less than its host has seen of it says nothing."""
+        shown = standing(world.register)
+        is_blind = self._roles[who].known(world.side(who).role).is_blind
+        if is_blind and self._records.has_gone_back(shown, world.seen):
+            yield Result(What.NO_ANSWER, Kind.DUE, Draft(world), None)
+            return
+        yield Result(What.DONE, Kind.DUE, Draft(world), self._read(shown))
         yield Result(What.NO_ANSWER, Kind.FAULT, Draft(world), None)
         if len(world.register) > 1:
-            old = self._read(world.register[:-1])
+            old = self._read(standing(world.register[:-1]))
             yield Result(What.OLD_READ, Kind.FAULT, Draft(world), old)
 
     def _settled(self, won: bool, register: Sequence[int]) -> Input:
-        key = (won, register[-1], len(register))
+        key = won, standing(register)
         if key not in self._settled_inputs:
-            standing = self._roles.view(register)
-            self._settled_inputs[key] = inp.CasSettled(won=won, standing=standing)
+            view = self._records.view(key[1])
+            self._settled_inputs[key] = inp.CasSettled(won=won, standing=view)
         return self._settled_inputs[key]
 
-    def _read(self, register: Sequence[int]) -> Input:
-        key = (register[-1], len(register))
-        if key not in self._read_inputs:
-            self._read_inputs[key] = inp.RegisterRead(standing=self._roles.view(register))
-        return self._read_inputs[key]
+    def _read(self, shown: Shown) -> Input:
+        if shown not in self._read_inputs:
+            view = self._records.view(shown)
+            self._read_inputs[shown] = inp.RegisterRead(standing=view)
+        return self._read_inputs[shown]

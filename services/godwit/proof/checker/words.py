@@ -72,6 +72,11 @@ _WORK: Final[dict[Work, tuple[str, str]]] = {
     Work.WRITTEN: ("waits for the register's answer", "the register's answer arrives"),
     Work.UNHEARD: ("must read the register back", "the register is read back"),
 }
+_SHOWN: Final = (
+    "",
+    ", and is shown an old value of the register",
+    ", and is shown nothing of the register, of which its host has seen more",
+)
 _VMMS: Final[dict[Vmm, str]] = {
     Vmm.NONE: "has no VMM",
     Vmm.GATED: "holds a gated VMM",
@@ -144,7 +149,8 @@ def _happening(label: Label) -> str:
         case What.FENCED:
             return f"the {me} gets the proof that the {peer}'s host is fenced"
         case What.OVERRULE:
-            return f"an operator orders the {me} to run the machine, knowing what may be lost"
+            back = "; its host has seen more of the register" if label.detail else ""
+            return f"an operator orders the {me} to run the machine, knowing what may be lost{back}"
         case What.DONE:
             return f"{_WORK[Work(label.detail)][1]} ({me})"
         case What.READS_BACK:
@@ -160,8 +166,7 @@ def _happening(label: Label) -> str:
         case What.CRASH:
             return f"the {me}'s service crashes"
         case What.RESTART:
-            old = ", and is shown an old value of the register" if label.detail else ""
-            return f"the {me}'s service is restarted, reads its journal{old}"
+            return f"the {me}'s service is restarted, reads its journal{_SHOWN[label.detail]}"
         case What.STARTS:
             return "the coordinator starts the migration"
         case What.HOST_DIES:
@@ -179,6 +184,8 @@ def _happening(label: Label) -> str:
             return f"the {me} hears once more on the link {_MESSAGES[Message(label.detail)]}"
         case What.HOST_RETURNS:
             return f"the {me}'s host is switched on again, with its journal and without its VMM"
+        case What.SWITCHED_OFF:
+            return f"an operator switches the {me}'s host off"
         case What.GIVE_UP:
             return "the coordinator gives the machine up: no host has anything of it"
         case What.WRITE_LOST:

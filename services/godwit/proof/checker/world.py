@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from .cores import Operation
+from .cores import NOTHING, Operation, Shown, standing
 from .facts import Fact
 from .script import Message
 
@@ -124,6 +124,9 @@ class Echo(NamedTuple):
     message: Message
 
 
+NOTHING_LOST: Final = Shown(NOTHING, 0)
+
+
 class World(NamedTuple):
     """All that there is. ``register``: its values' numbers, the oldest first."""
 
@@ -131,6 +134,8 @@ class World(NamedTuple):
     destination: Side
     is_linked: bool
     register: tuple[int, ...]
+    seen: Shown
+    """What the register showed before it lost a write; a host may have seen it, or not."""
     strays: tuple[Operation, ...]
     echoes: tuple[Echo, ...]
     ordered: int
@@ -154,6 +159,7 @@ class Draft:
         "left",
         "ordered",
         "register",
+        "seen",
         "sides",
         "strays",
         "violation",
@@ -163,6 +169,7 @@ class Draft:
         self.sides = [world.source, world.destination]
         self.is_linked = world.is_linked
         self.register = world.register
+        self.seen = world.seen
         self.strays = world.strays
         self.echoes = world.echoes
         self.ordered = world.ordered
@@ -176,6 +183,7 @@ class Draft:
         draft.sides = [*self.sides]
         draft.is_linked = self.is_linked
         draft.register = self.register
+        draft.seen = self.seen
         draft.strays = self.strays
         draft.echoes = self.echoes
         draft.ordered = self.ordered
@@ -192,6 +200,7 @@ class Draft:
             target,
             self.is_linked,
             self.register,
+            self.seen,
             self.strays,
             self.echoes,
             self.ordered,
@@ -301,6 +310,11 @@ class Draft:
             return False
         self.register = (*self.register, operation.record)
         return True
+
+    def lose_write(self) -> None:
+        """The register loses the last write that it has acknowledged."""
+        self.seen = standing(self.register)
+        self.register = self.register[:-1]
 
 
 _AGED: Final = {

@@ -127,6 +127,8 @@ async def _unsettled(arena: Arena, name: str, migration: str) -> list[str]:
     running = await _running_on(arena, name)
     if running != ([] if died else [record.owner]):
         faults.append(f"runs on {running}, died: {died}, the register names {record.owner}")
+    if died and arena.vmm_pid(record.owner) is not None:
+        faults.append(f"it is said to be dead, and its VMM lives on {record.owner}")
     for host in HOSTS:
         faults += await _left_on(arena, host, name, is_owner=host == record.owner)
     faults += await _left_in_claims(arena, name)

@@ -100,6 +100,22 @@ PROCESSES: Final = frozenset(
     }
 )
 VMMS: Final = frozenset({Party.SOURCE_VMM, Party.DESTINATION_VMM})
+HELD_BY_SOURCE: Final = frozenset(
+    {"s1", "s2", "s3", "s4", "s5", "s6", "s7", "d1", "d2", "d3", "d4"}
+)
+"""Here the source's VMM alone has the machine: the last pages are still to be sent."""
+CLAIMED: Final = "d10"
+"""The register names the destination, whose VMM has not run: the source's has the machine, and runs
+it only if an operator says so."""
+HELD_BY_DESTINATION: Final = frozenset({"s11", "s12", "s13", "d11", "d12"})
+"""The machine runs at the destination: what the source's VMM has is stale, or is gone."""
+ABSENT: Final = {
+    Party.SOURCE_VMM: frozenset({"s13", "d12"}),
+    Party.DESTINATION_VMM: frozenset({"d1"}),
+}
+"""Where a VMM is gone, or still to come."""
+MAY_LEAVE: Final = "d12"
+"""ACTIVE is said: the source, which nobody has stopped, frees its VMM while that is to be hit."""
 LEADERS: Final = {Party.REGISTER_LEADER: REGISTER, Party.EVENTS_LEADER: EVENTS}
 DISKS: Final = frozenset({Party.DISK_OF_SOURCE, Party.DISK_OF_DESTINATION})
 
@@ -148,8 +164,20 @@ class Cell:
             return runs if is_early else frozenset({Result.MOVED})
         if self.party not in VMMS:
             return runs
-        lost = {Result.DEAD, Result.DOUBT} if self.fault is Fault.KILL else set()
-        return runs | lost | {Result.NONE}
+        if self.step.key in ABSENT[self.party]:
+            may_leave = self.step.key == MAY_LEAVE
+            return frozenset({Result.NONE, Result.MOVED} if may_leave else {Result.NONE})
+        return frozenset({self._of_a_dead_vmm}) if self.fault is Fault.KILL else runs
+
+    @property
+    def _of_a_dead_vmm(self) -> Result:
+        """What must become of the machine: it runs where the other VMM has it, if one has it."""
+        key = self.step.key
+        if self.party is Party.SOURCE_VMM:
+            return Result.DEAD if key in HELD_BY_SOURCE else Result.MOVED
+        if key in HELD_BY_DESTINATION:
+            return Result.DEAD
+        return Result.DOUBT if key == CLAIMED else Result.STAYED
 
 
 @dataclass(frozen=True, slots=True)

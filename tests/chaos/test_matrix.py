@@ -6,18 +6,25 @@ import subprocess
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from unittest.mock import create_autospec
 
+import cells
 import pytest
-from arena import Setting
-from cells import Cell, CellOutcome, Fault, Party, Result, faults_of, setting_of
-from matrix import SUMMARY, Queue, all_cells
+from arena import Arena, Setting
+from cells import VMMS, Cell, CellOutcome, Fault, Party, Result, faults_of, run_cell, setting_of
+from matrix import PAGE, SUMMARY, Queue, all_cells
 from results import Results, Revision, revision
-from steps import STEPS, step
+from steps import STEPS, Role, step
 from table import page, summary, with_summary
 
 GOOD = CellOutcome(Cell(Party.SOURCE, Fault.KILL, step("s6")), Result.STAYED, "restarted", 2.5)
 BAD = CellOutcome(Cell(Party.NATS, Fault.KILL, step("d9")), Result.BAD, "two run", 1.0)
 ON = date(2026, 11, 22)
+OF_A_DEAD_VMM = {
+    Party.SOURCE_VMM: "† † † † † † † → → → → → ·  † † † † → → → → → → → ·",
+    Party.DESTINATION_VMM: "← ← ← ← ← ← ← ← ← ← † † †  · ← ← ← ← ← ← ← ← ? † †",
+}
+"""At s1 to s13, and d1 to d12."""
 
 
 def test_every_party_is_hit_by_each_of_its_faults_at_each_step_once() -> None:
@@ -33,6 +40,48 @@ def test_a_full_disk_hinders_no_journal_that_is_there() -> None:
     may_stay = {(cell.party, cell.step.key) for cell in full if Result.STAYED in cell.may_become}
     assert may_stay == {(Party.DISK_OF_SOURCE, "d1"), (Party.DISK_OF_SOURCE, "d2")}
     assert all(Result.MOVED in cell.may_become for cell in full)
+
+
+def test_a_machine_dies_only_with_the_one_process_that_held_it() -> None:
+    for party, row in OF_A_DEAD_VMM.items():
+        for at, shown in zip(STEPS, row.split(), strict=True):
+            allowed = {Result(shown)}
+            if (party, at.key) == (Party.SOURCE_VMM, "d12"):
+                allowed.add(Result.MOVED)  # it is just leaving
+            assert Cell(party, Fault.KILL, at).may_become == allowed, (party, at.key)
+
+
+def test_no_other_fault_kills_a_machine_or_leaves_it_in_doubt() -> None:
+    for cell in all_cells():
+        if cell.party not in VMMS or cell.fault is not Fault.KILL:
+            assert not cell.may_become & {Result.DEAD, Result.DOUBT, Result.BAD}, cell
+
+
+def test_what_is_published_is_what_may_come() -> None:
+    """So a page with a violation, or with a † or ? where none may be, fails here too."""
+    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines()]
+    for role in Role:
+        steps = [each for each in STEPS if each.role is role]
+        at = {tuple(row[:2]): row[2:] for row in rows if len(row) == 2 + len(steps)}
+        for cell in all_cells():
+            if cell.step in steps:
+                result = Result(at[cell.party, cell.fault][steps.index(cell.step)])
+                assert result in cell.may_become, f"{cell}: {result}"
+
+
+@pytest.mark.parametrize("found", [Result.DEAD, Result.DOUBT, Result.NONE])
+async def test_what_may_not_come_of_a_cell_is_a_violation(
+    monkeypatch: pytest.MonkeyPatch, found: Result
+) -> None:
+    async def dies(_arena: Arena, _cell: Cell) -> tuple[Result, str]:
+        return found, "both are gone"
+
+    monkeypatch.setattr(cells, "_run", dies)
+    arena = create_autospec(Arena, instance=True)
+    outcome = await run_cell(arena, Cell(Party.SOURCE_VMM, Fault.KILL, step("s8")))
+    assert outcome.result is Result.BAD
+    assert outcome.detail == f"{found} is none of this cell's: both are gone"
+    arena.bury_machine.assert_not_called()
 
 
 def test_what_was_found_is_known_to_the_next_run_of_the_same_code(tmp_path: Path) -> None:

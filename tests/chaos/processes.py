@@ -8,12 +8,15 @@ from pathlib import Path
 
 def is_stopped(pid: int) -> bool:
     """Whether a signal has stopped it."""
-    return _state(pid) == "T"
+    return _state(pid)[0] == "T"
 
 
 def is_dead(pid: int) -> bool:
-    """Whether it has ended, though perhaps nobody has reaped it yet."""
-    return _state(pid) in {"", "Z", "X"}
+    """Whether it has ended, though perhaps nobody has reaped it yet. A thread that is still to end
+    keeps its memory, which may be read meanwhile.
+    """
+    state, threads = _state(pid)
+    return state in {"", "Z", "X"} and threads <= 1
 
 
 def memfds(pid: int) -> list[str]:
@@ -35,8 +38,10 @@ def _held(pid: int) -> list[str]:
     return found
 
 
-def _state(pid: int) -> str:
+def _state(pid: int) -> tuple[str, int]:
+    """Its main thread's state, and how many threads there are."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return ""
+        return "", 0
+    return fields[0], int(fields[17])

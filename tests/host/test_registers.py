@@ -15,6 +15,7 @@ from godwit.runtime.event_log import LogFullError
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol import register as reg
+from godwit_protocol.errors import UnreachableError
 from godwit_protocol.roles.inputs import CasSettled, CasUnclear
 
 
@@ -93,6 +94,49 @@ async def test_a_register_that_the_log_has_no_room_for_may_be_written_later(
     settled = await Registers(log).compare_and_set(record, 0)
     assert isinstance(settled, CasSettled)
     assert settled.won
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+async def test_whoever_heard_no_answer_has_won_only_if_its_own_write_stands(
+    log: NatsLog, unique_name: str, monkeypatch: pytest.MonkeyPatch, is_ours: bool
+) -> None:
+    """The same value by the same migration is another's if it has another nonce."""
+    first = reg.started(unique_name, "host-1", None)
+    begun = await Registers(log).compare_and_set(first, 0)
+    assert isinstance(begun, CasSettled)
+    ours, others = (reg.moved(first, "host-2", "some-migration") for _ in range(2))
+    others = msgspec.structs.replace(others, nonce="another")
+    append = log.append
+
+    async def unheard(subject: str, _data: bytes, **_options: object) -> int:
+        stored = ours if is_ours else others
+        await append(
+            subject,
+            reg.encode(stored),
+            message_id=f"{unique_name}/{stored.nonce}",
+            expected_last_sequence=begun.standing.sequence,
+            timeout_s=registers.CAS_TIMEOUT_S,
+        )
+        raise UnreachableError("no answer")
+
+    monkeypatch.setattr(log, "append", unheard)
+    settled = await Registers(log).compare_and_set(ours, begun.standing.sequence)
+    assert isinstance(settled, CasSettled)
+    assert settled.won is is_ours
+    assert settled.standing.record == (ours if is_ours else others)
+
+
+async def test_whoever_cannot_read_back_does_not_know(
+    log: NatsLog, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object, **__: object) -> int:
+        raise UnreachableError("the log is away")
+
+    monkeypatch.setattr(log, "append", away)
+    monkeypatch.setattr(log, "last", away)
+    record = reg.started(unique_name, "host-1", None)
+    unclear = await Registers(log).compare_and_set(record, 0)
+    assert unclear == CasUnclear(message="the log is away")
 
 
 def test_a_mark_that_cannot_be_read_is_none(tmp_path: Path) -> None:

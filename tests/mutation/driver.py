@@ -47,6 +47,9 @@ MODULES: Final = (
     "roles.table",
     "roles.coordinator",
     "roles.coordinator_state",
+    "roles.coordinator_facts",
+    "roles.tracker",
+    "ledger",
 )
 STAGES: Final = (
     (
@@ -57,6 +60,13 @@ STAGES: Final = (
         "tests/stateful/test_lost_machines.py",
         "tests/protocol/test_register.py",
         "tests/protocol/test_fate.py",
+        "tests/protocol/test_ledger.py",
+        "tests/protocol/test_ledger_decisions.py",
+        "tests/protocol/test_ledger_fold.py",
+        "tests/protocol/test_coordinator_facts.py",
+        "tests/protocol/test_tracker_steps.py",
+        "tests/stateful/test_bandwidth.py",
+        "tests/stateful/test_tracker_machine.py",
         "tests/simulation/test_past_failures.py",
     ),
     ("tests/stateful/test_migration_machine.py",),

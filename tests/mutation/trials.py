@@ -266,8 +266,8 @@ def put_in_place(job: Job, module: types.ModuleType) -> None:
     else:
         function = _function(module, name)
         function.__code__ = _code_of(changed, name)
-    if name.isupper() or name in _RUN_WHEN_LOADED:
-        module.TABLE.rows = module._rows()  # type: ignore[attr-defined]
+    if hasattr(module, "TABLE") and (name.isupper() or name in _RUN_WHEN_LOADED):
+        module.TABLE.rows = module._rows()
 
 
 def _is_private_constant(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from traceback import format_exception
 from typing import Any, cast
 
 import pytest
@@ -37,18 +38,20 @@ def test_only_where_it_is_is_left_of_a_url(urls: str, shown: str) -> None:
 
 def test_a_variable_that_is_wrong_is_shown_without() -> None:
     with pytest.raises(ConfigError) as raised:
-        load(Service.COORDINATOR, {"GODWIT_NATS_URL": f"nats://a:{SECRET}@one:port"})
+        load(Service.COORDINATOR, {"GODWIT_NATS_URL": f"nats://a:{SECRET}/@one:port"})
     assert "'nats://one:port'" in raised.value.message
+    assert SECRET not in "".join(format_exception(raised.value))
     assert SECRET not in f"{raised.value.message} {raised.value.value} {raised.value!r}"
 
 
 async def test_errors_of_the_connection_are_without() -> None:
     with pytest.raises(InvalidInputError) as wrong:
-        await NatsLog.connect(f"http://a:{SECRET}@one", name="test")
+        await NatsLog.connect(f"nats://a:{SECRET}/@one", name="test")
     silent = f"nats://a:{SECRET}@127.0.0.1:{free_port()}"
     with pytest.raises(UnreachableError) as unreachable:
         await NatsLog.connect(silent, name="test", timeout_s=0.1)
-    assert "http://one" in wrong.value.message
+    assert "nats://one" in wrong.value.message
+    assert SECRET not in "".join(format_exception(wrong.value))
     assert "nats://127.0.0.1" in unreachable.value.message
     assert SECRET not in f"{wrong.value.message} {unreachable.value.message}"
 

@@ -496,4 +496,5 @@ def _value(variable: Variable, service: Service, environ: Mapping[str, str]) -> 
     try:
         return variable.parse(text)
     except (ValueError, KeyError, InvalidInputError) as error:
-        raise ConfigError(variable.name, shown, variable.allowed) from error
+        cause = error if shown == text else None  # its words may hold a part of the password
+        raise ConfigError(variable.name, shown, variable.allowed) from cause

@@ -105,9 +105,9 @@ class NatsLog:
         """
         try:
             servers = server_urls(url)
-        except ValueError as error:
+        except ValueError:  # whose words may hold a part of the password
             shown = without_credentials(url)
-            raise InvalidInputError(f"{shown!r} is not the URL of a NATS server") from error
+            raise InvalidInputError(f"{shown!r} is not the URL of a NATS server") from None
         websockets.put_into(transport, if_needed_for=servers)
         log = cls()
         try:

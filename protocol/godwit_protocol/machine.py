@@ -69,8 +69,8 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
         return (RegionSpec(RAM_REGION, self.ram_bytes), *framebuffers)
 
     def checked(self) -> MachineSpec:
-        """Return self if every region is a positive whole number of pages, the tenant a name, and
-        there are not too many vGPUs.
+        """Return self if every region is a positive whole number of pages, the tenant a name, each
+        variable one that a process can be given, and there are not too many vGPUs.
 
         Raises ``InvalidInputError`` naming what is wrong.
         """
@@ -80,6 +80,12 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
                 f"machine {self.name} has {len(self.vgpus)} vGPUs",
                 hint=f"a machine has at most {VGPUS_MAX}",
             )
+        for name, value in self.env.items():
+            if not name or "=" in name or "\0" in name + value:
+                raise InvalidInputError(
+                    f"machine {self.name} cannot be given the variable {name!r}",
+                    hint="a name has at least one character and no '=', and nothing has a NUL",
+                )
         for region in self.regions():
             if region.size_bytes <= 0 or region.size_bytes % PAGE_BYTES:
                 raise InvalidInputError(

@@ -17,3 +17,11 @@ def test_a_machine_has_no_more_vgpus_than_its_memory_can_be_passed_on() -> None:
     assert most.checked() is most
     with pytest.raises(InvalidInputError, match="64 vGPUs"):
         msgspec.structs.replace(SPEC, vgpus=(vgpu,) * (VGPUS_MAX + 1)).checked()
+
+
+@pytest.mark.parametrize("env", [{"": "x"}, {"A=B": "x"}, {"A\0": "x"}, {"A": "x\0y"}])
+def test_a_variable_that_no_process_can_be_given_is_refused(env: dict[str, str]) -> None:
+    with pytest.raises(InvalidInputError, match="variable"):
+        msgspec.structs.replace(SPEC, env=env).checked()
+    usual = msgspec.structs.replace(SPEC, env={"A": "x=y", "B": ""})
+    assert usual.checked() is usual

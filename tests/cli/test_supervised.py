@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from godwit.local_cluster import supervised
+from godwit.local_cluster import cluster, supervised
 from godwit.local_cluster.cluster import Cluster
 from godwit.local_cluster.supervised import Program, Supervised, accepts_on
+from godwit.runtime.nats_server import NatsServer
 from godwit_protocol.errors import ConflictError, DeadlineError, InvalidInputError, UnreachableError
 
 WAIT_S = 20.0
@@ -64,6 +65,48 @@ async def test_it_is_ready_also_where_its_socket_has_a_long_path(
     process = launcher(deep, reports)
     await process.start()
     await process.stop()
+
+
+class DyingServer(NatsServer):
+    """An event log that ends so many times, and then no more."""
+
+    def __init__(self, times: int) -> None:
+        self.left, self.is_up = times, True
+        self.stays_up = asyncio.Event()
+
+    async def wait(self) -> int:
+        if not self.left:
+            self.stays_up.set()
+            await asyncio.Event().wait()
+        self.left, self.is_up = self.left - 1, False
+        return 1
+
+    async def restart(self) -> None:
+        self.is_up = True
+
+
+@pytest.mark.parametrize(("times", "is_left_down"), [(2, False), (3, True)])
+async def test_an_event_log_is_called_down_when_it_is_and_not_before(
+    times: int,
+    is_left_down: bool,
+    tmp_path: Path,
+    reports: Reports,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "RESTARTS_IN_A_ROW_MAX", 2)
+    monkeypatch.setattr(cluster, "RESTART_WAIT_S_MIN", 0.0)
+    server = DyingServer(times)
+    watcher = asyncio.create_task(Cluster(tmp_path, [], "", reports)._watch_nats(server))
+    for _ in range(2):
+        assert "restarting it" in await reports.next()
+    if is_left_down:
+        assert "left down" in await reports.next()
+        await watcher
+    else:
+        async with asyncio.timeout(WAIT_S):
+            await server.stays_up.wait()
+        watcher.cancel()
+    assert server.is_up is not is_left_down
 
 
 async def test_a_directory_that_cannot_be_one_is_what_was_given_wrong(tmp_path: Path) -> None:

@@ -259,9 +259,12 @@ class Cluster:
         """Restart the event log's server when it dies: on the same port, with all that it holds."""
         loop = asyncio.get_running_loop()
         restarts, started = 0, loop.time()
-        while restarts < RESTARTS_IN_A_ROW_MAX:
+        while True:
             status = await server.wait()
-            restarts = 1 if loop.time() - started > STEADY_S else restarts + 1
+            restarts = 0 if loop.time() - started > STEADY_S else restarts
+            if restarts == RESTARTS_IN_A_ROW_MAX:
+                self._report(f"the event log ended {restarts} times in a row and is left down")
+                return
             self._report(f"the event log ended with status {status}; restarting it")
             await asyncio.sleep(RESTART_WAIT_S_MIN)
             try:
@@ -269,8 +272,7 @@ class Cluster:
             except GodwitError as error:
                 self._report(f"the event log cannot be restarted: {error.message}")
                 return
-            started = loop.time()
-        self._report("the event log ended too often and is left down")
+            restarts, started = restarts + 1, loop.time()
 
     async def _provision(self) -> None:
         path = self.directory / "logs" / "provision.log"

@@ -19,16 +19,25 @@ def check_end(world: World) -> None:
     """Every migration ends, or is honestly in doubt."""
     source, target = world.vmms[SOURCE], world.vmms[DESTINATION]
     running = [vmm for vmm in (source, target) if vmm.executes]
-    if not (world.dead or world.vmm_died):
+    told = {event.envelope.type for event in world.log.recorded}
+    is_in_doubt = ev.DoubtRaised.TYPE in told
+    if not (world.dead or world.vmm_died or world.writes_lost):
         assert world.phase(COORDINATOR) == "ended", world.phase(COORDINATOR)
         assert len(running) == 1, "exactly one side runs once the faults stop"
         left = [vmm for vmm in (source, target) if vmm.pages is not None]
         assert left == running, "memory is left behind"
         assert world.phase(DESTINATION) in _RESTING, world.phase(DESTINATION)
         assert world.phase(SOURCE) in {"", *map(str, source_state.TERMINAL)}, world.phase(SOURCE)
-    elif not running and not source.broken and source.pages is not None:
-        told = {event.envelope.type for event in world.log.recorded}
-        assert ev.DoubtRaised.TYPE in told, "the machine stands still and nobody says so"
+        return
+    ends = world.phase(COORDINATOR) == "ended"
+    assert ends or is_in_doubt, "it neither ends nor raises the alarm"
+    kept = [vmm for vmm in (source, target) if vmm.pages is not None and not vmm.broken]
+    if running:
+        assert kept == running or is_in_doubt, "memory is left behind"
+    elif kept:
+        assert is_in_doubt, "the machine stands still and nobody says so"
+    else:
+        assert world.is_lost
 
 
 def check_lanes(world: World) -> None:

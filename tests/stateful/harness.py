@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from invariants import check_invariants, check_wanted
+from crashes import restart
+from invariants import check_invariants, check_wanted, has_image
 from outcomes import fail, succeed
 from parts import (
     COORDINATOR,
@@ -27,6 +28,7 @@ from parts import (
     SPEC,
     START_NS,
     Action,
+    Journal,
     Link,
     Pending,
     Role,
@@ -59,7 +61,16 @@ class World:
         self.samples: dict[tuple[Role, str], list[Any]] = {}
         self.finished: set[Role] = set()
         self.dead: set[Role] = set()
+        self.down: set[Role] = set()
+        """Services that have died, and will be started again; ``crashes`` does both."""
+        self.restarted: set[Role] = set()
+        self.decisions: dict[Role, Event] = {}
+        """What each host's role began with."""
+        self.journals = {SOURCE: Journal(), DESTINATION: Journal()}
         self.vmm_died = False
+        self.is_lost = False
+        """The VMM or host that held the machine alone has died."""
+        self.writes_lost = 0
         self.register = [reg.started(SPEC.name, SOURCE.host, None)]
         self.strays: list[fx.CompareAndSet] = []
         self.vmms = {SOURCE: Vmm([0] * PAGES, executes=True), DESTINATION: Vmm()}
@@ -98,10 +109,15 @@ class World:
             if self.log.outbox[role]:
                 found.append(Action(f"store of {role.value}", lambda r=role: self._store_next(r)))
         for role in Role:
-            if role not in self.dead and self.cursors[role] < len(self.log.recorded):
+            if role in self.dead | self.down:
+                continue
+            if self.cursors[role] < len(self.log.recorded):
                 found.append(Action(f"tell {role.value}", lambda r=role: self._read_log(r)))
         for pending in self.pending:
             found += self._outcomes(pending)
+        for role in (SOURCE, DESTINATION):
+            if role in self.down:
+                found.append(Action(f"restart of {role.value}", lambda r=role: restart(self, r)))
         for stray in self.strays:
             found.append(Action("stray lands", lambda s=stray: self._stray_lands(s), fault=True))
         return found + self._troubles()
@@ -220,8 +236,10 @@ class World:
                     self.link.control[peer(role)].append(None)
             case fx.Finish():
                 self.finished.add(role)
-            case fx.AwaitFlush() | fx.SetBandwidth():
-                pass  # no host loses its power here: that is the checker's part; no link has a rate
+            case fx.AwaitFlush():
+                self.journals[role].flush()
+            case fx.SetBandwidth():
+                pass  # no link has a rate
             case _:
                 check_wanted(self, role, effect)
                 self._begin(role, effect)
@@ -231,7 +249,7 @@ class World:
         match effect:
             case fx.OpenLink():
                 listening = self.states[DESTINATION]
-                if listening is not None and DESTINATION not in self.dead:
+                if listening is not None and not {DESTINATION} & (self.dead | self.restarted):
                     self.link = Link(up=True)
                     hello = link.Hello(
                         version=1,
@@ -324,11 +342,20 @@ class World:
     def kill_destination(self) -> None:
         """The host is gone for good, with its memory, and all that it had not sent."""
         self.dead.add(DESTINATION)
+        self.down.discard(DESTINATION)
+        self.dies(DESTINATION)
         self.vmms[DESTINATION] = Vmm(broken=True)
         self.pending = [item for item in self.pending if item.role is not DESTINATION]
         self.log.outbox[DESTINATION].clear()
         if self.link.up:
             self.break_link()
+
+    def dies(self, role: Role) -> None:
+        """What held the machine at ``role``, if it did, is dead."""
+        self.vmm_died = True
+        self.is_lost |= not has_image(self, peer(role))
+        self.vmms[role].broken = True
+        self.vmms[role].executes = False
 
     # The register.
 
@@ -357,6 +384,8 @@ class World:
     # The log.
 
     def _append(self, role: Role, effect: fx.Append) -> None:
+        if role in self.journals:
+            self.journals[role].append(effect.event, effect.durability)
         self.quarantined |= isinstance(effect.event, ev.ImageQuarantined)
         self.log.put(role, effect, self.now_ns, self.register[-1].epoch)
 
@@ -411,13 +440,28 @@ class World:
             destination_known=True,
         )
 
+    def lose_write(self) -> None:
+        """The register's server comes back as it was before its last acknowledged write."""
+        self.story.outside(self.now_ns, f"the register loses {self.register.pop().value}")
+        self.writes_lost += 1
+
+    def hear_again(self, role: Role) -> None:
+        """What was addressed to ``role`` before a restart may not have been heard."""
+        for recorded, to in zip(self.log.recorded, self.log.addressed, strict=True):
+            if to is not None and to.host == role.host and recorded.sequence <= self.cursors[role]:
+                self._obey(role, recorded.event)
+
     def _obey(self, role: Role, event: Event) -> None:
         view = self.register_view()
         match event:
+            case ev.PreparationOrdered() | ev.MigrationStarted() if role in self.decisions:
+                pass  # it has begun; this is after a restart
             case ev.PreparationOrdered():
+                self.decisions[role] = event
                 begun = destination.begin(event, view, migration=MIGRATION, now_ns=self.now_ns)
                 self.begin(role, "begins", *begun)
             case ev.MigrationStarted():
+                self.decisions[role] = event
                 begun_here = source.begin(
                     event, SPEC.name, view, migration=MIGRATION, now_ns=self.now_ns
                 )
@@ -427,6 +471,8 @@ class World:
             case bev.BandwidthOrdered():
                 cap = event.bandwidth_bytes_per_second
                 self.tell(role, inp.BandwidthOrdered(change=event.change, bytes_per_second=cap))
+            case ev.AbortIntended():
+                self.tell(role, inp.PeerAbort(reason=event.reason))
             case ev.MigrationAbandoned():
                 self.tell(role, inp.PeerRuns())
             case ev.ImageQuarantined():
@@ -472,9 +518,15 @@ class World:
             nominal = [action for action in self.actions() if not action.fault]
             if nominal:
                 nominal[0].do()
-            elif not self.pass_time():
+            elif self._only_looks() or not self.pass_time():
                 return
         raise AssertionError("the world does not come to rest")
+
+    def _only_looks(self) -> bool:
+        """A destination in doubt, which has said so, looks for ever what became of the machine."""
+        state = self.states[DESTINATION]
+        waits = self.deadlines().keys() == {DESTINATION}
+        return waits and state.phase is destination.Phase.STAGED and state.alarmed
 
     def run_until(self, done: Callable[[], bool], steps_max: int = 3000) -> None:
         """Do the oldest thing that is no fault, again and again, until ``done``."""

@@ -20,6 +20,8 @@ def check_wanted(world: World, role: Role, effect: fx.Effect) -> None:
         assert not isinstance(effect, fx.OpenGate | fx.ResumeMachine), "I3: a stale image would run"
         return
     match effect:
+        case fx.OpenGate() | fx.ResumeMachine() if world.vmms[role].executes:
+            pass  # it runs: after a restart that is how a role finds out
         case fx.OpenGate():
             assert standing.value is reg.RegisterValue.MOVED, standing
             assert standing.owner == role.host, standing
@@ -40,16 +42,22 @@ def check_wanted(world: World, role: Role, effect: fx.Effect) -> None:
                 assert proven, "taken back after GO without proof"
 
 
+def has_image(world: World, role: Role) -> bool:
+    """Whether a side holds the machine whole, as it is now."""
+    origin, target = world.vmms[SOURCE], world.vmms[DESTINATION]
+    if role is SOURCE:
+        return origin.pages is not None and not origin.broken and not target.executes
+    current = target.pages == world.at_stun and not origin.executes
+    return target.whole and not target.broken and (target.executes or current)
+
+
 def check_invariants(world: World) -> None:
     """I1 to I3, now."""
     origin, target = world.vmms[SOURCE], world.vmms[DESTINATION]
     assert not (origin.executes and target.executes), "I1: two sides execute"
-    at_source = origin.pages is not None and not origin.broken and not target.executes
-    current = target.pages == world.at_stun and not origin.executes
-    at_target = target.whole and not target.broken and (target.executes or current)
     elsewhere = reg.has_gone_on(world.register[-1], MIGRATION, world.register[0].epoch)
-    lost = world.vmm_died or world.dead
-    assert at_source or at_target or elsewhere or lost, "I2: no whole image is left"
+    found = has_image(world, SOURCE) or has_image(world, DESTINATION)
+    assert found or elsewhere or world.is_lost, "I2: no whole image is left"
     epochs = [record.epoch for record in world.register]
     assert epochs == sorted(epochs), epochs
     nonces = [record.nonce for record in world.register]

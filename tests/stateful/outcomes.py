@@ -84,8 +84,7 @@ def fail(world: World, role: Role, effect: fx.Effect) -> None:
             reason = ev.AbortReason.VERIFICATION_FAILED
             world.tell(role, inp.ImageBad(reason=reason, message=message))
         case fx.ResumeMachine() | fx.OpenGate():
-            world.vmm_died = world.vmms[role].broken = True
-            world.vmms[role].executes = False
+            world.dies(role)
             world.tell(role, inp.OperationFailed(message=message))
         case fx.TakeClaim():
             world.tell(role, inp.ClaimSettled(won=False, holder="another"))

@@ -92,6 +92,28 @@ class Outgoing(NamedTuple):
     acknowledges: bool
 
 
+@dataclass
+class Journal:
+    """The types of a service's facts, in order; so many of them are on the disk."""
+
+    types: list[str] = field(default_factory=list)
+    flushed: int = 0
+
+    def append(self, event: Event, durability: fx.Durability) -> None:
+        self.types.append(event.TYPE)
+        if durability is fx.Durability.JOURNALED:
+            self.flush()
+
+    def flush(self) -> None:
+        self.flushed = len(self.types)
+
+    def lose(self) -> int:
+        """Forget what is not on the disk. Returns how many facts those were."""
+        lost = len(self.types) - self.flushed
+        del self.types[self.flushed :]
+        return lost
+
+
 class Pending(NamedTuple):
     """An effect that has not come to its end."""
 

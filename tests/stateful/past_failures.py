@@ -146,8 +146,8 @@ def both_vmms_dead_and_one_host_gone() -> World:
 def _lose_power(world: World, role: Role) -> None:
     world.story.outside(world.now_ns, f"{role.host} loses its power, for good as it seems")
     world.dead.add(role)
+    world.dies(role)
     world.vmms[role] = Vmm()
-    world.vmm_died = True
     world.notices.clear()
     world.link.up = False
     world.pending = [item for item in world.pending if item.role is not role]
@@ -212,8 +212,8 @@ def switched_on_again() -> World:
     begun = world.samples[SOURCE, "connecting"][0]
     world.break_link()
     facts = _restart(world, SOURCE, "host-1 loses its power, is fenced, and is switched on again")
+    world.dies(SOURCE)
     world.vmms[SOURCE] = Vmm()
-    world.vmm_died = True
     world.notices.clear()
     world.tell(DESTINATION, inp.PeerFenced())
     recovered = recovery.recover_source(begun, facts, world.now_ns, image_left=False)

@@ -175,20 +175,21 @@ def one_fault_worlds() -> Iterator[World]:
     seen: set[tuple[str, ...]] = set()
     steps = 0
     while True:
-        for name in _troubles(_after(steps)):
-            world = _after(steps)
+        for name in _troubles(after(steps)):
+            world = after(steps)
             situation = (*(world.phase(role) for role in Role), name)
             if situation not in seen:
                 seen.add(situation)
                 _meddle(world, name)
                 world.drain()
                 yield world
-        if not [action for action in _after(steps).actions() if not action.fault]:
+        if not [action for action in after(steps).actions() if not action.fault]:
             return
         steps += 1
 
 
-def _after(steps: int) -> World:
+def after(steps: int) -> World:
+    """A good migration, so many steps on."""
     world = World()
     for _ in range(steps):
         next(action for action in world.actions() if not action.fault).do()

@@ -7,6 +7,7 @@ from enum import Enum, auto
 import hypothesis
 import pytest
 from checks import check_end, check_lanes
+from crashes import crash, may_crash
 from harness import World
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from scenarios import bandwidth
 from godwit_protocol.events import migration as ev
 
 CHOICES_MAX = 63
+CRASHES_MAX = 2
 DEADLY = {"destination host dies", "ResumeMachine fails", "OpenGate fails"}
 BEGINNINGS = [
     (SOURCE, "staging"),
@@ -50,6 +52,17 @@ class Wish(Enum):
     BANDWIDTH = auto()
 
 
+class Trouble(Enum):
+    """What a world may have besides what every world has. A register that loses a write and a death
+    together can do what docs/reliability.md says ("What remains possible").
+    """
+
+    NONE = auto()
+    DEATHS = auto()
+    CRASHES = auto()
+    LOST_WRITES = auto()
+
+
 class MigrationMachine(RuleBasedStateMachine):
     """Anything that can happen, in any order."""
 
@@ -58,7 +71,7 @@ class MigrationMachine(RuleBasedStateMachine):
         deadline_s=st.sampled_from([60, 1]),
         verify=st.sampled_from(ev.Verify),
         beginning=st.sampled_from(BEGINNINGS),
-        may_die=st.sampled_from([False, False, True]),
+        trouble=st.sampled_from(Trouble),
         writes=st.lists(st.integers(0, PAGES - 1), max_size=3),
     )
     def begin(
@@ -67,7 +80,7 @@ class MigrationMachine(RuleBasedStateMachine):
         deadline_s: int,
         verify: ev.Verify,
         beginning: tuple[Role, str],
-        may_die: bool,
+        trouble: Trouble,
         writes: list[int],
     ) -> None:
         """A world that came well as far as ``beginning``, or ended before."""
@@ -76,7 +89,7 @@ class MigrationMachine(RuleBasedStateMachine):
             deadline_ns=deadline_s * 1_000_000_000,
             rounds_max=LIMITS.rounds_max,
         )
-        self.may_die = may_die
+        self.trouble, self.crashes = trouble, 0
         self.world = World(limits, verify)
         role, phase = beginning
         while self.world.phase(role) != phase and self._nominal():
@@ -105,12 +118,33 @@ class MigrationMachine(RuleBasedStateMachine):
     def fail(self, choice: int) -> None:
         """Something goes wrong."""
         faults = [action for action in self.world.actions() if action.fault]
-        if not self.may_die:
+        if self.trouble is not Trouble.DEATHS:
             faults = [action for action in faults if action.name not in DEADLY]
         if faults:
             action = faults[choice % len(faults)]
             hypothesis.event(f"{action.name} [{self.world.phase(SOURCE)}]")
             action.do()
+
+    @rule(
+        role=st.sampled_from([SOURCE, DESTINATION]),
+        keeps=st.booleans(),
+        done=st.booleans(),
+    )
+    def crash(self, role: Role, keeps: bool, done: bool) -> None:
+        """A host's service dies. When it is started again is as uncertain as anything else."""
+        is_enough = self.crashes == CRASHES_MAX or self.trouble in (Trouble.NONE, Trouble.DEATHS)
+        if not is_enough and may_crash(self.world, role):
+            self.crashes += 1
+            hypothesis.event(f"crash of {role.value} [{self.world.phase(role)}]")
+            crash(self.world, role, keeps=keeps, done=done)
+
+    @rule()
+    def lose_a_write(self) -> None:
+        """One acknowledged write of the register is gone."""
+        may_lose = self.trouble is Trouble.LOST_WRITES and not self.world.writes_lost
+        if may_lose and len(self.world.register) > 1:
+            hypothesis.event(f"the register loses {self.world.register[-1].value}")
+            self.world.lose_write()
 
     @rule(page=st.integers(0, PAGES - 1), choice=st.integers(0, CHOICES_MAX))
     def write(self, page: int, choice: int) -> None:

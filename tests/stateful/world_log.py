@@ -21,7 +21,7 @@ class WorldLog:
         self.stored: list[bytes] = []
         self.addressed: list[fx.Address | None] = []
         self.outbox: dict[Role, deque[Outgoing]] = {role: deque() for role in Role}
-        self._chains: dict[str, tuple[int, bytes]] = {}
+        self._chains: dict[str, list[bytes]] = {}
         self._ids = 0
 
     def put(self, role: Role, effect: fx.Append, now_ns: int, epoch: int) -> None:
@@ -42,6 +42,16 @@ class WorldLog:
         self.outbox[role].appendleft(head._replace(acknowledges=False))
         return head.event
 
+    def forget(self, role: Role, lost: int) -> None:
+        """The service of ``role`` died, and its journal has not the last so many of its facts: what
+        of them the log has not got either is as if it had never been. Nobody waits for the rest.
+        """
+        outbox, chain = self.outbox[role], self._chains.get(role.host, [])
+        for _ in range(min(lost, len(outbox))):
+            outbox.pop()
+            chain.pop()
+        self.outbox[role] = deque(item._replace(acknowledges=False) for item in outbox)
+
     def say(self, event: Event, lane: Lane, host: str, now_ns: int, epoch: int) -> None:
         """Store an event of somebody outside."""
         self._store(self._seal(event, lane, host, now_ns, epoch), event, None)
@@ -56,23 +66,23 @@ class WorldLog:
     def _seal(self, event: Event, lane: Lane, host: str, now_ns: int, epoch: int) -> bytes:
         self._ids += 1
         seed = hashlib.sha256(self._ids.to_bytes(8, "big")).digest()
-        sequence, previous = self._chains.get(host, (0, CHAIN_START))
+        chain = self._chains.setdefault(host, [])
         envelope = Envelope(
             id=uuid7(now_ns, seed[:10]),
             type=event.TYPE,
             migration=MIGRATION,
             machine=SPEC.name,
             lane=lane,
-            lane_sequence=sequence + 1,
+            lane_sequence=len(chain) + 1,
             host=host,
             epoch=epoch,
             correlation=MIGRATION,
             wall_ns=now_ns,
             monotonic_ns=now_ns,
             boot="boot",
-            prev_hash=previous,
+            prev_hash=chain[-1] if chain else CHAIN_START,
             body=codec.encode_body(event),
         )
         data = codec.encode(envelope)
-        self._chains[host] = (sequence + 1, stored_hash(data))
+        chain.append(stored_hash(data))
         return data

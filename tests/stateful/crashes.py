@@ -1,0 +1,93 @@
+"""A host's service dies, at any time, and is started again: by the production's own recovery.
+
+What it had under way was done or not; its journal keeps what was on the disk, and perhaps more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from parts import MIGRATION, PAGES, SOURCE, SPEC, Pending, Role
+
+from godwit_protocol.events import migration as ev
+from godwit_protocol.roles import destination, recovery, source, succession
+from godwit_protocol.roles import effects as fx
+
+if TYPE_CHECKING:
+    from harness import World
+
+
+def may_crash(world: World, role: Role) -> bool:
+    """Whether there is a journal that a restart would find."""
+    if role not in world.decisions or role in world.dead | world.down:
+        return False
+    return role not in world.finished or bool(world.log.outbox[role])
+
+
+def crash(world: World, role: Role, *, keeps: bool, done: bool) -> None:
+    """``keeps``: the disk has got also what nobody waited for. ``done``: what VMM and register had
+    been told, they have done; if not, a write of the register may still arrive.
+    """
+    lost = 0 if keeps else world.journals[role].lose()
+    world.story.outside(world.now_ns, f"{role.host}'s service dies, and {lost} facts are lost")
+    world.journals[role].flush()
+    world.log.forget(role, lost)
+    world.states[role] = None
+    world.finished.discard(role)
+    world.down.add(role)
+    if world.link.up:
+        world.break_link()
+    world.notices = [notice for notice in world.notices if notice[0] is not role]
+    for pending in [item for item in world.pending if item.role is role]:
+        world.pending.remove(pending)
+        _leave(world, pending, done=done)
+
+
+def _leave(world: World, pending: Pending, *, done: bool) -> None:
+    """What becomes of what nobody waits for any more."""
+    vmm = world.vmms[pending.role]
+    match pending.effect:
+        case fx.CompareAndSet() as effect if done:
+            world.write_register(effect)
+        case fx.CompareAndSet() as effect:
+            world.strays.append(effect)
+        case fx.ResumeMachine() | fx.OpenGate() if not done and vmm.pages == world.at_stun:
+            vmm.executes = False  # it was stunned, and the guest has written nothing since
+        case fx.PauseMachine() if done:
+            vmm.executes = False
+            world.at_stun = list(vmm.pages or ())
+        case fx.PrepareMachine() if done:
+            vmm.pages = [0] * PAGES
+        case fx.FreeMemory() if done:
+            vmm.pages = None
+
+
+def restart(world: World, role: Role) -> None:
+    """As the services do it: the state that the role began in, the register as it is now, what the
+    journal says and what the VMM does, and all that was addressed to it once more.
+    """
+    world.down.discard(role)
+    world.restarted.add(role)
+    facts = frozenset(world.journals[role].types)
+    told = ", ".join(sorted(facts))
+    world.begin(
+        role, f"goes on with {world.register[-1].value}, and {told}", *_gone_on(world, role, facts)
+    )
+    world.hear_again(role)
+
+
+def _gone_on(world: World, role: Role, facts: frozenset[str]) -> tuple[Any, tuple[fx.Effect, ...]]:
+    decision, view, now_ns = world.decisions[role], world.register_view(), world.now_ns
+    vmm = world.vmms[role]
+    if role is SOURCE:
+        assert isinstance(decision, ev.MigrationStarted)
+        left, _ = source.begin(decision, SPEC.name, view, migration=MIGRATION, now_ns=now_ns)
+        if left.has_gone_on(view):
+            return succession.source_after(left, facts)
+        lives = vmm.pages is not None and not vmm.broken
+        return recovery.recover_source(left, facts, now_ns, image_left=lives)
+    assert isinstance(decision, ev.PreparationOrdered)
+    begun, _ = destination.begin(decision, view, migration=MIGRATION, now_ns=now_ns)
+    if begun.has_gone_on(view):
+        return succession.destination_after(begun, facts, image_left=vmm.pages is not None)
+    return recovery.recover_destination(begun, facts, now_ns, machine_runs=vmm.executes)

@@ -1,0 +1,78 @@
+"""A host's service dies at every point of a good migration: it ends, and nothing is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from checks import check_end, check_lanes
+from crashes import crash, may_crash
+from harness import World
+from invariants import check_invariants
+from parts import DESTINATION, SOURCE, Role
+from scenarios import after, reached
+
+from godwit_protocol import register as reg
+
+
+def worlds() -> Iterator[World]:
+    """One for each step of a good migration."""
+    steps = 0
+    while any(not action.fault for action in after(steps).actions()):
+        yield after(steps)
+        steps += 1
+
+
+def came_to_rest(world: World) -> None:
+    world.drain()
+    check_invariants(world)
+    check_end(world)
+    check_lanes(world)
+
+
+@pytest.mark.parametrize("done", [True, False])
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("role", [SOURCE, DESTINATION])
+def test_a_service_may_die_at_any_time(role: Role, keeps: bool, done: bool) -> None:
+    phases = set()
+    for world in worlds():
+        if may_crash(world, role):
+            phases.add(world.phase(role))
+            crash(world, role, keeps=keeps, done=done)
+            came_to_rest(world)
+            assert role in world.restarted
+    assert len(phases) >= 8, "a good migration has more of them"
+
+
+@pytest.mark.parametrize("role", [SOURCE, DESTINATION])
+def test_a_service_may_die_when_its_register_has_lost_a_write(role: Role) -> None:
+    """Then nobody may be able to tell; but it is said, and the machine is there."""
+    lost = 0
+    for world in worlds():
+        if len(world.register) > 1 and may_crash(world, role):
+            world.lose_write()
+            crash(world, role, keeps=False, done=True)
+            came_to_rest(world)
+            lost += 1
+    assert lost
+
+
+def test_what_was_not_flushed_is_lost_and_its_lane_goes_on_without_a_gap() -> None:
+    world = reached(SOURCE, "copying")
+    stunned = world.journals[SOURCE].types[-1]
+    assert stunned == "machine_stunned"
+    crash(world, SOURCE, keeps=False, done=True)
+    assert stunned not in world.journals[SOURCE].types
+    came_to_rest(world)
+    assert stunned not in {recorded.envelope.type for recorded in world.log.recorded}
+    assert world.vmms[SOURCE].executes
+
+
+def test_a_destination_that_claimed_opens_the_gate_when_it_is_back() -> None:
+    world = reached(DESTINATION, "activating")
+    crash(world, DESTINATION, keeps=False, done=True)
+    assert world.register[-1].value is reg.RegisterValue.MOVED
+    assert not world.vmms[DESTINATION].executes
+    came_to_rest(world)
+    assert world.vmms[DESTINATION].executes
+    assert world.phase(SOURCE) == "released"

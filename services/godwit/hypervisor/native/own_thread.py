@@ -51,5 +51,12 @@ class OwnThread:
         await asyncio.shield(self._last)
 
     def _submitted(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        called = partial(contextvars.copy_context().run, work)
-        return asyncio.get_running_loop().run_in_executor(self._executor, called)
+        calls = [partial(contextvars.copy_context().run, work)]
+
+        def act() -> T:
+            """Taken out to be called: when the result is told, the thread holds nothing of it any
+            more, though it has not come to its own end. Handles on VMMs go with who holds them.
+            """
+            return calls.pop()()
+
+        return asyncio.get_running_loop().run_in_executor(self._executor, act)

@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from godwit.runtime.files import exists
 from godwit.runtime.log_file import LogFile
 from godwit_protocol.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
 from godwit_protocol.replay import lines
@@ -102,8 +103,8 @@ class Store:
         return described
 
     def holds(self, migration: str) -> bool:
-        """Whether a migration is in the archive."""
-        return self._manifest(migration).exists()
+        """Whether a migration is in the archive. Raises ``InvalidInputError``."""
+        return exists(self._manifest(migration))
 
     def described(self, migration: str) -> Manifest:
         """A migration's manifest. Raises ``NotFoundError``, ``CorruptError``."""
@@ -134,12 +135,18 @@ class Store:
     def ids(self) -> list[str]:
         """Every migration in the archive, those that were asked for first coming first.
 
-        Raises ``NotFoundError`` if there is no such directory.
+        Raises ``NotFoundError`` if there is no such directory, and ``InvalidInputError`` if it
+        cannot be read.
         """
-        if not self._directory.is_dir():
-            raise NotFoundError(f"there is no archive {self._directory}")
-        found = self._directory.glob(f"*{MANIFEST_SUFFIX}")
-        return sorted(path.name.removesuffix(MANIFEST_SUFFIX) for path in found)
+        try:
+            names = [path.name for path in self._directory.iterdir()]
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFoundError(f"there is no archive {self._directory}") from error
+        except OSError as error:
+            told = f"the archive {self._directory} cannot be read: {error.strerror}"
+            raise InvalidInputError(told) from error
+        found = (name for name in names if name.endswith(MANIFEST_SUFFIX))
+        return sorted(name.removesuffix(MANIFEST_SUFFIX) for name in found)
 
     def all(self) -> Iterator[Manifest]:
         """Every manifest, in the order of ``ids``."""

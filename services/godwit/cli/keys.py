@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from godwit.pictures import reading
+from godwit.runtime.files import exists
 from godwit.runtime.signing import load_signer, make_key
 from godwit_protocol import codec, subjects
 from godwit_protocol.errors import ConflictError
@@ -32,7 +33,7 @@ app = typer.Typer(no_args_is_help=True, help="Keys that sign what a migration le
 @app.command()
 def new(file: FileArgument) -> None:
     """Make a private key, for GODWIT_SIGNING_KEY. Services that have none make their own."""
-    if file.exists():
+    if exists(file):
         raise ConflictError(f"{file} is there already", hint="a key is never overwritten")
     make_key(file)
 

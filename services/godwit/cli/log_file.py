@@ -11,6 +11,7 @@ import typer
 
 from godwit.archive.reading import ArchivedLog
 from godwit.archive.store import Store
+from godwit.runtime.files import is_directory
 from godwit.runtime.log_file import LogFile
 
 from .connection import open_log
@@ -37,7 +38,7 @@ def open_source(
     """
     if file is None:
         return open_log(directory)
-    return _open_archive(file) if file.is_dir() else _open_file(file)
+    return _open_archive(file) if is_directory(file) else _open_file(file)
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ import typer
 from godwit_protocol.errors import GodwitError
 
 from .connection import LEVEL_VARIABLE, is_debugging
+from .streams import checked_output, open_error_output
 from .subcommands import Subcommands
 
 DEFECT_STATUS: Final = GodwitError.exit_code
@@ -53,8 +54,10 @@ def _godwit(
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    open_error_output()
     try:
-        app()
+        with checked_output():
+            app()
     except GodwitError as error:
         _tell(f"godwit: {error.message}", error.hint)
         sys.exit(error.exit_code)

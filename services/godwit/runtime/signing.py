@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from godwit_protocol.errors import InvalidInputError
 
+from .files import exists
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -36,7 +38,7 @@ def open_signer(path: Path | None) -> Signer | None:
     """
     if path is None:
         return None
-    if not path.exists():
+    if not exists(path):
         make_key(path)
     return load_signer(path)
 

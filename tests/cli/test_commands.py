@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from contextlib import aclosing
+from datetime import date, datetime
 
 import pytest
 from conftest import Godwit, Here
@@ -105,7 +106,8 @@ async def test_the_story_of_a_migration(godwit: Godwit, teller: Teller, unique_n
     )
     await teller.end(migration, unique_name, Outcome.ABORTED, AbortReason.HOST_UNKNOWN)
     ended = await godwit("events", "--migration", migration[-12:])
-    requested, unreadable, last = ended.out.splitlines()
+    today, requested, unreadable, last = ended.out.splitlines()
+    assert date.fromisoformat(today) <= datetime.now().date()
     assert "operator@cli-test" in requested
     assert f"asked to move machine {unique_name} to host-2" in requested
     assert "unreadable" in unreadable

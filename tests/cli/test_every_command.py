@@ -6,6 +6,7 @@ The logs are those of real runs; the commands read them from a server, as an ope
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -134,6 +135,10 @@ def test_the_timeline(asked: Callable[..., str], name: str) -> None:
     happened = [line for line in story.splitlines() if "@" in line[:60]]
     assert expected.last in happened[-1]
     assert "asked to move machine" in happened[0]
+    assert re.match(r"migration \S+, asked for \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\n", told)
+    into = re.findall(r"stun \+([\d.]+) (..)", told)
+    assert {unit for _, unit in into} <= {"ms"}
+    assert len(into) == told.count("stun +")
     assert "BECAUSE" in figures
     assert not [word for word in expected.never if word in told]
 
@@ -168,6 +173,8 @@ def test_what_if_and_diff(asked: Callable[..., str], name: str, tmp_path: Path) 
     other = asked("replay", "diff", options=("--with", str(config)))
     assert "link: as recorded → 10.0 Mbit/s" in other
     assert "slow max: 0 → 80" in other
+    capped = asked("replay", "what-if", options=("--bandwidth", "1Gbit"))
+    assert "bandwidth: none → 1Gbit" in capped
     rows = [line for line in other.splitlines() if line.startswith(("Godwit's", "QEMU's"))]
     assert len(rows) == 2
     assert all("given up" in row or "still copying" in row for row in rows)
@@ -207,6 +214,9 @@ def test_migration_show(asked: Callable[..., str], name: str) -> None:
     shown = next(line for line in told.splitlines() if line.startswith("outcome"))
     assert shown.split(maxsplit=1)[1].strip() == outcome
     assert expected.stun in told
+    assert re.search(r"^asked for +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", told, re.MULTILINE)
+    ended = re.search(r"^ended +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", told, re.MULTILINE)
+    assert (ended is None) == (name == "v1-in-doubt")
     assert ("godwit migration resolve" in told) == (name == "v1-in-doubt")
     assert asked("migration", "show", options=("--from", str(LOGS / f"{name}.ndjson"))) == told
 

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Mapping
+from datetime import date, datetime
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,11 @@ async def test_into_a_pipe_it_is_a_line_a_change_until_the_end(
     )
     assert process.stdout is not None
     async with asyncio.timeout(LINE_S_MAX):
+        today = (await process.stdout.readline()).decode().strip()
         first = (await process.stdout.readline()).decode()
         await teller.end(migration, unique_name, Outcome.ABORTED, AbortReason.CANCELLED)
         second, end = (await process.communicate())[0].decode().splitlines()[0], process.returncode
+    assert date.fromisoformat(today) <= datetime.now().date()
     named = f"{unique_name} {short_id(migration)}"
     assert named in first
     assert first.endswith("requested\n")

@@ -134,6 +134,8 @@ def test_another_limit_or_link_changes_what_follows_from_it() -> None:
     assert slow.recorded_rounds == 0
     assert slow.decision is Decision.GIVE_UP
     assert slow.rounds[0].figures.duration_ns > move.summary.rounds[0].figures.duration_ns
+    with pytest.raises(InvalidInputError, match="carries nothing"):
+        setting_of(move, {"link": "0Gbit"})
     with pytest.raises(InvalidInputError, match="nothing is called colour"):
         setting_of(move, {"colour": "blue"})
 

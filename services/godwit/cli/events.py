@@ -11,7 +11,7 @@ import typer
 
 from godwit.cli.log_file import FromOption, open_source
 from godwit.pictures import reading
-from godwit.pictures.figures import clock, short_id
+from godwit.pictures.figures import Days, clock, short_id
 from godwit.pictures.migrations import find_id
 from godwit.pictures.narrative import Narrator
 from godwit.pictures.reading import Unreadable
@@ -71,7 +71,7 @@ async def tell(
 ) -> None:
     """Print the events. Raises ``NotFoundError`` for a migration that is not there."""
     wanted = await find_id(log, migration) if migration else ""
-    narrator = Narrator()
+    narrator, days = Narrator(), Days()
     source = reading.entries(log, _filters(wanted, machine), follow=follow)
     async with aclosing(source):
         async for entry in source:
@@ -80,7 +80,10 @@ async def tell(
             if as_json:
                 output.print_json(entry_json(entry))
             else:
-                output.print_line(line(entry, narrator, named=not wanted))
+                told = line(entry, narrator, named=not wanted)
+                if isinstance(entry, Recorded):
+                    told = days.dated(entry.envelope.wall_ns, told)
+                output.print_line(told)
 
 
 def line(entry: Recorded | Unreadable, narrator: Narrator, *, named: bool) -> str:

@@ -328,11 +328,14 @@ def _facts(summary: MigrationSummary) -> list[tuple[str, str]]:
     because = ": ".join(filter(None, (reason(summary.reason), summary.message)))
     if because:
         facts.append(("reason", because))
+    if summary.requested_wall_ns:
+        facts.append(("asked for", day_and_clock(summary.requested_wall_ns)))
     if summary.outcome is Outcome.IN_DOUBT:
         facts.append(("resolve", doubt.command(summary)))
     if summary.limits.bandwidth_bytes_per_second or summary.bandwidth_changed_by:
         facts.append(("bandwidth", _bandwidth(summary)))
     if summary.ended_wall_ns:
+        facts.append(("ended", day_and_clock(summary.ended_wall_ns)))
         facts.append(("took", duration(summary.duration_ns)))
     if summary.rounds:
         speed = rate(throughput_bytes_per_second(summary))

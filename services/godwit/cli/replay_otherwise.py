@@ -15,7 +15,7 @@ from godwit.pictures.narrative import reason
 from godwit_protocol.convergence import SLOW_PERCENT_MAX
 from godwit_protocol.errors import InvalidInputError, NotFoundError
 from godwit_protocol.estimation.policies import Policy
-from godwit_protocol.pacing import parse_bandwidth
+from godwit_protocol.pacing import format_bandwidth, parse_bandwidth
 from godwit_protocol.quantities import parse_duration_ns, parse_rate
 from godwit_protocol.replay.what_if import Course, Move, Setting, as_recorded, what_if
 
@@ -73,9 +73,16 @@ def setting_of(move: Move, given: Mapping[str, str]) -> Setting:
     changes = {
         FIELDS[name][0]: FIELDS[name][1](text) for name, text in given.items() if name in FIELDS
     }
-    link = float(parse_rate(given["link"])) if "link" in given else 0.0
+    link = float(_link(given["link"])) if "link" in given else 0.0
     limits = msgspec.structs.replace(move.started.limits, **changes)
     return Setting(limits=limits, link_bytes_per_second=link)
+
+
+def _link(text: str) -> int:
+    bytes_per_second = parse_rate(text)
+    if not bytes_per_second:
+        raise InvalidInputError(f"a link of {text!r} carries nothing", hint="give one like 25Gbit")
+    return bytes_per_second
 
 
 def _policies(text: str) -> Sequence[Policy]:
@@ -184,10 +191,14 @@ def _changes(move: Move, settings: Sequence[Setting]) -> Iterable[str]:
     for name, (field, _) in FIELDS.items():
         before, after = getattr(move.started.limits, field), getattr(setting.limits, field)
         if before != after:
-            timed = field.endswith("_ns")
-            told = (duration(before), duration(after)) if timed else (str(before), str(after))
-            lines.append(f"{reason(name)}: {' → '.join(told)}")
+            lines.append(f"{reason(name)}: {_value(field, before)} → {_value(field, after)}")
     return [*lines, ""] if lines else ["nothing differs: these are the recorded settings", ""]
+
+
+def _value(field: str, value: int) -> str:
+    if field.endswith("_ns"):
+        return duration(value)
+    return format_bandwidth(value) if field.endswith("_bytes_per_second") else str(value)
 
 
 _COLUMNS: Final = (

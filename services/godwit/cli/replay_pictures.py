@@ -7,7 +7,16 @@ from typing import Any, Final
 
 import msgspec
 
-from godwit.pictures.figures import clock, duration, milliseconds, rate, size
+from godwit.pictures.figures import (
+    Days,
+    clock,
+    day,
+    day_and_clock,
+    duration,
+    milliseconds,
+    rate,
+    size,
+)
 from godwit.pictures.migrations import as_json
 from godwit.pictures.narrative import Narrator, reason
 from godwit.pictures.stun import NONE as NO_STUN
@@ -25,15 +34,18 @@ from godwit_protocol.roles.inputs import Input
 from . import output
 
 WHO_CHARACTERS: Final = 28
-_MARGIN: Final = " " * (8 + 14 + 14)
+STUN_CHARACTERS: Final = 15
+_MARGIN: Final = " " * (8 + 14 + STUN_CHARACTERS + 2)
 
 
 def show_timeline(told: Timeline) -> None:
     """Print it: the events, the rounds, and the stun taken apart."""
     summary, narrator = told.summary, Narrator()
     output.print_line(_headline(summary))
+    days = Days(day(summary.requested_wall_ns) if summary.requested_wall_ns else "")
     for moment in told.moments:
-        output.print_line(_line(moment, summary, narrator))
+        line = _line(moment, summary, narrator)
+        output.print_line(days.dated(moment.recorded.envelope.wall_ns, line))
         if because := _because(moment):
             output.print_line(f"{_MARGIN}{because}")
     if summary.rounds:
@@ -48,7 +60,9 @@ def _headline(summary: MigrationSummary) -> str:
     because = ": ".join(filter(None, (reason(summary.reason), summary.message)))
     ended = f"{reason(summary.outcome)}{f' ({because})' if because else ''}"
     route = f"{summary.source or '?'} → {summary.destination or '?'}"
-    return f"migration {summary.id}\nmachine {summary.machine}, {route}: {ended}\n"
+    asked = summary.requested_wall_ns
+    when = f", asked for {day_and_clock(asked)}" if asked else ""
+    return f"migration {summary.id}{when}\nmachine {summary.machine}, {route}: {ended}\n"
 
 
 def _line(moment: Moment, summary: MigrationSummary, narrator: Narrator) -> str:
@@ -57,7 +71,8 @@ def _line(moment: Moment, summary: MigrationSummary, narrator: Narrator) -> str:
     who = f"{envelope.lane}@{envelope.host}"
     told = narrator.tell(recorded)
     place, time = f"{recorded.sequence:>6}  ", clock(envelope.wall_ns)
-    return f"{place}{time}  {_into_stun(moment, summary):>12}  {who:<{WHO_CHARACTERS}}  {told}"
+    into = _into_stun(moment, summary)
+    return f"{place}{time}  {into:>{STUN_CHARACTERS}}  {who:<{WHO_CHARACTERS}}  {told}"
 
 
 def _into_stun(moment: Moment, summary: MigrationSummary) -> str:
@@ -71,7 +86,7 @@ def _into_stun(moment: Moment, summary: MigrationSummary) -> str:
         return ""
     into_ns = envelope.monotonic_ns - marks.stopped_ns
     is_over = summary.stun_ns is not None and into_ns > summary.stun_ns
-    return "" if into_ns < 0 or is_over else f"stun +{milliseconds(into_ns):.1f}"
+    return "" if into_ns < 0 or is_over else f"stun +{milliseconds(into_ns):.1f} ms"
 
 
 def _because(moment: Moment) -> str:
@@ -172,7 +187,7 @@ def show_instant(found: Instant) -> None:
     else:
         envelope = found.last.envelope
         output.print_line(
-            f"after {found.last.sequence}, {clock(envelope.wall_ns)}:"
+            f"after {found.last.sequence}, {day(envelope.wall_ns)} {clock(envelope.wall_ns)}:"
             f" {envelope.lane}@{envelope.host}  {Narrator().tell(found.last)}"
         )
     for role in found.roles:

@@ -24,6 +24,7 @@ from godwit.pictures.board import (
     progress_subject,
     told_progress,
 )
+from godwit.pictures.figures import Days
 from godwit.pictures.migrations import find_id
 from godwit.pictures.newest import tell_newest
 from godwit_protocol import subjects
@@ -245,17 +246,18 @@ class Lines:
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._told: dict[str, object] = {}
+        self._days = Days()
 
     def tell(self, row: Row) -> None:
         """Print the row, unless it has been told so."""
-        from .watch_drawing import line
+        from .watch_drawing import line, told_ns
 
         migration, change, now_ns = row.summary.id, _telling(row), time.time_ns()
         if self._told.pop(migration, None) != change:
             if self._as_json:
                 output.print_json(row.as_json(now_ns))
             else:
-                output.print_line(line(row, now_ns))
+                output.print_line(self._days.dated(told_ns(row), line(row, now_ns)))
         self._told[migration] = change
         if len(self._told) > MIGRATIONS_KEPT_MAX:
             self._told.pop(next(iter(self._told)))

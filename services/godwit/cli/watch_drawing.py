@@ -109,7 +109,6 @@ def printable(text: str) -> str:
 def line(row: Row, now_ns: int) -> str:
     """One change as a line for a pipe."""
     summary = row.summary
-    at_ns = row.recent[-1].envelope.wall_ns if row.recent else summary.requested_wall_ns
     facts = [row.phase.value]
     if row.round:
         facts.append(f"round {row.round}")
@@ -124,7 +123,12 @@ def line(row: Row, now_ns: int) -> str:
     if because := ": ".join(filter(None, (reason(summary.reason), summary.message))):
         facts.append(printable(because))
     name = f"{summary.machine} {short_id(summary.id)} {route(row)}"
-    return f"{clock(at_ns)}  {name}  {', '.join(facts)}"
+    return f"{clock(told_ns(row))}  {name}  {', '.join(facts)}"
+
+
+def told_ns(row: Row) -> int:
+    """When its last change was, by the clock of whoever told it."""
+    return row.recent[-1].envelope.wall_ns if row.recent else row.summary.requested_wall_ns
 
 
 def drawn(

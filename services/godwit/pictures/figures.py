@@ -43,6 +43,24 @@ def clock(wall_ns: int) -> str:
     return datetime.fromtimestamp(wall_ns / 1e9).strftime("%H:%M:%S.%f")[:-3]
 
 
+def day(wall_ns: int) -> str:
+    """Local date: ``2026-11-23``."""
+    return datetime.fromtimestamp(wall_ns / 1e9).strftime("%Y-%m-%d")
+
+
+class Days:
+    """Lines that tell only the time of day, with the day before the first of each."""
+
+    def __init__(self, last: str = "") -> None:
+        """``last``: the day that the reader knows already."""
+        self._last = last
+
+    def dated(self, wall_ns: int, line: str) -> str:
+        """The next line, below its day if that is not the one of the line before."""
+        last, self._last = self._last, day(wall_ns)
+        return line if self._last == last else f"{self._last}\n{line}"
+
+
 def day_and_clock(wall_ns: int) -> str:
     """Local date and time to the second."""
     return datetime.fromtimestamp(wall_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")

@@ -25,6 +25,7 @@ SEARCHES = {
     "a message comes twice": Budget(doubled_messages=1),
     "a write comes late": Budget(strays=1),
     "a VMM dies": Budget(vmm_deaths=1),
+    "a crash, and a VMM dies": Budget(crashes=1, vmm_deaths=1),
     "something local fails": Budget(local_failures=1),
     "an operator orders what nobody asked for": Budget(orders=1),
 }
@@ -36,9 +37,10 @@ def test_nothing_breaks_a_rule(budget: Budget) -> None:
     assert_holds(moves, stun_intended(moves, budget))
 
 
-def test_nothing_breaks_a_rule_from_the_preparation_on() -> None:
+@pytest.mark.parametrize("budget", [Budget(crashes=1), Budget(lost_messages=1)])
+def test_nothing_breaks_a_rule_from_the_preparation_on(budget: Budget) -> None:
     moves = Moves(SOURCE, DESTINATION)
-    assert_holds(moves, preparation(moves, Budget(crashes=1)))
+    assert_holds(moves, preparation(moves, budget))
 
 
 def assert_holds(moves: Moves, start: World) -> None:

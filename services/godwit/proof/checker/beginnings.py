@@ -25,6 +25,7 @@ def preparation(moves: Moves, budget: Budget) -> World:
         is_linked=False,
         register=(first,),
         seen=NOTHING_LOST,
+        knowing=0,
         strays=(),
         echoes=(),
         ordered=0,

@@ -47,6 +47,7 @@ class What(IntEnum):
     HOST_RETURNS = 24
     GIVE_UP = 25
     SWITCHED_OFF = 26
+    STOPPED = 27
 
 
 class Label(NamedTuple):

@@ -91,7 +91,7 @@ class Moves:
         self.endings = Endings(coordinate)
         self.records = Records()
         self.roles = (Roles(source, self.records), Roles(destination, self.records))
-        self._results = Results(self.roles, self.records)
+        self._results = Results(self.records)
         self._orders: dict[tuple[Shown, Shown], Input] = {}
         self._is_strict = is_strict
 
@@ -106,7 +106,7 @@ class Moves:
             return move
         if self.records.has_gone_back(standing(after.register), after.seen):
             return move
-        return move._replace(world=after._replace(seen=NOTHING_LOST))
+        return move._replace(world=after._replace(seen=NOTHING_LOST, knowing=0))
 
     def known(self, world: World, who: int) -> Known | None:
         """What may be seen of a role; None if its service does not run."""
@@ -123,7 +123,7 @@ class Moves:
             if side.pending:
                 yield from self._of_work(world, who, side)
             yield from self._of_death(world, who, side)
-            yield from self._switch_off(world, 1 - who, side)
+            yield from self._help_blind(world, 1 - who, side)
         yield from self._of_world(world)
 
     # A service is told something.
@@ -170,18 +170,18 @@ class Moves:
         if not (known.is_peer_off or other.vmm is Vmm.LOST):
             return  # an order has the proof of it fetched first, or is refused
         if known.is_alarmed and not _writes_register(other):
-            yield from self._order(world, who, known, Kind.OPERATOR)
+            yield from self._order(world, who, Kind.OPERATOR)
         elif world.left.orders:
             spent = world._replace(left=world.left._replace(orders=world.left.orders - 1))
-            yield from self._order(spent, who, known, Kind.FAULT)
+            yield from self._order(spent, who, Kind.FAULT)
 
-    def _order(self, world: World, who: int, known: Known, kind: Kind) -> Iterator[Move]:
+    def _order(self, world: World, who: int, kind: Kind) -> Iterator[Move]:
         """An order to run the machine comes with what the register shows, and what the host has
-        seen of it if that was more: who was shown nothing has, of others nobody knows.
+        seen of it if that was more.
         """
         shown = standing(world.register)
         has_gone_back = self.records.has_gone_back(shown, world.seen)
-        if not (known.is_blind and has_gone_back):
+        if not world.knowing & 1 << who:
             order = Label(What.OVERRULE, who)
             yield from self._tell(world, order, self._ordered(shown, NOTHING_LOST), kind)
         if has_gone_back:
@@ -299,26 +299,34 @@ class Moves:
         """
         found = side.vmm is Vmm.RUNNING if who else Vmm.NONE < side.vmm < Vmm.DEAD
         shown = standing(world.register)
-        may_show = [(_AS_IT_IS, shown, Kind.DUE)]
-        if shown.sequence > 1:
-            may_show.append((_OLD, standing(world.register[:-1]), Kind.FAULT))
+        may_show = []
+        if not world.knowing & 1 << who:
+            may_show.append((_AS_IT_IS, shown, Kind.DUE))
+            if shown.sequence > 1:
+                may_show.append((_OLD, standing(world.register[:-1]), Kind.FAULT))
         if self.records.has_gone_back(shown, world.seen):
             may_show.append((_GONE_BACK, world.seen._replace(record=NOTHING), Kind.DUE))
         for detail, register, kind in may_show:
             outcome = self.roles[who].recover(side.journal, register, vmm_found=found)
-            label = Label(What.RESTART, who, detail)
-            yield from self._carry_out(Draft(world), label, kind, outcome)
+            draft = Draft(world)
+            draft.knowing |= (detail == _GONE_BACK) << who
+            yield from self._carry_out(draft, Label(What.RESTART, who, detail), kind, outcome)
 
-    def _switch_off(self, world: World, who: int, peer: Side) -> Iterator[Move]:
-        """The register shows less than a role's host has seen of it, for ever: the operator whom it
-        calls has to switch the other host off, to be believed.
+    def _help_blind(self, world: World, who: int, peer: Side) -> Iterator[Move]:
+        """A role that was shown nothing of the register does not look again. The operator whom it
+        calls starts its service anew; or, if the register shows less still, switches the other host
+        off, to be believed. No write is lost after that: what comes of that and a dead host is in
+        ``limit``.
         """
-        known = self.known(world, who)
-        is_called = known is not None and known.is_blind and known.is_alarmed
-        if not is_called or peer.role == GONE or peer.vmm is Vmm.LOST:
+        known, left = self.known(world, who), world.left
+        if known is None or not (known.is_blind and known.is_alarmed) or known.is_finished:
             return
-        if self.records.has_gone_back(standing(world.register), world.seen):
-            left = world.left._replace(host_deaths=world.left.host_deaths + 1)
+        if not world.knowing & 1 << who:
+            draft = Draft(world._replace(left=left._replace(crashes=left.crashes + 1)))
+            for stopped in wreckage.crashes(draft, who):
+                yield moved(Label(What.STOPPED, who), Kind.OPERATOR, stopped)
+        elif peer.role != GONE and peer.vmm is not Vmm.LOST:
+            left = left._replace(host_deaths=left.host_deaths + 1, lost_writes=0)
             draft = Draft(world._replace(left=left))
             for dead in wreckage.host_deaths(draft, 1 - who, _POSTED[1 - who]):
                 yield moved(Label(What.SWITCHED_OFF, 1 - who), Kind.OPERATOR, dead)

@@ -13,7 +13,7 @@ from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.inputs import Input
 
 from . import script
-from .cores import Operation, Records, Roles, Shown, Work, standing
+from .cores import Operation, Records, Shown, Work, standing
 from .happenings import Kind, What
 from .world import DESTINATION, Draft, Vmm, World
 from .wreckage import apply, can_stray, stray
@@ -45,8 +45,7 @@ class Result(NamedTuple):
 class Results:
     """The results of the work of one pair of cores."""
 
-    def __init__(self, roles: tuple[Roles, Roles], records: Records) -> None:
-        self._roles = roles
+    def __init__(self, records: Records) -> None:
         self._records = records
         self._settled_inputs: dict[tuple[bool, Shown], Input] = {}
         self._read_inputs: dict[Shown, Input] = {}
@@ -142,13 +141,11 @@ class Results:
         return self._settled(False, register)
 
     def _of_read(self, world: World, who: int) -> Iterator[Result]:
-        """A register that shows less than its host has seen of it says nothing."""
-        shown = standing(world.register)
-        is_blind = self._roles[who].known(world.side(who).role).is_blind
-        if is_blind and self._records.has_gone_back(shown, world.seen):
+        """To a host that knows that it has lost a write, the register says nothing."""
+        if world.knowing & 1 << who:
             yield Result(What.NO_ANSWER, Kind.DUE, Draft(world), None)
             return
-        yield Result(What.DONE, Kind.DUE, Draft(world), self._read(shown))
+        yield Result(What.DONE, Kind.DUE, Draft(world), self._read(standing(world.register)))
         yield Result(What.NO_ANSWER, Kind.FAULT, Draft(world), None)
         if len(world.register) > 1:
             old = self._read(standing(world.register[:-1]))

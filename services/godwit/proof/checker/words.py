@@ -184,6 +184,8 @@ def _happening(label: Label) -> str:
             return f"the {me} hears once more on the link {_MESSAGES[Message(label.detail)]}"
         case What.HOST_RETURNS:
             return f"the {me}'s host is switched on again, with its journal and without its VMM"
+        case What.STOPPED:
+            return f"an operator stops the {me}'s service, to start it anew"
         case What.SWITCHED_OFF:
             return f"an operator switches the {me}'s host off"
         case What.GIVE_UP:

@@ -136,6 +136,8 @@ class World(NamedTuple):
     register: tuple[int, ...]
     seen: Shown
     """What the register showed before it lost a write; a host may have seen it, or not."""
+    knowing: int
+    """Sides, as bits, whose host has seen it, and keeps that in mind."""
     strays: tuple[Operation, ...]
     echoes: tuple[Echo, ...]
     ordered: int
@@ -156,6 +158,7 @@ class Draft:
         "echoes",
         "is_given_up",
         "is_linked",
+        "knowing",
         "left",
         "ordered",
         "register",
@@ -170,6 +173,7 @@ class Draft:
         self.is_linked = world.is_linked
         self.register = world.register
         self.seen = world.seen
+        self.knowing = world.knowing
         self.strays = world.strays
         self.echoes = world.echoes
         self.ordered = world.ordered
@@ -184,6 +188,7 @@ class Draft:
         draft.is_linked = self.is_linked
         draft.register = self.register
         draft.seen = self.seen
+        draft.knowing = self.knowing
         draft.strays = self.strays
         draft.echoes = self.echoes
         draft.ordered = self.ordered
@@ -201,6 +206,7 @@ class Draft:
             self.is_linked,
             self.register,
             self.seen,
+            self.knowing,
             self.strays,
             self.echoes,
             self.ordered,
@@ -312,8 +318,11 @@ class Draft:
         return True
 
     def lose_write(self) -> None:
-        """The register loses the last write that it has acknowledged."""
-        self.seen = standing(self.register)
+        """The register loses the last write that it has acknowledged. It may have lost more before:
+        who has seen that remembers it.
+        """
+        if self.seen is NOTHING_LOST:
+            self.seen = standing(self.register)
         self.register = self.register[:-1]
 
 

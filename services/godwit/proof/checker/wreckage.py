@@ -44,6 +44,7 @@ def host_deaths(draft: Draft, who: int, addressed: int) -> Iterator[Draft]:
     """What may be left when a host dies: of its ``addressed`` facts, those that the log had got."""
     for dying in _cut_off(draft, who):
         dying.left = dying.left._replace(host_deaths=dying.left.host_deaths - 1)
+        dying.knowing &= ~(1 << who)
         for journal in _journals(dying.sides[who]) if dying.left.host_returns else {0}:
             for posted in _subsets(dying.sides[who].journal & addressed):
                 dead = dying.copy()

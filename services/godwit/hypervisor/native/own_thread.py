@@ -51,12 +51,12 @@ class OwnThread:
         await asyncio.shield(self._last)
 
     def _submitted(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        calls = [partial(contextvars.copy_context().run, work)]
+        context, calls = contextvars.copy_context(), [work]
 
         def act() -> T:
             """Taken out to be called: when the result is told, the thread holds nothing of it any
             more, though it has not come to its own end. Handles on VMMs go with who holds them.
             """
-            return calls.pop()()
+            return context.run(calls.pop())
 
         return asyncio.get_running_loop().run_in_executor(self._executor, act)

@@ -442,3 +442,28 @@ def test_an_order_that_comes_with_the_start_it_is_about(calm: CalmCluster) -> No
     calm.until(calm.has_told(ev.MigrationEnded))
     assert calm.cluster.restarts["source-host-1"] == 0
     check(calm)
+
+
+def test_a_stop_that_a_migration_meets_again_after_a_restart_is_done(
+    calm: CalmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service died when the machine stood still for its stop, and in its next life heard of a
+    migration besides. Each was refused because of the other, and the machine stood still for ever.
+    """
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    calm.migrate()
+    calm.until(calm.has_told(ev.DestinationPrepared))
+    step, source = Process.step, calm.cluster.running["source-host-1"].process
+
+    def die(process: Process, name: str) -> None:
+        if process is source and name == "pause m: done":
+            process.die(name)
+        step(process, name)
+
+    monkeypatch.setattr(Process, "step", die)
+    calm.stop()
+    calm.until(lambda: not source.alive)
+    calm.until(calm.has_told(mev.MachineStopped))
+    calm.until(calm.has_told(ev.MigrationEnded))
+    check(calm)

@@ -61,6 +61,10 @@ class SourceHost:
         self._departures: dict[str, Departure] = {}
         self._beginning = ""
         """The machine whose departure is about to be among them."""
+        self._hopeless: set[str] = set()
+        """Migrations that came while their machine was being started or stopped: they are given up
+        without a touch of it, and keep nothing from being done to it.
+        """
         self._machines = Machines(host, self._is_moving)
         self._inventory = Inventory(host, gpus)
         self._link = SharedLink(host.config.link_bandwidth)
@@ -175,7 +179,10 @@ class SourceHost:
         migration, machine = decision.envelope.migration, decision.envelope.machine
         if self._journals.exists(migration) or await self._is_known(migration):
             return
-        self._beginning = machine
+        if self._machines.is_changing(machine):
+            self._hopeless.add(migration)
+        else:
+            self._beginning = machine
         try:
             opened = self._journals.create(migration, machine, codec.encode(decision.envelope))
             departing = self._run(opened, *await self._begin(opened, started))
@@ -197,7 +204,7 @@ class SourceHost:
         """Begin from what the register says; of a machine that is being started or stopped, nothing
         can be said, and the migration is abandoned.
         """
-        if self._machines.is_changing(opened.decision.envelope.machine):
+        if opened.migration in self._hopeless:
             return self._begin_from(NO_REGISTER, opened, started)
         machine = opened.decision.envelope.machine
         register = await patiently(lambda: self._host.registers.known(machine))
@@ -261,13 +268,17 @@ class SourceHost:
                     await self._journals.settle(opened)
             finally:
                 del self._departures[opened.migration]
+                self._hopeless.discard(opened.migration)
 
         return self._tasks.create_task(run())
 
     def _is_moving(self, machine: str) -> bool:
         if machine == self._beginning:
             return True
-        return any(departure.machine == machine for departure in self._departures.values())
+        return any(
+            departure.machine == machine and migration not in self._hopeless
+            for migration, departure in self._departures.items()
+        )
 
     def _is_busy(self, machine: str) -> bool:
         return self._is_moving(machine) or self._machines.is_changing(machine)

@@ -198,11 +198,13 @@ def over(seen: reg.RegisterRecord) -> inp.RunOrdered:
     return inp.RunOrdered(standing=WENT_BACK, seen=reg.RegisterView(seen, 10))
 
 
-def restarted_source() -> SourceState:
-    """It had taken the machine back; its host knows that the register has lost a write."""
-    facts = {ev.MachineStunned.TYPE, ev.MachineTakenBack.TYPE}
+def restarted_source(*facts: str) -> SourceState:
+    """By default one that had taken the machine back. Its host knows that the register has lost a
+    write.
+    """
+    facts = facts or (ev.MachineStunned.TYPE, ev.MachineTakenBack.TYPE)
     blind = msgspec.structs.replace(begun_source(), register=reg.RegisterView(None, 10))
-    return recovery.recover_source(blind, facts, 0, image_left=True)[0]
+    return recovery.recover_source(blind, {*facts}, 0, image_left=True)[0]
 
 
 def test_a_source_whose_own_write_was_lost_keeps_its_image_and_runs_it_on_order() -> None:
@@ -236,6 +238,20 @@ def test_what_was_seen_of_another_ends_a_doubt_also_if_the_register_has_lost_it(
     state, effects = source.step(restarted_source(), over(STARTED_ANEW), 0)
     assert state.phase is SourcePhase.RELEASING
     assert fx.FreeMemory() in effects
+
+
+def test_a_source_that_never_stunned_its_machine_does_not_say_that_it_left() -> None:
+    """It ran on there in a later epoch, which the register had lost before the migration came. The
+    migration counted as completed, and what the machine sat under was released.
+    """
+    here = record(reg.RegisterValue.TAKEN_BACK, "a", 3, LATER)
+    state, effects = source.step(restarted_source(ev.PrecopyStarted.TYPE), over(here), 0)
+    assert state.phase is SourcePhase.ABANDONED
+    assert fx.FreeMemory() not in effects
+    ends = [effect.event for effect in effects if isinstance(effect, fx.Append)]
+    assert [event.reason for event in ends if isinstance(event, ev.MigrationAbandoned)] == [
+        AbortReason.SUPERSEDED
+    ]
 
 
 def test_a_host_that_the_machine_has_come_to_prepares_nothing_for_an_older_order() -> None:

@@ -49,6 +49,7 @@ def recover_source(
         abort_reason=AbortReason.SERVICE_RESTARTED,
         abort_message=RESTARTED,
         deadline_ns=now_ns + source_state.SWITCHOVER_STEP_DEADLINE_NS,
+        never_stunned=ev.MachineStunned.TYPE not in facts,
         quarantined=ev.MachineTakenBack.TYPE in facts,
         gave_up={MachineFailed.TYPE, ev.MachineTakenBack.TYPE} <= facts,
     )
@@ -56,7 +57,7 @@ def recover_source(
     yielded = _is_moved(record, state)
     if record is None or state.gave_up or not (yielded or record.owner == state.host):
         return msgspec.structs.replace(state, phase=phase.DOUBTING, alarmed=True), (_alarm(state),)
-    if ev.MachineStunned.TYPE not in facts:
+    if state.never_stunned:
         return _at(state, phase.RESUMING), (fx.ResumeMachine(epoch=state.epoch),)
     if record.value is reg.RegisterValue.TAKEN_BACK and record.migration == begun.migration:
         return run_again(state)

@@ -162,10 +162,12 @@ def _add_troubles(rows: dict[tuple[StrEnum, type[Input]], Row[SourceState]]) -> 
         rows[phase, inp.PeerQuarantined] = row(deciding.note, phase)
     for phase in (p.YIELDED, p.DOUBTING):
         rows[phase, inp.RunOrdered] = row(
-            deciding.run_on_order, phase, p.RECLAIMING, p.RESUMING, p.RELEASING
+            deciding.run_on_order, phase, p.RECLAIMING, p.RESUMING, p.RELEASING, p.ABANDONED
         )
     for phase in (p.COMMITTED, p.AWAITING_QUARANTINE, p.YIELDED, p.DOUBTING):
-        rows[phase, inp.RegisterRead] = row(deciding.look, phase, p.YIELDED, p.RELEASING)
+        rows[phase, inp.RegisterRead] = row(
+            deciding.look, phase, p.YIELDED, p.RELEASING, p.ABANDONED
+        )
 
 
 _AFTER_A_WRITE: Final = {

@@ -17,6 +17,7 @@ from .effects import Durability, Effect
 from .inputs import Input
 from .source_endings import (
     Result,
+    abandon,
     doubt,
     is_taken_back,
     lagging,
@@ -96,7 +97,7 @@ def run_on_order(state: SourceState, given: Input, _now_ns: int) -> Result:
     """The operator's word on whose image is current; that the peer runs nothing must be proven."""
     assert isinstance(given, inp.RunOrdered)
     if state.has_gone_on(given.standing) or state.has_gone_on(given.seen):
-        return _release(state)
+        return _outlived(state)
     was_shown = state.register.record is not None
     over = reg.raised(given.standing, given.seen)
     after = state if was_shown else _replace(state, register=over)
@@ -136,7 +137,7 @@ def run_again(state: SourceState) -> Result:
 def _lost(state: SourceState, standing: reg.RegisterView, now_ns: int) -> Result:
     """Somebody else wrote the register."""
     if state.has_gone_on(standing):
-        return _release(state)
+        return _outlived(state)
     if _names_destination(state, standing):
         return yield_machine(state, standing, now_ns)
     after = _replace(state, register=standing)
@@ -198,6 +199,13 @@ def active(state: SourceState, given: Input, now_ns: int) -> Result:
     return _release(state)
 
 
+def _outlived(state: SourceState) -> Result:
+    """The machine has gone on since. If this migration never stunned it, it has not left by it."""
+    if state.never_stunned:
+        return abandon(state, AbortReason.SUPERSEDED, "the machine has gone on since")
+    return _release(state)
+
+
 def _release(state: SourceState) -> Result:
     released = fx.Append(event=ev.MachineReleased(), durability=Durability.JOURNALED)
     return _replace(state, phase=Phase.RELEASING), (released, fx.FreeMemory(), fx.CloseLink())
@@ -227,7 +235,7 @@ def alarm(state: SourceState, _given: Input, now_ns: int) -> Result:
 def look(state: SourceState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.RegisterRead)
     if state.has_gone_on(given.standing):
-        return _release(state)
+        return _outlived(state)
     if state.phase is not Phase.YIELDED and _names_destination(state, given.standing):
         return yield_machine(state, given.standing, now_ns)
     return state, ()

@@ -75,6 +75,8 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth_change: int = 0
     """The coordinator's last order of a bandwidth that was heard."""
     stopped_ns: int = 0
+    never_stunned: bool = False
+    """After a restart: this migration has not stunned the machine."""
     abort_reason: AbortReason = AbortReason.NONE
     abort_message: str = ""
     quarantined: bool = False

@@ -70,6 +70,7 @@ class MigrationTruth:
     answers: int = 0
     """Alarms, and refusals of an operator's orders."""
     lost_writes: int = 0
+    """Of its machine's register, while it was open or since before it was asked for."""
 
 
 class Judge:
@@ -149,15 +150,22 @@ class Judge:
 
     def died(self, vmm: SimulatedVmm, how: str) -> None:
         """A VMM died. If it alone held the machine, the machine is dead with it; unless its last
-        image was stunned and is on its way.
+        image was stunned and is on its way. So it is if it died after it was given the machine back
+        and before it ran: nobody else can know that it had not.
         """
         truth, name = self._truth(vmm), vmm.spec.name
         self.world.note(vmm.host, f"VMM of {name} {how}, {vmm.state}")
-        if self._is_last(vmm, truth):
+        if self._is_last(vmm, truth) or self._had_it_back(vmm):
             truth.over = f"what alone held it died on {vmm.host}"
             for migration in self.migrations.values():
                 migration.lost_image |= migration.machine == name and not migration.ended
             self.world.note(name, f"is dead: {truth.over}")
+
+    def _had_it_back(self, vmm: SimulatedVmm) -> bool:
+        record = self.registers.get(vmm.spec.name)
+        if record is None or record.value is not reg.RegisterValue.TAKEN_BACK:
+            return False
+        return record.owner == vmm.host and record.epoch > vmm.epoch
 
     def _is_last(self, vmm: SimulatedVmm, truth: MachineTruth) -> bool:
         """Take out a VMM; return whether it took the last current image with it."""
@@ -204,7 +212,8 @@ class Judge:
         self._check_chain(stored, recorded)
         match recorded.event:
             case ev.MigrationRequested(machine=machine):
-                self.migrations[envelope.migration] = MigrationTruth(machine)
+                behind = self._machine(machine).lost_writes
+                self.migrations[envelope.migration] = MigrationTruth(machine, lost_writes=behind)
             case ev.MigrationEnded() as ended:
                 self._migration_ended(envelope.migration, ended)
             case ev.PreparationOrdered(source=source, destination=destination):
@@ -284,8 +293,9 @@ class Judge:
         record = reg.decode(stored.data)
         self.world.note("register", f"{record.machine}: {record.value} {record.epoch} IS LOST")
         self.machines[record.machine].lost_writes += 1
-        if record.migration:
-            self.migrations[record.migration].lost_writes += 1
+        for migration in self.migrations.values():
+            if migration.machine == record.machine and not migration.ended:
+                migration.lost_writes += 1
         if before is None:
             del self.registers[record.machine]
         else:

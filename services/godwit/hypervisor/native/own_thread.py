@@ -51,12 +51,17 @@ class OwnThread:
         await asyncio.shield(self._last)
 
     def _submitted(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        context, calls = contextvars.copy_context(), [work]
-
-        def act() -> T:
-            """Taken out to be called: when the result is told, the thread holds nothing of it any
-            more, though it has not come to its own end. Handles on VMMs go with who holds them.
-            """
-            return context.run(calls.pop())
-
+        act = once(partial(contextvars.copy_context().run, work))
         return asyncio.get_running_loop().run_in_executor(self._executor, act)
+
+
+def once(work: Callable[[], T]) -> Callable[[], T]:
+    """``work``, to be called once by a thread: when its result is told, the thread holds nothing of
+    it any more, though it has not come to its own end. Handles on VMMs go with who holds them.
+    """
+    calls = [work]
+
+    def act() -> T:
+        return calls.pop()()
+
+    return act

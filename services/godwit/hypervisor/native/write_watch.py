@@ -18,6 +18,7 @@ from godwit_protocol.machine import PAGE_BYTES
 from ..port import Look
 from .dirty import DirtyTracker
 from .memory import MachineMemory
+from .own_thread import once
 from .paths import MachineFolder
 from .tracking_lease import TrackingLease, times_taken
 
@@ -49,10 +50,10 @@ class NativeWriteWatch:
             await asyncio.wait({working})  # it works with what is about to be closed
         self._tracker.close()
         # It frees the memory if the machine has ended meanwhile: gigabytes take their time.
-        await asyncio.to_thread(self._memory.close)
+        await asyncio.to_thread(once(self._memory.close))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        self._working = asyncio.create_task(asyncio.to_thread(work))
+        self._working = asyncio.create_task(asyncio.to_thread(once(work)))
         try:
             return await asyncio.shield(self._working)
         finally:

@@ -206,11 +206,14 @@ def restored(
 ) -> RegisterRecord | None:
     """The record that ``host`` may write again over ``found``, which has gone back; None if none.
 
-    Only what gave the machine to ``host``, which runs it in just that epoch; and only if nobody has
-    been given it in that epoch or a later one since.
+    Only what gave the machine to ``host``, which runs it in just that epoch, or in an older one if
+    ``found`` names it all the same; and only if nobody has been given it in that epoch or a later
+    one since.
     """
     record = seen.record
-    if record is None or not may_run(record, host) or record.epoch != running_epoch:
+    if record is None or not may_run(record, host) or record.epoch < running_epoch:
+        return None
+    if record.epoch > running_epoch and not may_run(found.record, host):
         return None
     if found.record is not None and found.record.epoch >= record.epoch:
         return None

@@ -163,10 +163,20 @@ def test_only_the_host_that_runs_the_machine_in_that_epoch_may_write_again_what_
     assert reg.restored(seen, reg.NO_REGISTER, "host-2", 2) is not None
     assert reg.restored(seen, found, "host-1", 2) is None, "it was not given to that host"
     assert reg.restored(seen, found, "host-2", 1) is None, "it does not run in that epoch"
+    assert reg.restored(seen, found, "host-2", 3) is None, "it runs in a later one"
     assert reg.restored(seen, _view(back, 9), "host-2", 2) is None, "it is another's by now"
     stopped = _view(reg.stopped(moved), 9)
     assert reg.restored(stopped, seen, "host-2", 2) is None, "it may not run at all"
     assert reg.restored(reg.NO_REGISTER, found, "host-2", 2) is None
+
+
+def test_what_gave_a_machine_back_that_had_gone_on_by_then_is_written_again() -> None:
+    """It ran again in its old epoch, before the service died and the next one took it back."""
+    back = reg.taken_back(reg.started("m", "host-1", None), "now")
+    seen, found = _view(back, 7), _view(reg.started("m", "host-1", None), 5)
+    again = reg.restored(seen, found, "host-1", 1)
+    assert again is not None
+    assert (again.owner, again.epoch) == ("host-1", 2)
 
 
 def test_what_gave_a_machine_is_told_from_an_older_record() -> None:

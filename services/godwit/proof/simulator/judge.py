@@ -283,8 +283,8 @@ class Judge:
         if record.value is reg.RegisterValue.LOST:
             self.started.discard(record.machine)
         truth = self._machine(record.machine)
-        running = [(vmm.host, vmm.epoch) for vmm in truth.vmms if vmm.state is VmmState.RUNNING]
-        if (record.owner, record.epoch) in running:
+        running = [vmm for vmm in truth.vmms if vmm.state is VmmState.RUNNING]
+        if any(vmm.host == record.owner and vmm.epoch <= record.epoch for vmm in running):
             truth.lost_writes = 0
         self.registers[record.machine] = record
 
@@ -326,6 +326,11 @@ class Judge:
     def open_migrations(self) -> list[str]:
         """Migrations that have not ended."""
         return [name for name, truth in self.migrations.items() if not truth.ended]
+
+    @property
+    def has_lost_writes(self) -> bool:
+        """Whether a register lost a write and has not named since who runs its machine."""
+        return any(truth.lost_writes for truth in self.machines.values())
 
     @property
     def is_any_register_behind(self) -> bool:
@@ -377,7 +382,9 @@ class Judge:
         found = [(vmm.host, vmm.state, vmm.epoch) for vmm in truth.vmms]
         expected = []
         if name in self.started and record is not None:
-            expected = [(record.owner, VmmState.RUNNING, record.epoch)]
+            taken_back = record.value is reg.RegisterValue.TAKEN_BACK  # perhaps after it ran again
+            epoch = truth.vmms[0].epoch if taken_back and truth.vmms else record.epoch
+            expected = [(record.owner, VmmState.RUNNING, min(epoch, record.epoch))]
         if found != expected:
             self.accuse(f"{name} is {found} ({truth.over}), and the register holds {record}")
 

@@ -28,6 +28,8 @@ CALM_S_MAX: Final = 900.0
 """Virtual seconds in which everything must come to rest after the last fault. The longest wait of
 the services is a migration's deadline and three graces."""
 REST_S: Final = 3.0
+RESTORE_S: Final = 25.0
+"""In which a host finds twice that a register has lost what it had seen, and writes it again."""
 LOOK_S: Final = 0.05
 HARSH_REMAINDER: Final = 3
 """Every fifth seed is harsh: its services die several times in each migration."""
@@ -115,7 +117,8 @@ class _Simulation:
     def _rest(self) -> None:
         loop = self.world.loop
         loop.run_until(self._is_at_rest, loop.time() + CALM_S_MAX, every_s=LOOK_S)
-        loop.run_until(lambda: False, loop.time() + REST_S)
+        rest_s = RESTORE_S if self.judge.has_lost_writes else REST_S
+        loop.run_until(lambda: False, loop.time() + rest_s)
 
     def _is_at_rest(self) -> bool:
         if not self.operators.done or self.judge.open_migrations or not self.cluster.is_idle:

@@ -1,5 +1,6 @@
 """What dies, loses its power or is stopped at a bad moment; each once found by a seed."""
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,8 @@ from godwit.proof.simulator import folds
 from godwit.proof.simulator.faults import Fault
 from godwit.proof.simulator.process import Process
 from godwit.runtime.lane import Scope
+from godwit.source_host.departure import Departure
+from godwit.source_host.service import SourceHost
 from godwit_protocol import subjects
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
@@ -466,4 +469,51 @@ def test_a_stop_that_a_migration_meets_again_after_a_restart_is_done(
     calm.until(lambda: not source.alive)
     calm.until(calm.has_told(mev.MachineStopped))
     calm.until(calm.has_told(ev.MigrationEnded))
+    check(calm)
+
+
+def test_a_machine_that_was_started_anew_is_not_said_to_have_failed(calm: CalmCluster) -> None:
+    """Its death was seen, and waited to be told while it was stopped and started."""
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    host = calm.place("host-1").host
+    host.kill(host.vmms["m"], "killed")
+    service = calm.cluster.running["source-host-1"].service
+    assert isinstance(service, SourceHost)
+    calm.stop()
+    calm.start(start="again")
+    told: list[int] = []
+
+    async def tell_late() -> None:
+        told.append(await service._machines.report_failure("m", "the VMM died"))
+
+    calm.until(calm.has_told(mev.MachineStopped))
+    calm.cluster.running["source-host-1"].process.spawn(tell_late())
+    calm.until(calm.has_told(mev.MachineStarted, times=2))
+    calm.until(lambda: bool(told))
+    assert told == [0]
+    assert calm.told(mev.MachineFailed) == []
+    check(calm)
+
+
+def test_a_stop_waits_until_a_migration_that_has_ended_has_let_go(
+    calm: CalmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = Departure._let_go
+
+    async def slowly(departure: Departure) -> None:
+        await asyncio.sleep(1.0)
+        await let_go(departure)
+
+    monkeypatch.setattr(Departure, "_let_go", slowly)
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    migration = calm.migrate()
+    calm.until(calm.has_told(ev.PrecopyStarted))
+    calm.put(Scope.of_migration(migration, "m"), ev.CancelRequested())
+    calm.until(calm.has_told(ev.MigrationEnded))
+    holder = calm.judge.holder_of("m")
+    calm.stop(host=holder)
+    calm.until(lambda: bool(calm.told(mev.MachineStopped) + calm.told(mev.MachineStopRefused)))
+    assert calm.told(mev.MachineStopRefused) == []
     check(calm)

@@ -65,6 +65,11 @@ class RoleRunner(Generic[S]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._finished = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the core has said ``Finish``."""
+        return self._finished
+
     def tell(self, given: Input) -> None:
         """Hand an input to the core, at once if it is not in a step. Dropped once the role has
         finished. What goes wrong is raised by ``run``.

@@ -59,6 +59,11 @@ class Side(ABC, Generic[S]):
         self._runner: RoleRunner[S] = RoleRunner(core, self._perform, host.clock.monotonic_ns)
         self._fence = PeerFence(host.fencing, facts, own, peer, self._runner.tell)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the role has ended: what is left is to let go."""
+        return self._runner.is_over
+
     def tell(self, given: inp.Input) -> None:
         """Hand the role an input that came by the log."""
         self._runner.tell(given)

@@ -61,10 +61,18 @@ class RegisterUnclearError(UnreachableError):
 class Machines:
     """The machines of one host, as far as their life is concerned."""
 
-    def __init__(self, host: HostContext, is_moving: Callable[[str], bool]) -> None:
-        """``is_moving`` tells whether a machine is being migrated away."""
+    def __init__(
+        self,
+        host: HostContext,
+        is_moving: Callable[[str], bool],
+        until_let_go: Callable[[str], Awaitable[None]],
+    ) -> None:
+        """``is_moving`` tells whether a machine is being migrated away; ``until_let_go`` waits
+        until a migration of it that is over lets go of it.
+        """
         self._host = host
         self._is_moving = is_moving
+        self._until_let_go = until_let_go
         self._reservations: dict[str, asyncio.Future[ReservationGranted | ReservationRefused]] = {}
         self._changing: Counter[str] = Counter()
         self._alone: dict[str, asyncio.Lock] = {}
@@ -112,6 +120,7 @@ class Machines:
         vmm = await self._host.hypervisor.find(name)
         if vmm is None or not reg.may_run(view.record, self._host.name):
             raise NotFoundError(f"machine {name} is not on host {self._host.name}")
+        await self._until_let_go(name)
         if self._is_moving(name):
             raise ConflictError(
                 f"machine {name} is being migrated", hint="wait for its end, or cancel it"
@@ -135,6 +144,8 @@ class Machines:
                 return 0
             if record.epoch == said_in:
                 return said_in
+            if not await self._does_not_run(name):  # it was stopped and started anew meanwhile
+                return 0
             summary = MachineSummary(name=name)
             async for stored in self._host.log.read(Scope.of_machine(name).filters()):
                 summary = fold_machine(summary, codec.decode(stored.data, stored.sequence))
@@ -143,6 +154,12 @@ class Machines:
                 failed = mev.MachineFailed(message=message, register_epoch=record.epoch)
                 await self._append(await self._writer(name), failed)
             return record.epoch
+
+    async def _does_not_run(self, name: str) -> bool:
+        vmm = await self._host.hypervisor.find(name)
+        if vmm is None:
+            return name in await self._host.hypervisor.find_dead()
+        return bool(await is_failed(vmm))
 
     @asynccontextmanager
     async def _change(self, name: str) -> AsyncIterator[None]:
@@ -351,6 +368,7 @@ class Machines:
         """
         if view.record is None or not reg.may_run(view.record, self._host.name):
             raise NotFoundError(f"machine {name} is not on host {self._host.name}")
+        await self._until_let_go(name)
         if self._is_moving(name):
             raise ConflictError(
                 f"machine {name} is being migrated", hint="cancel the migration first"

@@ -43,6 +43,8 @@ from .machines import Machines, is_failed
 
 SERVICE: Final = "source_host"
 WATCH_S: Final = 2.0
+LET_GO_S_MAX: Final = 10.0
+"""How long a migration that is over may still hold its machine before a stop is refused for it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -65,7 +67,8 @@ class SourceHost:
         """Migrations that came while their machine was being started or stopped: they are given up
         without a touch of it, and keep nothing from being done to it.
         """
-        self._machines = Machines(host, self._is_moving)
+        self._departing: dict[str, asyncio.Task[None]] = {}
+        self._machines = Machines(host, self._is_moving, self._until_let_go)
         self._inventory = Inventory(host, gpus)
         self._link = SharedLink(host.config.link_bandwidth)
         self._orphans = Orphans(host, RAN, self._is_busy, self._machines.tell)
@@ -268,9 +271,11 @@ class SourceHost:
                     await self._journals.settle(opened)
             finally:
                 del self._departures[opened.migration]
+                del self._departing[opened.migration]
                 self._hopeless.discard(opened.migration)
 
-        return self._tasks.create_task(run())
+        departing = self._departing[opened.migration] = self._tasks.create_task(run())
+        return departing
 
     def _is_moving(self, machine: str) -> bool:
         if machine == self._beginning:
@@ -279,6 +284,16 @@ class SourceHost:
             departure.machine == machine and migration not in self._hopeless
             for migration, departure in self._departures.items()
         )
+
+    async def _until_let_go(self, machine: str) -> None:
+        """Wait until a departure that is over, as all have heard, has let go of its machine."""
+        ending = {
+            self._departing[migration]
+            for migration, departure in self._departures.items()
+            if departure.machine == machine and departure.is_over
+        }
+        if ending:
+            await asyncio.wait(ending, timeout=LET_GO_S_MAX)
 
     def _is_busy(self, machine: str) -> bool:
         return self._is_moving(machine) or self._machines.is_changing(machine)

@@ -272,9 +272,9 @@ class Judge:
         self.world.note("register", says)
         if before is not None and record.epoch < before.epoch:
             self.accuse(f"the register of {record.machine} goes back to epoch {record.epoch}")
-        if record.migration:
-            moved = record.value is reg.RegisterValue.MOVED
-            self.migrations[record.migration].moved = moved
+        migration = self.migrations.get(record.migration)
+        if migration is not None and not migration.ended:  # what is written again later is no move
+            migration.moved = record.value is reg.RegisterValue.MOVED
         if record.value is reg.RegisterValue.STARTED:
             self._begins(record)
         if record.value in reg.UNOWNED:  # even if a host still has an image of it

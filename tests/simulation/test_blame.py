@@ -1,6 +1,6 @@
 """A migration that fails says whose failure it was: the source's own is not the destination's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,20 +17,10 @@ from godwit_protocol.errors import (
     RemoteProtocolError,
     UnreachableError,
 )
-from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason
 
 OWN, PEERS = AbortReason.MACHINE_FAILED, AbortReason.DESTINATION_LOST
-
-
-@pytest.fixture
-def calm() -> Iterator[CalmCluster]:
-    cluster = CalmCluster()
-    cluster.start()
-    cluster.until(cluster.has_told(mev.MachineStarted))
-    yield cluster
-    cluster.world.bury()
 
 
 def abandoned(calm: CalmCluster) -> ev.MigrationAbandoned:

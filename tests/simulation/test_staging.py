@@ -1,6 +1,6 @@
 """A destination loads what was staged, once, or says why not."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -11,20 +11,10 @@ from godwit.proof.simulator.transfer import ProcessSession
 from godwit.source_host.departure import Departure
 from godwit_protocol import link
 from godwit_protocol.errors import RemoteProtocolError
-from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason, Outcome
 
 Say = Callable[[Departure, link.LinkMessage], None]
-
-
-@pytest.fixture
-def calm() -> Iterator[CalmCluster]:
-    cluster = CalmCluster()
-    cluster.start()
-    cluster.until(cluster.has_told(mev.MachineStarted))
-    yield cluster
-    cluster.world.bury()
 
 
 def ended(calm: CalmCluster) -> ev.MigrationEnded:

@@ -19,10 +19,10 @@ def told() -> list[Timeline]:
 def test_each_event_is_told_once_after_its_cause_and_after_its_lane() -> None:
     for story in told():
         seen: set[str] = set()
-        numbers: Counter[tuple[str, str]] = Counter()
+        numbers: Counter[tuple[str, ...]] = Counter()
         for recorded, cause, _ in story.moments:
             envelope = recorded.envelope
-            lane = envelope.lane, envelope.host
+            lane = envelope.lane, envelope.host, envelope.life
             assert cause is None or cause.envelope.id in seen, (envelope, cause)
             assert envelope.lane_sequence == numbers[lane] + 1
             numbers[lane] += 1

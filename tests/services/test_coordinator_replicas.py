@@ -41,13 +41,14 @@ def decisions(watch: Watch) -> Counter[str]:
 
 
 def assert_chains(watch: Watch) -> None:
-    """Each writer's events about the migration are one unbroken chain."""
-    last: dict[str, tuple[int, bytes]] = {}
+    """The events of each life of a writer about the migration are one unbroken chain."""
+    last: dict[tuple[str, str], tuple[int, bytes]] = {}
     for seen in watch.of_lane(Lane.COORDINATOR):
         envelope = seen.recorded.envelope
-        sequence, expected_hash = last.get(envelope.host, (0, CHAIN_START))
+        writer = envelope.host, envelope.life
+        sequence, expected_hash = last.get(writer, (0, CHAIN_START))
         assert (envelope.lane_sequence, envelope.prev_hash) == (sequence + 1, expected_hash)
-        last[envelope.host] = (envelope.lane_sequence, stored_hash(seen.stored.data))
+        last[writer] = (envelope.lane_sequence, stored_hash(seen.stored.data))
 
 
 EACH_ONCE = Counter(
@@ -93,6 +94,9 @@ async def test_a_coordinator_killed_in_every_phase_loses_and_doubles_nothing(
     assert watch.all_of(ev.MigrationEnded)[0].outcome is Outcome.COMPLETED
     assert decisions(watch) == EACH_ONCE
     assert_chains(watch)
+    envelopes = [seen.recorded.envelope for seen in watch.of_lane(Lane.COORDINATOR)]
+    assert len({envelope.host for envelope in envelopes}) == 1
+    assert len({envelope.life for envelope in envelopes}) > 1
     await follow_up(world, machine, hosts[0])
 
 

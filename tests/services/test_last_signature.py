@@ -151,7 +151,7 @@ def last_signatures(
     told: Told, tasks: asyncio.TaskGroup, clock: SystemClock, **settings: float
 ) -> LastSignatures:
     signer = SIGNERS["coordinator-1"]
-    return LastSignatures(told.log, clock, "coordinator-1", signer, tasks, **settings)
+    return LastSignatures(told.log, clock, "coordinator-1", "a", signer, tasks, **settings)
 
 
 async def test_who_never_signs_is_not_waited_for_for_ever(own_log: NatsLog) -> None:

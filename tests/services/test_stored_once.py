@@ -111,7 +111,18 @@ async def nobody_lives(host: str) -> bool:
 async def refuse_an_order(log: ForgetfulLog, migration: str) -> str:
     requested = ev.MigrationRequested(machine="m", destination="h", limits=ev.Limits())
     losses = Losses(log, NoFencing(), nobody_lives)
-    told = (migration, requested, log, CLOCK, NAME, load_catalogue(), None, not_looked_at, losses)
+    told = (
+        migration,
+        requested,
+        log,
+        CLOCK,
+        NAME,
+        "a",
+        load_catalogue(),
+        None,
+        not_looked_at,
+        losses,
+    )
     lane = LaneWriter(CLOCK, Lane.COORDINATOR, NAME, Scope.of_migration(migration, "m"))
     refused = ev.RunOrderRefused(order="order", message="both hosts may run")
     await Conductor(*told)._say(refused, lane, "cause")

@@ -16,7 +16,7 @@ CHAIN_START: Final = b"\x00" * 32
 
 
 class Lane(StrEnum):
-    """Who writes. A lane's chain is kept per lane and ``host`` (the writer's name)."""
+    """Who writes. A lane's chain is kept per lane, ``host`` (the writer's name) and ``life``."""
 
     OPERATOR = "operator"
     COORDINATOR = "coordinator"
@@ -32,7 +32,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What every event carries. Times are nanoseconds; ``monotonic_ns`` counts within ``boot``."""
+    """What every event carries. Times are nanoseconds; ``monotonic_ns`` counts within ``boot``.
+
+    ``life`` tells the lives of a writer apart that keeps no journal: what one of them had on its
+    way when it was killed may be stored after the next has written.
+    """
 
     id: str
     type: str
@@ -48,6 +52,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     wall_ns: int
     monotonic_ns: int
     boot: str
+    life: str = ""
     prev_hash: bytes
     body: msgspec.Raw
 

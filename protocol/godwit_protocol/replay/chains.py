@@ -18,11 +18,17 @@ from .findings import Fault
 
 
 class LaneKey(NamedTuple):
-    """Whose chain: of which scope (migration, machine or host), in which lane, by which writer."""
+    """Whose chain: of which scope (migration, machine or host), in which lane, by which writer,
+    in which of its lives.
+    """
 
     scope: str
     lane: str
     writer: str
+    life: str
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, self))
 
 
 class LaneHead(NamedTuple):
@@ -53,9 +59,9 @@ class Chains:
         yield from _faults_of_place(message, envelope)
 
     def _of_lane(self, message: Stored, envelope: Envelope) -> Iterator[Fault]:
-        key = LaneKey(envelope.correlation, envelope.lane, envelope.host)
+        key = LaneKey(envelope.correlation, envelope.lane, envelope.host, envelope.life)
         last = self.heads.get(key, LaneHead(0, CHAIN_START))
-        where, number = f"{'/'.join(key)} ({envelope.type})", envelope.lane_sequence
+        where, number = f"{key} ({envelope.type})", envelope.lane_sequence
         if number != last.sequence + 1:
             yield Fault(message.sequence, f"{where}: number {number} comes after {last.sequence}")
         elif envelope.prev_hash != last.hash:

@@ -48,9 +48,10 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
 class _Name(NamedTuple):
     lane: Lane
     writer: str
+    life: str
 
     def __str__(self) -> str:
-        return f"{self.lane}/{self.writer}"
+        return "/".join(filter(None, self))
 
 
 class Signatures:
@@ -187,7 +188,7 @@ class Signatures:
 
 
 def _name(envelope: Envelope) -> _Name:
-    return _Name(envelope.lane, envelope.host)
+    return _Name(envelope.lane, envelope.host, envelope.life)
 
 
 def parse_trusted(text: str) -> dict[str, frozenset[bytes]]:

@@ -115,7 +115,8 @@ def _proven(
 ) -> Iterator[str]:
     if faults:
         return
-    lanes = Counter((recorded.envelope.lane, recorded.envelope.host) for _, recorded in entries)
+    envelopes = [recorded.envelope for _, recorded in entries]
+    lanes = {(envelope.lane, envelope.host, envelope.life) for envelope in envelopes}
     yield f"{len(entries)} events in {len(lanes)} lanes: no gap, no double, every hash fits"
     told = ", ".join(f"{lane} {number}" for lane, number in traced.explained.items())
     yield f"{traced.explained.total()} events follow by legal transitions of the core ({told})"

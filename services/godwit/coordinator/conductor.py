@@ -23,12 +23,12 @@ from godwit.coordinator.losses import Losses
 from godwit.runtime import telemetry
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import AppendConflictError, EventLog
-from godwit.runtime.lane import ChainPosition, LaneWriter, Scope, Sealed
+from godwit.runtime.lane import LaneWriter, Scope, Sealed
 from godwit.runtime.patience import append_patiently, patiently
 from godwit_protocol import codec
 from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.errors import ConflictError, InDoubtError
-from godwit_protocol.events import Event, Lane, Recorded, stored_hash
+from godwit_protocol.events import Event, Lane, Recorded
 from godwit_protocol.events.bandwidth import BandwidthOrdered
 from godwit_protocol.events.estimate import EstimateMade
 from godwit_protocol.events.loss import LossOrdered
@@ -77,6 +77,7 @@ class Conductor:
         log: EventLog,
         clock: Clock,
         name: str,
+        life: str,
         catalogue: Catalogue,
         estimates: Estimates | None,
         look_at_link: LookAtLink,
@@ -87,6 +88,7 @@ class Conductor:
         self._event_log = log
         self._clock = clock
         self._name = name
+        self._life = life
         self._catalogue = catalogue
         self._estimates = estimates
         self._look_at_link = look_at_link
@@ -101,7 +103,6 @@ class Conductor:
         """Orders, by their ids, that were answered by a refusal."""
         self._standing: dict[str, _Standing] = {}
         """The decisions that stand in the log, by subject."""
-        self._position = ChainPosition()
 
     def learn(self, stored: Stored, recorded: Recorded) -> None:
         """Take an event of the migration, in the log's order.
@@ -111,8 +112,6 @@ class Conductor:
         envelope, event = recorded.envelope, recorded.event
         if envelope.lane is Lane.COORDINATOR:
             self._stands(stored.subject, stored.sequence, event)
-            if envelope.host == self._name:
-                self._position = ChainPosition(envelope.lane_sequence, stored_hash(stored.data))
         if isinstance(event, RunOrderRefused):
             self._refused.add(event.order)
         elif self._means_something(recorded):
@@ -130,7 +129,7 @@ class Conductor:
     async def run(self) -> None:
         """Carry the migration to its end. Raises any ``GodwitError``; all is in the log."""
         scope = Scope.of_migration(self.migration, self._machine)
-        lane = LaneWriter(self._clock, Lane.COORDINATOR, self._name, scope, self._position)
+        lane = LaneWriter(self._clock, Lane.COORDINATOR, self._name, scope, life=self._life)
         with telemetry.bound(migration=self.migration, machine=self._machine):
             if await patiently(lambda: self._claims.has_ended(self.migration)):
                 return
@@ -258,7 +257,7 @@ class Conductor:
                 return
             if await self._write(sealed, lane, standing.sequence, event):
                 return
-            await self._adopt(sealed.subject, lane)
+            await self._adopt(sealed.subject)
         raise ConflictError(f"the decisions {event.TYPE} of {self.migration} change all the time")
 
     async def _write(
@@ -276,15 +275,13 @@ class Conductor:
         self._stands(sealed.subject, sequence, event)
         return True
 
-    async def _adopt(self, subject: str, lane: LaneWriter) -> None:
-        """If what stands was written by an earlier life of ours, our chain goes on after it."""
+    async def _adopt(self, subject: str) -> None:
+        """Take what another coordinator has decided, or an earlier life of this one."""
         stored = await patiently(lambda: self._event_log.last(subject))
         assert stored is not None
         recorded = codec.decode(stored.data, stored.sequence)
         envelope = recorded.envelope
         _log.info("decided elsewhere", decision=envelope.type, by=envelope.host)
-        if envelope.host == self._name:
-            lane.advance(Sealed(stored.subject, envelope.id, stored.data))
         self._stands(subject, stored.sequence, recorded.event)
 
     def _stands(self, subject: str, sequence: int, event: Event) -> None:

@@ -48,6 +48,7 @@ class LastSignatures:
         log: EventLog,
         clock: Clock,
         name: str,
+        life: str,
         signer: Signer,
         tasks: asyncio.TaskGroup,
         *,
@@ -56,6 +57,7 @@ class LastSignatures:
         self._event_log = log
         self._clock = clock
         self._name = name
+        self._life = life
         self._signer = signer
         self._tasks = tasks
         self._others_sign_s_max = others_sign_s_max
@@ -126,9 +128,10 @@ class LastSignatures:
         return [stored async for stored in self._event_log.read(filters)]
 
     async def _sign(self, migration: str, machine: str, messages: list[Stored]) -> None:
-        position = position_after(Lane.COORDINATOR, self._name, [each.data for each in messages])
+        writer, stored = (Lane.COORDINATOR, self._name), [each.data for each in messages]
+        position = position_after(*writer, stored, life=self._life)
         scope = Scope.of_migration(migration, machine)
-        lane = LaneWriter(self._clock, Lane.COORDINATOR, self._name, scope, position)
+        lane = LaneWriter(self._clock, *writer, scope, position, life=self._life)
         sealed = lane.sign(self._signer, note(messages))
         standing = (each.sequence for each in messages if each.subject == sealed.subject)
         last = max(standing, default=0)

@@ -24,6 +24,7 @@ from godwit.metrics.migrations import Migrations
 from godwit.runtime.clock import Clock, SystemClock
 from godwit.runtime.event_log import EventLog, LogFullError
 from godwit.runtime.health import Health
+from godwit.runtime.lane import new_life
 from godwit.runtime.service import ServiceContext
 from godwit.runtime.signing import Signer, open_signer
 from godwit_protocol import codec, subjects
@@ -116,6 +117,7 @@ class Desk:
         migrations: Migrations | None = None,
     ) -> None:
         self.name = name
+        self._life = new_life(clock)
         self._event_log = log
         self._clock = clock
         self._tasks = tasks
@@ -124,7 +126,7 @@ class Desk:
         self._losses = losses
         self._estimates = estimates
         self._signatures = (
-            None if signer is None else LastSignatures(log, clock, name, signer, tasks)
+            None if signer is None else LastSignatures(log, clock, name, self._life, signer, tasks)
         )
         self._migrations = migrations
         self._conductors: dict[str, Conductor] = {}
@@ -187,6 +189,7 @@ class Desk:
             self._event_log,
             self._clock,
             self.name,
+            self._life,
             self._catalogue,
             self._estimates,
             self._look_at_link,

@@ -15,7 +15,7 @@ import structlog
 
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import AppendConflictError, EventLog
-from godwit.runtime.lane import LaneWriter, Scope, Sealed, position_in_log
+from godwit.runtime.lane import LaneWriter, Scope, Sealed, new_life, position_in_log
 from godwit.runtime.patience import append_patiently, patiently
 from godwit.runtime.signing import Signer
 from godwit_protocol import codec
@@ -85,6 +85,7 @@ class Answers:
         self._clock = clock
         self._name = name
         self._signer = signer
+        self._life = new_life(clock)
         self._lanes: OrderedDict[Scope, LaneWriter] = OrderedDict()
 
     async def tell(self, asked: Asked, event: AnswerEvent) -> None:
@@ -113,12 +114,7 @@ class Answers:
     def _is_told(self, standing: Stored, asked: Asked) -> bool:
         recorded = codec.decode(standing.data, standing.sequence)
         is_same = _reservation_of(recorded.event) == asked.request.reservation
-        if not is_same or standing.sequence < asked.sequence:
-            return False
-        if recorded.envelope.host == self._name:
-            # An earlier life of ours may have told it after we read how far its chain had come.
-            self._lanes.pop(asked.scope, None)
-        return True
+        return is_same and standing.sequence >= asked.sequence
 
     async def _write(self, sealed: Sealed, expected_sequence: int) -> bool:
         try:
@@ -139,10 +135,11 @@ class Answers:
     async def _lane(self, scope: Scope) -> LaneWriter:
         lane = self._lanes.get(scope)
         if lane is None:
+            writer = Lane.TRACKER, self._name
             position = await patiently(
-                lambda: position_in_log(self._event_log, Lane.TRACKER, self._name, scope)
+                lambda: position_in_log(self._event_log, *writer, scope, life=self._life)
             )
-            lane = LaneWriter(self._clock, Lane.TRACKER, self._name, scope, position)
+            lane = LaneWriter(self._clock, *writer, scope, position, life=self._life)
             self._lanes[scope] = lane
         self._lanes.move_to_end(scope)
         if len(self._lanes) > LANES_MAX:

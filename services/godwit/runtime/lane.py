@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -22,6 +23,8 @@ from godwit_protocol.events.signed import LaneSigned, signed_part, with_signatur
 from godwit_protocol.replay.chains import Noted
 from godwit_protocol.roles.effects import Address
 from godwit_protocol.spans import with_traceparent
+
+LIFE_CHARACTERS: Final = 8
 
 
 class ScopeKind(StrEnum):
@@ -108,7 +111,10 @@ class ChainPosition:
 
 
 class LaneWriter:
-    """Seals events in order. Not thread-safe: one task writes a lane."""
+    """Seals events in order. Not thread-safe: one task writes a lane.
+
+    A writer without a journal names its ``life``, and begins a chain of its own in each.
+    """
 
     def __init__(
         self,
@@ -117,12 +123,15 @@ class LaneWriter:
         host: str,
         scope: Scope,
         position: ChainPosition | None = None,
+        *,
+        life: str = "",
     ) -> None:
         self.scope = scope
         self.epoch = 0
         self._clock = clock
         self._lane = lane
         self._host = host
+        self._life = life
         self._position = position or ChainPosition()
 
     def seal(
@@ -146,6 +155,7 @@ class LaneWriter:
             wall_ns=self._clock.wall_ns(),
             monotonic_ns=self._clock.monotonic_ns(),
             boot=self._clock.boot(),
+            life=self._life,
             prev_hash=self._position.last_hash,
             body=codec.encode_body(event),
         )
@@ -181,7 +191,9 @@ class LaneWriter:
 
         Raises ``UnreachableError``.
         """
-        self._position = await position_in_log(log, self._lane, self._host, self.scope)
+        self._position = await position_in_log(
+            log, self._lane, self._host, self.scope, life=self._life
+        )
         return self._position.last_hash
 
     def name_machine(self, machine: str) -> None:
@@ -201,17 +213,26 @@ class LaneWriter:
                 return subjects.inventory(scope_id)
 
 
-def position_after(lane: Lane, host: str, stored: Iterable[bytes]) -> ChainPosition:
-    """How far the lane of ``lane`` and ``host`` has come in ``stored``, a scope's events."""
+def new_life(clock: Clock) -> str:
+    """A name for the life of a writer that keeps no journal."""
+    return clock.new_id()[-LIFE_CHARACTERS:]
+
+
+def position_after(
+    lane: Lane, host: str, stored: Iterable[bytes], *, life: str = ""
+) -> ChainPosition:
+    """How far that writer's lane has come in ``stored``, a scope's events."""
     position = ChainPosition()
     for data in stored:
         envelope = codec.decode(data).envelope
-        if envelope.lane is lane and envelope.host == host:
+        if (envelope.lane, envelope.host, envelope.life) == (lane, host, life):
             position = ChainPosition(envelope.lane_sequence, stored_hash(data))
     return position
 
 
-async def position_in_log(log: EventLog, lane: Lane, host: str, scope: Scope) -> ChainPosition:
+async def position_in_log(
+    log: EventLog, lane: Lane, host: str, scope: Scope, *, life: str = ""
+) -> ChainPosition:
     """As ``position_after``, read from the log. Raises ``UnreachableError``."""
     stored = [message.data async for message in log.read(scope.filters())]
-    return position_after(lane, host, stored)
+    return position_after(lane, host, stored, life=life)

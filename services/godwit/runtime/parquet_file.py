@@ -36,6 +36,7 @@ _OF_ENVELOPE: Final = {
     "wall_ns": "int64",
     "monotonic_ns": "int64",
     "boot": "string",
+    "life": "string",
 }
 """Columns that are null where a message is no event."""
 _OF_MESSAGE: Final = ("subject", "sequence", "time_ns", "data")

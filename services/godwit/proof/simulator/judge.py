@@ -91,7 +91,7 @@ class Judge:
         self.probes: set[str] = set()
         """Migrations that were asked for in the calm."""
         self.events = 0
-        self._chains: dict[tuple[str, str, str], tuple[int, bytes]] = {}
+        self._chains: dict[tuple[str, ...], tuple[int, bytes]] = {}
 
     def accuse(self, what: str) -> None:
         """Something happened that must never be."""
@@ -250,7 +250,7 @@ class Judge:
         """A lane's events are contiguous, and each carries the hash of the one before."""
         envelope = recorded.envelope
         scope = envelope.migration or envelope.machine or f"host {envelope.host}"
-        lane = (scope, str(envelope.lane), envelope.host)
+        lane = (scope, str(envelope.lane), envelope.host, envelope.life)
         before, last_hash = self._chains.get(lane, (0, CHAIN_START))
         if envelope.lane_sequence != before + 1 or envelope.prev_hash != last_hash:
             self.accuse(

@@ -92,8 +92,8 @@ class Departure(Side[SourceState]):
         destination: str,
         pace: Pace,
     ) -> None:
-        """``epoch``: the register's; the machine runs here under it, or under a later one that the
-        register has lost. ``pace``: its own, of those that leave this host.
+        """``epoch``: the one under which the machine ran here when it was to leave. ``pace``: its
+        own, of those that leave this host.
         """
         own = Address(host.name, Service.SOURCE_HOST)
         super().__init__(host, machine, facts, _Core(), own, destination)
@@ -202,8 +202,7 @@ class Departure(Side[SourceState]):
         started_ns = self._host.clock.monotonic_ns()
         with _of_vmm():
             vmm = await self._vmm()
-            status = await vmm.status()
-        self._epoch = max(self._epoch, status.epoch)  # the register may have lost a write
+            spec = (await vmm.status()).spec
         given = self._host.config.bulk_connections
         target = LinkTarget(
             address=effect.address,
@@ -223,7 +222,7 @@ class Departure(Side[SourceState]):
         with _of_vmm():
             self._outgoing = await vmm.outgoing()
             extents = await self._outgoing.held()
-        self._say(self._hello(status.spec, extents, target.connections))
+        self._say(self._hello(spec, extents, target.connections))
         welcome = await self._welcome  # as long as it populates memory, and the link stands
         self._pace.join()
         compressions = agreed(self._host.config.compression, welcome.compressions)

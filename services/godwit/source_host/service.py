@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 import structlog
+from msgspec.structs import replace
 
 from godwit.gpus.port import GpuSource
 from godwit.host.context import HostContext
@@ -188,7 +189,8 @@ class SourceHost:
             self._beginning = machine
         try:
             opened = self._journals.create(migration, machine, codec.encode(decision.envelope))
-            departing = self._run(opened, *await self._begin(opened, started))
+            ran_in = await self._epoch_of(machine)
+            departing = self._run(opened, *await self._begin(opened, started, ran_in))
         finally:
             self._beginning = ""
         if opened.disk_full:
@@ -201,16 +203,28 @@ class SourceHost:
         )
         return position.sequence > 0
 
+    async def _epoch_of(self, machine: str) -> int:
+        """The epoch in which its VMM here runs; 0 if nobody knows."""
+        try:
+            vmm = await self._host.hypervisor.find(machine)
+            return 0 if vmm is None else (await vmm.status()).epoch
+        except GodwitError as error:
+            _log.warning("epoch_not_known", machine=machine, error=error.message)
+            return 0
+
     async def _begin(
-        self, opened: OpenMigration, started: ev.MigrationStarted
+        self, opened: OpenMigration, started: ev.MigrationStarted, ran_in: int = 0
     ) -> tuple[SourceState, tuple[Effect, ...]]:
         """Begin from what the register says; of a machine that is being started or stopped, nothing
-        can be said, and the migration is abandoned.
+        can be said, and the migration is abandoned; as it is if the machine runs here in a later
+        epoch, ``ran_in``, which the register has lost, until it is written again.
         """
         if opened.migration in self._hopeless:
             return self._begin_from(NO_REGISTER, opened, started)
         machine = opened.decision.envelope.machine
         register = await patiently(lambda: self._host.registers.known(machine))
+        if (record := register.record) is not None and record.epoch < ran_in:
+            register = RegisterView(replace(record, epoch=ran_in), register.sequence)
         return self._begin_from(register, opened, started)
 
     def _begin_from(

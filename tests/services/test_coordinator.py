@@ -208,6 +208,21 @@ async def test_a_cancel_after_the_start_is_the_sources_to_carry_out(world: World
     assert len(watch.all_of(ev.AbortOrdered)) == 1
 
 
+async def test_a_machine_is_not_moved_as_what_it_was_in_an_earlier_life(world: World) -> None:
+    """Its host writes the register, and only then that it runs, and as what."""
+    source, destination = await world.host(), await world.host()
+    machine = await world.machine(source)
+    first = await world.log.last(subjects.register(machine))
+    assert first is not None
+    stopped = register.stopped(register.decode(first.data))
+    anew = register.started(machine, source, stopped, start="the second")
+    data = register.encode(anew)
+    await world.log.append(subjects.register(machine), data, message_id=anew.nonce + machine)
+    migration = await world.request(machine, destination)
+    async with world.watch(migration) as watch:
+        await aborted(watch, AbortReason.MACHINE_UNKNOWN)
+
+
 async def test_a_machine_that_moved_in_spite_of_a_cancel_has_moved(world: World) -> None:
     source, destination = await world.host(), await world.host()
     machine = await world.machine(source)

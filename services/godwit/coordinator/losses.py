@@ -69,7 +69,8 @@ class Losses:
             if found.record is not None and reg.is_lost_with(found.record, migration):
                 return found.record.epoch
             record = reg.lost(found.record, machine, migration, epoch)
-            if record is None or reg.has_gone_on(seen.record, migration, epoch):
+            went_on = reg.has_gone_on(seen.record, migration, epoch)
+            if record is None or (went_on and not reg.is_lost_with(seen.record, migration)):
                 return 0
             settled = await self._registers.compare_and_set(record, found.sequence)
             if isinstance(settled, CasUnclear):

@@ -10,7 +10,7 @@ import pytest
 
 from godwit.runtime.lane import Scope
 from godwit.runtime.nats_server import NatsServer
-from godwit_protocol import codec
+from godwit_protocol import codec, register, subjects
 from godwit_protocol.events import CHAIN_START, Event, Lane, stored_hash
 from godwit_protocol.events import bandwidth as bev
 from godwit_protocol.events import migration as ev
@@ -256,3 +256,21 @@ async def test_a_coordinator_that_slept_through_the_start_cannot_end_the_migrati
         assert sleeper.stop() == 0
     assert ended.outcome is Outcome.COMPLETED
     assert decisions(watch) == EACH_ONCE
+
+
+async def test_what_a_dead_coordinator_claimed_for_a_migration_that_ended_is_free(
+    own_world: World, start_service: StartService
+) -> None:
+    """A claim that cannot be read is in nobody's way."""
+    world = own_world
+    ended, open_one = (Scope.of_migration(name, f"m-{name}") for name in ("ended", "open"))
+    for scope in (ended, open_one):
+        claim = register.Claim(machine=scope.machine, migration=scope.id)
+        data = register.encode_claim(claim)
+        await world.log.append(subjects.claim(scope.machine), data, message_id=scope.id)
+    await world.log.append(subjects.claim("m-broken"), b"\xc1", message_id="broken")
+    end = ev.MigrationEnded(outcome=Outcome.COMPLETED)
+    await world.write(Lane.COORDINATOR, "coordinator-of-old", ended, end)
+    start_service("coordinator")
+    await world.wait_claim_free(ended.machine)
+    assert await world.claimed_by(open_one.machine) == open_one.id

@@ -1,23 +1,26 @@
 """Claims: which migration may move a machine, one exact subject a machine, written by CAS.
 
 A claim whose migration has ended is as good as free: the coordinator that ended it may have died
-before it could free it.
+before it could free it. The next one to start does.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+import structlog
+
 from godwit.runtime.clock import Clock
 from godwit.runtime.event_log import AppendConflictError, EventLog
 from godwit_protocol import subjects
-from godwit_protocol.errors import ConflictError
+from godwit_protocol.errors import ConflictError, CorruptError
 from godwit_protocol.events import Lane
 from godwit_protocol.events.migration import MigrationEnded
 from godwit_protocol.register import Claim, decode_claim, encode_claim
 
 ATTEMPTS_MAX: Final = 100
 """Each lost attempt means that another coordinator's has won."""
+_log: Final = structlog.get_logger(__name__)
 
 
 class Claims:
@@ -51,6 +54,23 @@ class Claims:
             if await self._write(Claim(machine=machine, migration=""), sequence):
                 return
         raise ConflictError(f"the claim on machine {machine} changes all the time")
+
+    async def release_ended(self) -> None:
+        """Free what migrations hold that have ended. A claim that cannot be read is passed over.
+
+        Raises as ``release``.
+        """
+        held: dict[str, str] = {}
+        async for stored in self._event_log.read([subjects.claim("*")]):
+            try:
+                claim = decode_claim(stored.data)
+            except CorruptError as error:
+                _log.error("unreadable claim", subject=stored.subject, error=error.message)
+                continue
+            held[claim.machine] = claim.migration
+        for machine, migration in held.items():
+            if migration and await self.has_ended(migration):
+                await self.release(machine, migration)
 
     async def has_ended(self, migration: str) -> bool:
         """Whether the migration's end stands in the log. Raises ``UnreachableError``."""

@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from godwit.catalogue.loading import load as load_catalogue
+from godwit.coordinator.claims import Claims
 from godwit.coordinator.conductor import Conductor
 from godwit.coordinator.estimates import Estimates
 from godwit.coordinator.last_signature import LastSignatures
@@ -25,6 +26,7 @@ from godwit.runtime.clock import Clock, SystemClock
 from godwit.runtime.event_log import EventLog, LogFullError
 from godwit.runtime.health import Health
 from godwit.runtime.lane import new_life
+from godwit.runtime.patience import patiently
 from godwit.runtime.service import ServiceContext
 from godwit.runtime.signing import Signer, open_signer
 from godwit_protocol import codec, subjects
@@ -93,6 +95,7 @@ async def serve(desk: Desk, log: EventLog, health: Health) -> None:
     async for stored in log.read(filters):
         desk.learn(stored)
         last_sequence = stored.sequence
+    await desk.release_claims()
     desk.begin()
     health.ready = True
     _log.info("ready", coordinator=desk.name, open=desk.open)
@@ -155,6 +158,10 @@ class Desk:
                 self._signatures.look(migration)
         if self._migrations is not None:
             self._migrations.learn(recorded, stored.time_ns)
+
+    async def release_claims(self) -> None:
+        """Free what a coordinator held that died between a migration's end and that."""
+        await patiently(Claims(self._event_log, self._clock).release_ended)
 
     def begin(self) -> None:
         """The history is known: carry on with what has not ended, and with all that comes."""

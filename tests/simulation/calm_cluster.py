@@ -100,7 +100,8 @@ class CalmCluster:
     def story(self) -> list[str]:
         """What was written and what became of the machine, whenever, and by whichever replica."""
         told = (note.split(maxsplit=1)[1] for note in self.world.notes())
-        return [_CHANCE.sub("", line) for line in told if _TELLS.match(line)]
+        lines = [_CHANCE.sub("", line) for line in told if _TELLS.match(line)]
+        return [line for line in lines if not line.endswith(mev.HostAnnounced.TYPE)]
 
     def _place(self, name: str) -> Place:
         clock = HostClock(self.world, name)

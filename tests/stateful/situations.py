@@ -18,7 +18,7 @@ from godwit_protocol import register as reg
 from godwit_protocol.compatibility.verdict import Check, refused
 from godwit_protocol.estimation.admission import Admission
 from godwit_protocol.events.estimate import EstimateMade
-from godwit_protocol.events.migration import AbortReason, Limits, RoundFigures, Verify
+from godwit_protocol.events.migration import AbortReason, Limits, Placement, RoundFigures, Verify
 from godwit_protocol.register import RegisterRecord, RegisterValue, RegisterView
 from godwit_protocol.roles import coordinator, destination, source_state
 from godwit_protocol.roles import inputs as inp
@@ -342,13 +342,18 @@ _TOLD: dict[Role, list[Given]] = {
 _LARGER = msgspec.structs.replace(SPEC, ram_bytes=2 * SPEC.ram_bytes)
 
 
+def _placed(profile: str) -> tuple[Placement, ...]:
+    return (Placement(gpu=0, profile=profile, framebuffer_bytes=4 * 1024**3),)
+
+
 def _told_to_coordinator() -> list[Given]:
     return [
         *(Given(f"Considered: {name}", told) for name, told in _requests().items()),
         Given("ClaimSettled: won", inp.ClaimSettled(won=True, holder=MIGRATION)),
         Given("ClaimSettled: lost", inp.ClaimSettled(won=False, holder=OTHER)),
         Given("ClaimReleased", inp.ClaimReleased()),
-        Given("Granted", inp.Granted(placements=())),
+        Given("Granted: as wanted", inp.Granted(placements=_placed(SPEC.vgpus[0].profile))),
+        Given("Granted: other vGPUs", inp.Granted(placements=_placed("H100XM-8C"))),
         Given(
             "Refused", inp.Refused(reason=AbortReason.RESERVATION_REFUSED, message="no such vGPU")
         ),

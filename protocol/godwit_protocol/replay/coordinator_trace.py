@@ -90,7 +90,8 @@ class CoordinatorTrace:
         """Explain a decision; None if no coordinator can have wanted it."""
         for early in (False, True):
             if found := self._explained(self._intents, recorded, subject, early=early):
-                self._intents = _without_inputs(found)
+                others = self._giving_up(recorded.event, subject)
+                self._intents = (*_without_inputs(found), *others)[:STATES_MAX]
                 return Explained(early, found[0].inputs)
             for behind, intents in self._earlier():
                 if found := self._explained(intents, recorded, subject, early=early):
@@ -98,6 +99,13 @@ class CoordinatorTrace:
                     self._intents = (*caught_up, *self._intents)[:STATES_MAX]
                     return Explained(early, found[0].inputs)
         return None
+
+    def _giving_up(self, event: Event, subject: str) -> Iterator[Intent]:
+        """Replicas that do not want a decision which another has taken, and want to end it all."""
+        for each in self._intents:
+            is_deciding = each.state.phase is coordinator.Phase.DECIDING
+            if is_deciding and self._without(each, event, subject) is None:
+                yield each
 
     def _earlier(self) -> Iterator[tuple[int, tuple[Intent, ...]]]:
         """Where a replica may be that does not know the last facts, with how many it does know."""
@@ -115,6 +123,7 @@ class CoordinatorTrace:
         self, roots: Iterable[Intent], recorded: Recorded, subject: str, *, early: bool
     ) -> tuple[Intent, ...]:
         found: list[Intent] = []
+        adopting: list[Intent] = []
         passed: list[Intent] = []
         waiting = deque(roots)
         while waiting and len(passed) < STATES_MAX:
@@ -125,9 +134,18 @@ class CoordinatorTrace:
             left = self._without(here, recorded.event, subject)
             if left is not None:
                 found.append(left)
-            else:
-                waiting.extend(self._steps(here, recorded, early=early))
-        return tuple(found)
+                continue
+            waiting.extend(self._steps(here, recorded, early=early))
+            if (adopted := self._adopting(here, recorded.event, subject)) is not None:
+                adopting.append(adopted)
+        return (*found, *adopting) if found else ()
+
+    def _adopting(self, here: Intent, event: Event, subject: str) -> Intent | None:
+        """A replica that wanted another request, and goes by the one that stands."""
+        if not isinstance(event, ev.ReservationRequested):
+            return None
+        left = tuple(each for each in here.wanted if self._subject_of(each) != subject)
+        return here._replace(wanted=left) if left != here.wanted else None
 
     def _without(self, here: Intent, event: Event, subject: str) -> Intent | None:
         for append in here.wanted:
@@ -225,23 +243,23 @@ class _Known:
             gpus=None if self._reserved is None else self._reserved.gpus,
         )
         yield usual
+        if isinstance(event, ev.ReservationRequested):  # replicas may have found different machines
+            assert usual.spec is not None
+            found = usual.spec.vgpus
+            other = () if found else (VGpuSpec("", 0),)
+            yield msgspec.structs.replace(usual, spec=_reserved_spec(event))
+            yield msgspec.structs.replace(
+                usual, spec=msgspec.structs.replace(usual.spec, vgpus=other)
+            )
         if isinstance(event, ev.StartDecided) and not event.start:
             yield _objected(usual, event)
 
     def _spec(self, machine: str) -> MachineSpec:
         if self._ordered is not None:
             return self._ordered.spec
-        unknown = MachineSpec(name=machine, guest="", ram_bytes=0)
-        reserved = self._reserved
-        if reserved is None:
-            return unknown
-        pairs = zip(reserved.profiles, reserved.framebuffer_bytes, strict=True)
-        return msgspec.structs.replace(
-            unknown,
-            vgpus=tuple(VGpuSpec(*pair) for pair in pairs),
-            placement_policy=reserved.placement_policy,
-            device_group=reserved.device_group,
-        )
+        if self._reserved is not None:
+            return _reserved_spec(self._reserved)
+        return MachineSpec(name=machine, guest="", ram_bytes=0)
 
     def _record(self, machine: str) -> reg.RegisterRecord:
         ordered, estimated = self._ordered, self._estimated
@@ -252,6 +270,19 @@ class _Known:
             owner="" if told is None else told.source,
             epoch=0 if ordered is None else ordered.register_epoch,
         )
+
+
+def _reserved_spec(reserved: ev.ReservationRequested) -> MachineSpec:
+    """As much of the machine as a request for capacity tells."""
+    pairs = zip(reserved.profiles, reserved.framebuffer_bytes, strict=True)
+    return MachineSpec(
+        name=reserved.machine,
+        guest="",
+        ram_bytes=0,
+        vgpus=tuple(VGpuSpec(*pair) for pair in pairs),
+        placement_policy=reserved.placement_policy,
+        device_group=reserved.device_group,
+    )
 
 
 def _objected(usual: inp.Considered, decided: ev.StartDecided) -> inp.Considered:

@@ -153,6 +153,9 @@ def _claimed(state: CoordinatorState, given: Input, now_ns: int) -> Result:
 def _granted(state: CoordinatorState, given: Input, now_ns: int) -> Result:
     assert isinstance(given, inp.Granted)
     assert state.spec is not None
+    held = tuple(placement.profile for placement in given.placements)
+    if held != tuple(vgpu.profile for vgpu in state.spec.vgpus):
+        return _give_up(state, AbortReason.SUPERSEDED, _OTHER_VGPUS)
     ordered = ev.PreparationOrdered(
         spec=state.spec,
         source=state.source,
@@ -386,6 +389,7 @@ def _logged(event: Event, to: fx.Address | None = None) -> Effect:
 _replace = msgspec.structs.replace
 
 _CANCELLED: Final = (AbortReason.CANCELLED, "cancelled by an operator")
+_OTHER_VGPUS: Final = "the machine has been started anew, with other vGPUs than are reserved"
 _LOST: Final = "the machine is lost: neither host can have anything of it"
 _RESULTS: Final[tuple[type[Input], ...]] = (
     inp.Appended,
@@ -414,7 +418,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[CoordinatorState]]:
     rows: dict[tuple[StrEnum, type[Input]], Row[CoordinatorState]] = {
         (p.CONSIDERING, inp.Considered): row(_considered, p.CLAIMING, p.DECIDING),
         (p.CLAIMING, inp.ClaimSettled): row(_claimed, p.RESERVING, p.DECIDING),
-        (p.RESERVING, inp.Granted): row(_granted, p.PREPARING),
+        (p.RESERVING, inp.Granted): row(_granted, p.PREPARING, p.DECIDING),
         (p.PREPARING, inp.DestinationReady): row(_ready, p.DECIDING),
         (p.DECIDING, inp.DestinationReady): row(_ready, p.DECIDING),
         (p.MOVING, inp.CancelWanted): row(_order_abort, p.ABORTING),

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 VIOLATIONS_MAX: Final = 20
 HOST_PLACE: Final = 3
 """Of the host that a subject is addressed to, among its tokens."""
+LOST_WITH: Final = frozenset({AbortReason.MACHINE_FAILED, AbortReason.SUPERSEDED})
+"""How a migration may end that won its machine, which died before it ran: of itself, or because the
+machine has been stopped and started anew since.
+"""
 PROBE_OUTCOMES: Final = frozenset(
     {AbortReason.NONE, AbortReason.RESERVATION_REFUSED, AbortReason.INCOMPATIBLE}
 )
@@ -365,7 +369,7 @@ class Judge:
             self.accuse(f"migration {name} of {self.migrations[name].machine} never ended")
         for name, truth in self.migrations.items():
             completed = any(ended.outcome is Outcome.COMPLETED for ended in truth.ended)
-            is_lost = any(ended.reason is AbortReason.MACHINE_FAILED for ended in truth.ended)
+            is_lost = any(ended.reason in LOST_WITH for ended in truth.ended)
             is_excused = truth.lost_writes or (is_lost and truth.lost_image)
             if truth.ended and completed != truth.moved and not is_excused:
                 self.accuse(f"migration {name}: completed {completed}, but moved {truth.moved}")

@@ -86,7 +86,10 @@ class Move:
 
     @property
     def release_s(self) -> float:
-        """From then to the end: the source frees the memory that it held."""
+        """From then to the end: the source hears of it and says that it has released the machine.
+
+        The memory is freed after that, and is not in it.
+        """
         return (self.summary.duration_ns - self.until_it_ran_ns) / 1e9
 
 

@@ -128,9 +128,11 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The table of a file, with its notes."""
+    """The table of a file, with its notes; or the file's own text, if it has one."""
     if "failed" in record:
         return f"`{record['script']}` failed when it was run last: {record['failed']}"
+    if "text" in record:
+        return str(record["text"])
     lines = [" | ".join(("", *COLUMNS, "")).strip(), "|" + "---|" * len(COLUMNS)]
     lines += [" | ".join(("", *cells(row), "")).strip() for row in record["rows"]]
     turns, load = record["turns"], record["load_average"]

@@ -98,10 +98,13 @@ def migrated(
             **{"max-bandwidth": 1 << 40, "downtime-limit": downtime_limit_ms},
         )
         source.ask("migrate", uri=uri)
-        return _followed(source, destination, rate)
+        return followed(source, destination, rate)
 
 
-def _followed(source: Qemu, destination: Qemu, rate: float) -> Migrated:
+def followed(source: Qemu, destination: Qemu, rate: float) -> Migrated:
+    """Follow a migration to its end. Raises ``RuntimeError`` if it fails. ``rate``: bytes a second
+    that the guest was seen to write.
+    """
     deadline = time.monotonic() + MIGRATE_S_MAX
     while time.monotonic() < deadline:
         told = source.ask("query-migrate")

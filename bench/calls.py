@@ -89,7 +89,7 @@ async def measure(there: Lab, folder: Path, size_mib: int, turns: int) -> record
 
 
 async def main() -> None:
-    given = records.given(__doc__, size_mib=1024, quick_mib=256, turns=5)
+    given = records.given(__doc__, size_mib=1024, quick_mib=64, turns=5)
     with tempfile.TemporaryDirectory() as folder:
         path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ |= {"COUNTS_DIR": folder, "PYTHONPATH": os.pathsep.join(path)}

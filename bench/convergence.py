@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from typing import NamedTuple, Protocol
 
 import ending
 import msgspec
+import records
 from records import figure
 
 from godwit_protocol.convergence import (
@@ -341,12 +341,8 @@ def main() -> None:
         recorded = ending.run(record())
         TRACES.write_bytes(msgspec.json.format(msgspec.json.encode(recorded)) + b"\n")
     results = compare(load_traces())
-    text = told(results)
-    if given.json:
-        plays = [asdict(each) for each in results]
-        kept = {"script": "bench/convergence.py", "text": text, "plays": plays}
-        given.json.write_text(json.dumps(kept, indent=1) + "\n")
-    print(text)
+    plays = [asdict(each) for each in results]
+    records.tell_text("bench/convergence.py", told(results), given.json, plays=plays)
 
 
 if __name__ == "__main__":

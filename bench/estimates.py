@@ -1,12 +1,13 @@
 """How good are the estimates? Moves guests to and fro, and sets each stun beside its estimate.
 
-``python bench/estimates.py [MOVES]``: so many moves of each guest, each of which has an estimate
-made before it, on a cluster of real processes; prints JSON, all figures by guest, and the table of
-docs/performance.md. Without MOVES 232 moves in all: some twenty minutes.
+``python bench/estimates.py [MOVES] [--json FILE]``: so many moves of each guest, each of which has
+an estimate made before it, on a cluster of real processes; prints all figures by guest, and the
+table of docs/performance.md. Without MOVES 232 moves in all: some twenty minutes.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import statistics
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ending
+import records
 
 from godwit.cli.machine import ask_machine, make_spec, start_machine, stop_machine
 from godwit.cli.migration import request_migration
@@ -110,14 +112,17 @@ def row(name: str, moves: Sequence[ComparedMove]) -> dict[str, float | str]:
 
 
 async def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else MOVES
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("moves", type=int, nargs="?", default=MOVES)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
     often = {"GODWIT_SAMPLING_PERIOD": "3s"}
     with tempfile.TemporaryDirectory() as directory:
         async with await Cluster.start(Path(directory), hosts=2, environ=often) as cluster:
             log = await NatsLog.connect(cluster.nats_url, name="bench")
             for name in GUESTS:
                 await begin(log, name)
-                for number in range(count):
+                for number in range(given.moves):
                     await move(log, name, number)
                 await stop_machine(log, name)
             found = await compared_moves(log)
@@ -125,12 +130,13 @@ async def main() -> None:
     by_guest = {name: [each for each in found if each.machine == name] for name in GUESTS}
     rows = [row(name, moves) for name, moves in by_guest.items() if moves]
     rows.append(row("all", found))
-    print(json.dumps([each.as_json() for each in found]))
     keys = [key for key in rows[0] if key != "guest"]
-    print(f"\n{'':24}" + "".join(f"{key:>20}" for key in keys))
+    print(f"{'':24}" + "".join(f"{key:>20}" for key in keys))
     for each in rows:
         print(f"{each['guest']:24}" + "".join(f"{each[key]:>20.4g}" for key in keys))
-    print(f"\n{table(rows)}")
+    print()
+    moved = [each.as_json() for each in found]
+    records.tell_text("bench/estimates.py", table(rows), given.json, guests=rows, moves=moved)
 
 
 def table(rows: Sequence[dict[str, float | str]]) -> str:

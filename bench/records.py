@@ -157,6 +157,16 @@ def tell(record: Record, path: Path | None) -> None:
     """Print the table, and write the file."""
     told = record.as_json()
     print(markdown(told))
+    _keep(told, path)
+
+
+def tell_text(script: str, text: str, path: Path | None, **figures: Any) -> None:
+    """Print what has no peer's column in words of its own, and write them with their figures."""
+    print(text)
+    _keep({"script": script, "text": text, **figures}, path)
+
+
+def _keep(told: dict[str, Any], path: Path | None) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")

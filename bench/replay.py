@@ -13,11 +13,12 @@ import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import ending
 import nats
+import records
 import servers
 
 from godwit.pictures import reading
@@ -169,15 +170,20 @@ def main() -> None:
     arguments.add_argument("--events", type=int, default=1_000_000)
     arguments.add_argument("--served", type=int, default=50_000)
     arguments.add_argument("--verified", type=int, default=20_000)
+    arguments.add_argument("--json", type=Path)
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log"
         write(path, given.events)
-        print(ending.run(folded(LogFile(path), given.events)).told("folded"), flush=True)
+        from_file = ending.run(folded(LogFile(path), given.events))
         path.unlink()
-        print(ending.run(served(Path(folder), given.served)).told("served"), flush=True)
+        from_server = ending.run(served(Path(folder), given.served))
     read, took_s = verified(given.verified)
-    print(f"verified {read:>9,} events: {read / took_s:>9,.0f} a second")
+    told = [from_file.told("folded"), from_server.told("served")]
+    told += [f"verified {read:>9,} events: {read / took_s:>9,.0f} a second"]
+    figures = {"folded": asdict(from_file), "served": asdict(from_server)}
+    figures["verified"] = {"events": read, "took_s": took_s}
+    records.tell_text("bench/replay.py", "\n".join(told), given.json, **figures)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python bench/run_all.py [--quick] [--out bench/results] [--only NAME]... [--write]
 
 ``make bench`` runs it. Each script can be run alone, and longer. What a script prints goes into
-``OUT/NAME.txt``, its figures into ``OUT/NAME.json`` where it keeps them so. ``--write`` puts the
+``OUT/NAME.txt``, its figures into ``OUT/NAME.json``. ``--write`` puts the
 tables into docs/performance.md (``bench/tables.py``), each when its script is done. A script that
 fails does not stop the others; its table then says so.
 """
@@ -30,14 +30,13 @@ JOB_S_MAX = 3000
 
 @dataclass(frozen=True)
 class Job:
-    """A script, with what it is given. ``quick``: for a short look; ``keeps``: it writes JSON;
-    ``has_peers``: it measures what is to be installed.
+    """A script, with what it is given. ``quick``: for a short look; ``has_peers``: it measures what
+    is to be installed.
     """
 
     name: str
     words: Sequence[str] = ()
     quick: Sequence[str] = ("--quick",)
-    keeps: bool = True
     has_peers: bool = False
 
 
@@ -62,17 +61,16 @@ JOBS = (
     Job("compression"),
     Job("slow_link"),
     Job("transfer", ("--repeats", "5"), ("--size-mib", "32", "--repeats", "1")),
-    Job("demo", ("5",), ("1",), keeps=False),
+    Job("demo", ("5",), ("1",)),
     Job("switchover", ("--moves", "15"), ("--moves", "1")),
-    Job("sampling", ("2",), ("1",), keeps=False),
-    Job("estimates", ("4",), ("1",), keeps=False),
+    Job("sampling", ("2",), ("1",)),
+    Job("estimates", ("4",), ("1",)),
     Job("convergence", (), ()),
     Job("placement", (), ("--gpus", "200")),
     Job(
         "replay",
         ("--events", "300000"),
         ("--events", "5000", "--served", "5000", "--verified", "500"),
-        keeps=False,
     ),
 )
 
@@ -82,8 +80,7 @@ def run(job: Job, out: Path, *, quick: bool) -> Ran:
     kept = out / f"{job.name}.json"
     kept.unlink(missing_ok=True)
     words = [sys.executable, str(FOLDER / f"{job.name}.py"), *(job.quick if quick else job.words)]
-    if job.keeps:
-        words += ["--json", str(kept)]
+    words += ["--json", str(kept)]
     print(f"\n== {job.name}", flush=True)
     began = time.monotonic()
     done = ending.completed(words, JOB_S_MAX, cwd=FOLDER.parent)

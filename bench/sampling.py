@@ -1,20 +1,21 @@
 """What does a look at a machine's writes cost the machine? At most 1 % of its time, it should be.
 
-``python bench/sampling.py [PAIRS]``: by guest, so many pairs of slices, one with windows one after
-the other beside one of the same length without, in changing order. What a window costs the guest is
-the processor time that a unit of its work takes more, from the differences within the pairs: what
-else runs on the machine is in both slices of a pair. Its share of the guest's time follows from how
-seldom the host takes a window. Prints JSON, and the table of docs/performance.md with the 95 %
-interval of the median (bootstrap). The last column is the worst case: the interval's end, and all
-that a window takes outside the guest counted as if it were taken from the guest.
+``python bench/sampling.py [PAIRS] [--json FILE]``: by guest, so many pairs of slices, one with
+windows one after the other beside one of the same length without, in changing order. What a window
+costs the guest is the processor time that a unit of its work takes more, from the differences
+within the pairs: what else runs on the machine is in both slices of a pair. Its share of the
+guest's time follows from how seldom the host takes a window. Prints the table of
+docs/performance.md with the 95 % interval of the median (bootstrap). The last column is the worst
+case: the interval's end, and all that a window takes outside the guest counted as if it were taken
+from the guest.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -156,16 +157,18 @@ def table(found: list[dict]) -> str:
 
 
 async def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else PAIRS
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pairs", type=int, nargs="?", default=PAIRS)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
     unsampled = {"GODWIT_SAMPLING_PERIOD": "0s"}
     with tempfile.TemporaryDirectory() as directory:
         async with await Cluster.start(Path(directory), hosts=1, environ=unsampled) as cluster:
             log = await NatsLog.connect(cluster.nats_url, name="bench")
             hypervisor = NativeHypervisor(cluster.directory / "hosts" / HOST, cluster.nats_url)
-            found = [await measure(log, hypervisor, case, count) for case in GUESTS]
+            found = [await measure(log, hypervisor, case, given.pairs) for case in GUESTS]
             await log.close()
-    print(json.dumps(found))
-    print(f"\n{table(found)}")
+    records.tell_text("bench/sampling.py", table(found), given.json, guests=found)
 
 
 if __name__ == "__main__":

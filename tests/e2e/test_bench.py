@@ -15,6 +15,7 @@ import idle_move
 import pytest
 import pytest_asyncio
 import records
+import service_memory
 import stuns
 import tables
 import watchers
@@ -37,6 +38,7 @@ SCRIPTS: dict[str, Measure] = {
     "idle_move": lambda there: idle_move.measure(there, 32, 1, 0),
     "writing_move": lambda there: writing_move.measure(there, 32, 1, qemu=False),
     "guest_share": lambda there: guest_share.measure(there, 64, 1, 0.2),
+    "service_memory": lambda there: service_memory.measure(there, 32, 1),
     "content": lambda there: content.measure(there, 32, 1),
     "watchers": watched,
     "compression": lambda there: compression.measure(there, there, 4, 1),

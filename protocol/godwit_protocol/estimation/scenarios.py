@@ -68,14 +68,15 @@ WRITES: Final = {
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
-    """What the play takes from measurements (docs/performance.md) and published figures.
+    """What the play takes from measurements and published figures: docs/estimates.md names the row
+    of docs/performance.md that each is from.
 
     ``link_share``: bytes of pages that a link carries, of its line rate. Ethernet, IP and TCP leave
     0.949 at 1,500 bytes a packet, frames 0.995 of that; on loopback the data plane is no slower
-    than a bare loop of system calls. ``round_overhead_ns``: the scan of host memory and the
-    barrier. ``switchover_ns``: the stun of a machine that is nearly idle.
-    ``digest_bytes_per_second``: the memory bandwidth of one H100. All GPUs look through their own
-    memory at once, before each round and in the stun.
+    than a bare loop of system calls. ``round_overhead_ns``: the scan of 4 GiB of host memory and
+    the barrier. ``intent_ns``: an event that the log has acknowledged. ``switchover_ns``: the stun
+    of a machine that is nearly idle. ``digest_bytes_per_second``: the memory bandwidth of one H100,
+    as published. All GPUs look through their own memory at once, before each round and in the stun.
     """
 
     link_share: float = 0.94

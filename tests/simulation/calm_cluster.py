@@ -6,9 +6,11 @@ import asyncio
 import inspect
 import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from random import Random
+
+import msgspec
 
 from godwit.proof.simulator.clock import HostClock
 from godwit.proof.simulator.disk import HostDisk
@@ -38,7 +40,11 @@ _TELLS = re.compile(r"log \d|register |host-|m  ")
 class CalmCluster:
     """Two or more hosts, all services, no faults but those that the test makes."""
 
-    def __init__(self, hosts: int = 2) -> None:
+    def __init__(
+        self, hosts: int = 2, variables: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
+        """``variables``: by host, what its services find in their environment."""
+        self._variables = variables or {}
         self.world = World(Weather(Random(1)))
         self.judge = Judge(self.world)
         names = [f"host-{index}" for index in range(1, hosts + 1)]
@@ -73,19 +79,30 @@ class CalmCluster:
         async with self._turns.setdefault(scope, asyncio.Lock()):
             await append
 
-    def start(self, host: str = "host-1", start: str = "start") -> None:
-        request = mev.MachineStartRequested(start=start, spec=SPEC)
-        self.put(Scope.of_machine("m"), request, Address(host, Service.SOURCE_HOST))
+    def start(self, host: str = "host-1", start: str = "start", machine: str = "m") -> None:
+        spec = msgspec.structs.replace(SPEC, name=machine)
+        request = mev.MachineStartRequested(start=start, spec=spec)
+        self.put(Scope.of_machine(machine), request, Address(host, Service.SOURCE_HOST))
 
     def stop(self, stop: str = "stop", host: str = "host-1") -> None:
         request = mev.MachineStopRequested(stop=stop)
         self.put(Scope.of_machine("m"), request, Address(host, Service.SOURCE_HOST))
 
-    def migrate(self, destination: str = "host-2", deadline_ns: int = 600_000_000_000) -> str:
+    def migrate(
+        self,
+        destination: str = "host-2",
+        deadline_ns: int = 600_000_000_000,
+        machine: str = "m",
+        bandwidth: int = 0,
+    ) -> str:
         migration = self._clock.new_id()
-        limits = ev.Limits(stun_limit_ns=2_000_000_000, deadline_ns=deadline_ns)
-        requested = ev.MigrationRequested(machine="m", destination=destination, limits=limits)
-        self.put(Scope.of_migration(migration, "m"), requested)
+        limits = ev.Limits(
+            stun_limit_ns=2_000_000_000,
+            deadline_ns=deadline_ns,
+            bandwidth_bytes_per_second=bandwidth,
+        )
+        requested = ev.MigrationRequested(machine=machine, destination=destination, limits=limits)
+        self.put(Scope.of_migration(migration, machine), requested)
         return migration
 
     def told(self, kind: type[Event]) -> list[Event]:
@@ -105,7 +122,8 @@ class CalmCluster:
 
     def _place(self, name: str) -> Place:
         clock = HostClock(self.world, name)
-        return Place(Host(name, clock, self.judge, 1e8), clock, HostDisk(self.world), "")
+        host, disk = Host(name, clock, self.judge, 1e8), HostDisk(self.world)
+        return Place(host, clock, disk, "", variables=self._variables.get(name, {}))
 
 
 def check_story(calm: CalmCluster, name: str, why: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -75,6 +75,8 @@ class Place:
     gpus: str
     off_until_s: float = 0.0
     """It has no power until then."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Of its services' environment, beside those that they all have."""
 
 
 class Cluster:
@@ -315,6 +317,7 @@ def _config(service: Service, place: Place) -> Config:
         "GODWIT_LINK_HOST": name,
         "GODWIT_BULK_CONNECTIONS": "2",  # whatever the cores of this machine
         "GODWIT_CONTENT_STORE": "off",  # a simulated machine's memory is in no file
+        **place.variables,
     }
     return configuration.load(service, environ)
 

@@ -64,6 +64,19 @@ async def first_round(link: Direct, to_send: np.ndarray = WHOLE) -> SentRound:
     return sent
 
 
+@pytest.mark.parametrize(
+    ("size", "digest"),
+    [
+        (0, "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"),
+        (1024, "42214739f095a406f3fc83deb889744ac00df831c10daa55189b5d121c855af7"),
+        (2048, "e776b6028c7cd22a4d0ba182a8bf62205d2ef576467e838ed6f2529b85fba24a"),
+    ],
+)
+def test_a_chunks_digest_is_blake3_which_nobody_can_forge(size: int, digest: str) -> None:
+    """Vectors that its authors published: of bytes that count up to 250, again and again."""
+    assert chunk_digest(bytes(index % 251 for index in range(size))).hex() == digest
+
+
 @pytest.mark.parametrize("digested", [True, False])
 async def test_what_is_held_does_not_travel(digested: bool) -> None:
     held = Held()

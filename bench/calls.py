@@ -14,6 +14,8 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import ending
@@ -88,13 +90,20 @@ async def measure(there: Lab, folder: Path, size_mib: int, turns: int) -> record
     return records.Record("bench/calls.py", rows, turns, [f"A machine of {size_mib} MiB."])
 
 
-async def main() -> None:
-    given = records.given(__doc__, size_mib=1024, quick_mib=64, turns=5)
+@asynccontextmanager
+async def counting_lab() -> AsyncIterator[tuple[Lab, Path]]:
+    """A cluster whose services count, and the folder that they write their counts to."""
     with tempfile.TemporaryDirectory() as folder:
         path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        os.environ |= {"COUNTS_DIR": folder, "PYTHONPATH": os.pathsep.join(path)}
-        async with lab(launch_through=("counting",)) as there:
-            record = await measure(there, Path(folder), given.size_mib, given.turns)
+        environ = {"COUNTS_DIR": folder, "PYTHONPATH": os.pathsep.join(path)}
+        async with lab(environ=environ, launch_through=("counting",)) as there:
+            yield there, Path(folder)
+
+
+async def main() -> None:
+    given = records.given(__doc__, size_mib=1024, quick_mib=64, turns=5)
+    async with counting_lab() as (there, folder):
+        record = await measure(there, folder, given.size_mib, given.turns)
     records.tell(record, given.json)
 
 

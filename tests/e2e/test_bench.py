@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import calls
 import compression
 import content
 import guest_share
@@ -34,6 +35,12 @@ async def watched(there: Lab) -> records.Record:
         return await watchers.measure(there, audience, os.getpid(), 32, 1, moves=1)
 
 
+async def calls_counted(_there: Lab) -> records.Record:
+    """By services of their own, which count."""
+    async with calls.counting_lab() as (there, folder):
+        return await calls.measure(there, folder, 32, 1)
+
+
 SCRIPTS: dict[str, Measure] = {
     "idle_move": lambda there: idle_move.measure(there, 32, 1, 0),
     "writing_move": lambda there: writing_move.measure(there, 32, 1, qemu=False),
@@ -43,6 +50,7 @@ SCRIPTS: dict[str, Measure] = {
     "watchers": watched,
     "compression": lambda there: compression.measure(there, there, 4, 1),
     "stuns": lambda there: stuns.measure(there, 32, 1, qemu=False),
+    "calls": calls_counted,
 }
 
 

@@ -26,4 +26,4 @@ async def main(url: str) -> None:
         last = sequence
 
 
-asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "nats://127.0.0.1:4222"))
+asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "nats://watch:watch@127.0.0.1:4222"))

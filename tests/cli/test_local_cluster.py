@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,6 +20,8 @@ from godwit_protocol.errors import ConflictError
 pytestmark = pytest.mark.e2e
 
 READY_S_MAX = 60.0
+ROOT = Path(__file__).parents[2]
+WATCHING = ROOT / "docs" / "watching.md"
 GODWIT = Path(sys.executable).parent / "godwit"
 
 
@@ -52,6 +56,7 @@ async def up(directory: Path, hosts: int) -> AsyncIterator[asyncio.subprocess.Pr
         async with asyncio.timeout(READY_S_MAX):
             ready = (await process.stdout.readline()).decode()
         assert ready.startswith("ready: nats://127.0.0.1:")
+        assert "; to watch nats://watch:watch@127.0.0.1:" in ready
         assert (directory / "cluster.json").stat().st_mode & 0o077 == 0, "it may hold a password"
         yield process
     finally:
@@ -61,10 +66,31 @@ async def up(directory: Path, hosts: int) -> AsyncIterator[asyncio.subprocess.Pr
             await process.wait()
 
 
+@asynccontextmanager
+async def documented_example(port: int | None) -> AsyncIterator[asyncio.StreamReader]:
+    """What the example prints, run as the docs say, but for the port."""
+    line = re.search(r"^\$ python (examples/watch.py .*)$", WATCHING.read_text(), re.MULTILINE)
+    assert line is not None
+    typed = re.sub(r":\d+$", f":{port}", line[1]).split()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *typed, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        yield process.stdout
+    finally:
+        process.terminate()
+        await process.wait()
+
+
 async def next_report(process: asyncio.subprocess.Process) -> str:
     assert process.stderr is not None
     async with asyncio.timeout(READY_S_MAX):
         return (await process.stderr.readline()).decode().strip()
+
+
+def environ_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/environ").read_text().split("\0")
 
 
 def service_pid(directory: Path, place: str) -> int:
@@ -115,6 +141,26 @@ async def test_a_cluster_that_was_killed_leaves_nothing_in_the_way_and_its_machi
         status, out, _ = await godwit(tmp_path, "machine", "ask", "hog", '{"op":"status"}')
         assert (status, json.loads(out)["pattern"]) == (0, "uniform")
     assert not process_tree.find_processes(tmp_path)
+
+
+async def test_its_monitor_may_only_watch_and_so_does_the_example_as_it_is_documented(
+    tmp_path: Path,
+) -> None:
+    async with up(tmp_path, hosts=1):
+        port = urlsplit(json.loads((tmp_path / "cluster.json").read_text())["nats_url"]).port
+        watcher = f"GODWIT_NATS_URL=nats://watch:watch@127.0.0.1:{port}"
+        assert watcher in environ_of(service_pid(tmp_path, "services/monitor"))
+        assert watcher not in environ_of(
+            service_pid(tmp_path, "services/coordinator/coordinator-1")
+        )
+        hog = ("hog", "--host", "host-1", "--ram", "8MiB", "--guest", "godwit.guests.memhog:Memhog")
+        assert (await godwit(tmp_path, "machine", "start", *hog))[0] == 0
+        async with documented_example(port) as told:
+            heard = asyncio.create_task(told.readline())
+            while not heard.done():  # it may have begun to listen only now
+                for change in ("pause", "resume"):
+                    assert (await godwit(tmp_path, "machine", change, "hog"))[0] == 0
+            assert "machine_" in (await heard).decode()
 
 
 async def test_an_event_log_whose_port_was_taken_meanwhile_starts_on_another_and_says_so(

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -175,7 +176,7 @@ class LocalContainers:
     def _translate(self, service: ComposeService, text: str) -> str:
         """``text`` with the container's addresses, ports and paths made those of this machine."""
         for name, address in self._addresses.items():
-            text = text.replace(f"//{name}:", f"//{address}:")
+            text = re.sub(rf"(//|@){name}:(?=\d)", rf"\g<1>{address}:", text)
         for own in (LOOPBACK, ANY):
             text = text.replace(own, self._addresses[service.name])
         for port, free in self._ports.items():
@@ -190,15 +191,21 @@ class LocalContainers:
         places = {path: self._directory / service.name / path[1:] for path in service.scratch()}
         for inside, source in service.mounts().items():
             if source.startswith("."):
-                places[inside] = self._configured(service, ROOT / source)
+                places[inside] = self._copied(service, ROOT / source)
             else:
                 places[inside] = self._directory / "volumes" / source
                 places[inside].mkdir(parents=True, exist_ok=True)
         return places
 
-    def _configured(self, service: ComposeService, file: Path) -> Path:
-        """A copy of the server's configuration, with this machine's addresses, ports and paths."""
+    def _copied(self, service: ComposeService, file: Path) -> Path:
+        """Beside the others: one may include another."""
         text = file.read_text()
+        copy = self._directory / file.name
+        copy.write_text(self._configured(service, text) if file.name == "nats.conf" else text)
+        return copy
+
+    def _configured(self, service: ComposeService, text: str) -> str:
+        """The server's configuration, with this machine's addresses, ports and paths."""
         data = self._directory / "volumes" / service.mounts()["/data"]
         for inside, outside in {
             '"0.0.0.0"': f'"{self._addresses[service.name]}"',
@@ -206,11 +213,9 @@ class LocalContainers:
             "127.0.0.1:8222": f"{self._addresses[service.name]}:{self._ports['8222']}",
             '"/data"': f'"{data}"',
         }.items():
-            assert text.count(inside) == 1, f"{file.name} must have {inside} once"
+            assert text.count(inside) == 1, f"nats.conf must have {inside} once"
             text = text.replace(inside, outside)
-        copy = self._directory / file.name
-        copy.write_text(text)
-        return copy
+        return text
 
     async def _end_all(self) -> None:
         for pid_file in self._directory.glob("volumes/*/machines/*/pid"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import compose_file
 import dockerfile
@@ -64,8 +65,9 @@ def test_every_variable_is_known(service: ComposeService) -> None:
 
 @pytest.mark.parametrize("service", [s for s in OURS if s.name not in HOSTS], ids=_name)
 def test_every_configuration_can_be_read(service: ComposeService) -> None:
+    user = "watch" if service.name == "monitor" else "godwit"
     loaded = config.load(_role(service), service.environment)
-    assert loaded.nats_url == "nats://nats:4222"
+    assert loaded.nats_url == f"nats://{user}:{user}@nats:4222"
 
 
 @pytest.mark.parametrize("service", OURS, ids=_name)
@@ -203,6 +205,18 @@ def test_the_event_log_acknowledges_what_is_on_the_disk() -> None:
     assert f"max_payload: {MAX_PAYLOAD_BYTES}" in text
     assert 'http: "127.0.0.1:8222"' in text
     assert SERVICES["nats"].mounts()["/data"] == "nats"
+
+
+def test_the_event_log_has_the_users_that_the_services_are() -> None:
+    passwords = SERVICES["nats"].environment
+    assert passwords == {
+        "GODWIT_NATS_PASSWORD": "godwit",
+        "GODWIT_NATS_WATCH_PASSWORD": "watch",
+    }
+    mounted = {Path(path).name: source for path, source in SERVICES["nats"].mounts().items()}
+    assert mounted["nats-users.conf"] == "./deploy/nats-users.conf"
+    users = (ROOT / "deploy/nats-users.conf").read_text()
+    assert sorted(re.findall(r"password: \$(\w+)", users)) == sorted(passwords)
 
 
 def test_every_service_has_bounds_and_comes_back() -> None:

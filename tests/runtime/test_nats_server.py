@@ -5,12 +5,17 @@ import os
 import signal
 from pathlib import Path
 
+import nats
 import pytest
 
 from godwit.runtime import nats_server
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer, find_binary
+from godwit.runtime.provision import provision
+from godwit_protocol import subjects
 from godwit_protocol.errors import ConflictError, NotFoundError, UnreachableError
+
+REGISTER = subjects.register("m")
 
 
 def is_alive(pid: int) -> bool:
@@ -78,6 +83,38 @@ async def test_a_server_that_cannot_start_says_why(own_server: NatsServer, tmp_p
     with pytest.raises(UnreachableError, match="ended with status") as failure:
         await NatsServer.start(tmp_path / "second", port=own_server.port)
     assert "address already in use" in failure.value.hint
+
+
+async def test_whoever_names_no_user_is_the_services_and_the_watcher_may_not_write(
+    tmp_path: Path,
+) -> None:
+    server = await NatsServer.start(tmp_path, with_users=True)
+    services = await NatsLog.connect(server.url, name="test")
+    await provision(services)
+    denied: asyncio.Queue[Exception] = asyncio.Queue()
+    watcher = await nats.connect(server.watch_url, error_cb=denied.put)
+    await watcher.publish(REGISTER, b"forged")
+    async with asyncio.timeout(5):
+        assert "permissions violation" in str(await denied.get()).lower()
+    assert await services.last(REGISTER) is None
+    assert await services.append(REGISTER, b"owned", message_id="1") == 1
+    await watcher.close()
+    await services.close()
+    await server.stop()
+
+
+async def test_a_log_that_was_begun_without_users_goes_on_with_them(
+    own_log: NatsLog, own_server: NatsServer
+) -> None:
+    await own_log.append(REGISTER, b"owned", message_id="1")
+    await own_server.stop()
+    server = await NatsServer.start(own_server.directory, with_users=True)
+    log = await NatsLog.connect(server.url, name="test")
+    stored = await log.last(REGISTER)
+    assert stored is not None
+    assert stored.data == b"owned"
+    await log.close()
+    await server.stop()
 
 
 def test_a_missing_binary_is_named_with_a_remedy(

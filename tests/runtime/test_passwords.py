@@ -71,7 +71,7 @@ async def test_a_service_that_waits_says_where_and_no_more(monkeypatch: pytest.M
 def test_a_cluster_that_is_ready_says_where_and_no_more() -> None:
     class Ready:
         hosts, directory, page_url = ("host-1",), "/tmp/godwit", "http://127.0.0.1:1/"
-        nats_url = f"nats://a:{SECRET}@one:1"
+        nats_url, watch_url = f"nats://a:{SECRET}@one:1", ""
 
     line = _ready_line(cast(Any, Ready()))
     assert line.startswith("ready: nats://one:1 (")

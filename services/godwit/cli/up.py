@@ -68,9 +68,11 @@ async def _serve(directory: Path, hosts: int, gpus: str) -> None:
 
 def _ready_line(cluster: Cluster) -> str:
     names = ", ".join(cluster.hosts)
+    watch = f"; to watch {cluster.watch_url}" if cluster.watch_url else ""
     return (
         f"ready: {without_credentials(cluster.nats_url)} (hosts {names}; GPUs SIMULATED;"
-        f" directory {cluster.directory}; page {cluster.page_url}); Ctrl-C ends all of it"
+        f" directory {cluster.directory}; page {cluster.page_url}{watch});"
+        f" Ctrl-C ends all of it"
     )
 
 

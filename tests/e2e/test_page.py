@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import runpy
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -33,6 +36,7 @@ pytestmark = [
 
 BUSY = ("GODWIT_MEMHOG_RATE=50000000",)
 CONTRAST_MIN = 4.5
+DOCS = Path(__file__).parents[2] / "docs"
 LOG = Path(__file__).parents[1] / "golden" / "logs" / "v1-completed.ndjson"
 MEMHOG = "godwit.guests.memhog:Memhog"
 TOO_FAINT = """(least) => {
@@ -198,6 +202,18 @@ async def assert_reads_well(page: Page) -> None:
     for landmark in ("header", "main", "footer"):
         await expect(page.locator(f"body > {landmark}")).to_have_count(1)
     await expect(page.get_by_role("heading", level=1)).to_have_count(1)
+
+
+async def test_the_script_still_takes_every_picture_of_the_docs(
+    pages: Pages, tmp_path: Path
+) -> None:
+    browser, cluster, _ = pages
+    script = runpy.run_path(str(DOCS / "make_screenshots.py"))
+    await script["draw_page"](browser, cluster.page_url, tmp_path, over="done", running="busy")
+    await script["draw_watch"](cluster.nats_url, tmp_path)
+    shown = re.findall(r"\(images/([^)]+)\)", (DOCS / "watching.md").read_text("utf-8"))
+    assert set(os.listdir(tmp_path)) == set(shown)  # noqa: PTH208
+    assert "busy" in (tmp_path / "watch.svg").read_text("utf-8")
 
 
 async def test_the_report_needs_nothing_else_and_prints(pages: Pages) -> None:

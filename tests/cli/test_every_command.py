@@ -24,9 +24,13 @@ from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
 from godwit.runtime.provision import provision
 from godwit_protocol.replay import lines
+from pseudo_terminal import on_terminal
 from recorded_logs import in_file
 
 LOGS: Final = Path(__file__).parents[1] / "golden" / "logs"
+GODWIT: Final = str(Path(sys.executable).with_name("godwit"))
+KEYS: Final = "q back"
+"""Is drawn last."""
 WATCH_S_MAX: Final = 30.0
 
 
@@ -41,9 +45,18 @@ class Told(NamedTuple):
     source: str
     """The phase of its source in the end."""
     stun: str
+    """As it is shown; nothing where it was never stunned."""
+    watched: str
+    """The stun, as watch tells it."""
     otherwise: str
     """How what-if ends with the recorded settings."""
     never: Sequence[str]
+
+    @property
+    def end(self) -> tuple[str, str]:
+        """How it ended, and why."""
+        end, _, because = self.outcome.partition(": ")[2].partition(" (")
+        return end, because.removesuffix(")")
 
 
 STORIES: Final = {
@@ -53,25 +66,28 @@ STORIES: Final = {
         phase="completed",
         source="source is releasing",
         stun="16.4 ms",
+        watched="stun 16.4 ms of 2.0 s",
         otherwise="completed",
         never=("ALARM", "aborted", "in doubt"),
     ),
     "v1-aborted": Told(
-        outcome="host-2 → host-1: aborted (cancelled",
+        outcome="host-2 → host-1: aborted (cancelled: cancelled by an operator)",
         last="the migration ended: aborted",
         phase="aborted",
         source="source is abandoned",
         stun="",
+        watched="stun - of 1.0 µs",
         otherwise="aborted (cancelled)",
         never=("ALARM", "completed", "in doubt", "GO"),
     ),
     "v1-rolled-back": Told(
-        outcome="host-2 → host-1: aborted (",
+        outcome="host-2 → host-1: aborted (destination lost: the peer closed the link)",
         last="freed what it had received",
         phase="aborted",
         source="source is abandoned",
-        stun=" ms",
-        otherwise="aborted (",
+        stun="38.0 ms",
+        watched="stun 38.0 ms of 2.0 s",
+        otherwise="aborted (destination lost)",
         never=("ALARM", "in doubt", "gave GO"),
     ),
     "v1-in-doubt": Told(
@@ -79,7 +95,8 @@ STORIES: Final = {
         last="ALARM: cannot prove who may run the machine",
         phase="in doubt",
         source="source is awaiting_quarantine",
-        stun="whether it runs on host-1 cannot be proven",
+        stun="it was stunned; whether it runs on host-1 cannot be proven",
+        watched="stun ~5.1 ms of 2.0 s",
         otherwise="in doubt",
         never=("the migration ended", "owns the machine and runs it"),
     ),
@@ -187,8 +204,9 @@ def test_the_report(asked: Callable[..., str], name: str, tmp_path: Path) -> Non
     asked("replay", "report", options=("--html", str(page)))
     told = page.read_text()
     expected = STORIES[name]
-    outcome = expected.outcome.partition(": ")[2].partition(" (")[0]
+    outcome, because = expected.end
     assert f": {outcome}</h1>" in told
+    assert f"<dt>outcome</dt><dd>{outcome}{f' ({because})' if because else ''}</dd>" in told
     assert expected.last in told
     assert "QEMU&#x27;s rule" in told
     assert not [word for word in expected.never if f" {word} " in told]
@@ -209,11 +227,11 @@ def test_what_is_exported_is_what_was_imported(
 
 def test_migration_show(asked: Callable[..., str], name: str) -> None:
     told = asked("migration", "show")
+    words = (line.split(maxsplit=1) for line in told.splitlines() if line)
+    shown = {name: value.strip() for name, value in words}
     expected = STORIES[name]
-    outcome = expected.outcome.partition(": ")[2].partition(" (")[0]
-    shown = next(line for line in told.splitlines() if line.startswith("outcome"))
-    assert shown.split(maxsplit=1)[1].strip() == outcome
-    assert expected.stun in told
+    assert (shown["outcome"], shown.get("reason", "")) == expected.end
+    assert shown.get("stun", "") == expected.stun
     assert re.search(r"^asked for +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", told, re.MULTILINE)
     ended = re.search(r"^ended +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", told, re.MULTILINE)
     assert (ended is None) == (name == "v1-in-doubt")
@@ -222,7 +240,7 @@ def test_migration_show(asked: Callable[..., str], name: str) -> None:
 
 
 def test_watch(recorded: str, tmp_path: Path) -> None:
-    command = (str(Path(sys.executable).with_name("godwit")), "watch", "--json")
+    command = (GODWIT, "watch", "--json")
     environ = {"GODWIT_DIR": str(tmp_path), "GODWIT_NATS_URL": recorded}
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -231,3 +249,19 @@ def test_watch(recorded: str, tmp_path: Path) -> None:
         process.wait(WATCH_S_MAX)
     phases = {id_of(name): expected.phase for name, expected in STORIES.items()}
     assert {each["id"]: each["phase"] for each in told} == phases
+
+
+async def test_watch_in_detail(recorded: str, name: str, tmp_path: Path) -> None:
+    environ = {"GODWIT_DIR": str(tmp_path), "GODWIT_NATS_URL": recorded}
+    async with on_terminal(GODWIT, "watch", id_of(name), environ=environ) as terminal:
+        told = await terminal.shows(KEYS)
+    expected = STORIES[name]
+    end, because = expected.end
+    lines = [line.strip() for line in told.partition(KEYS)[0].splitlines()]
+    assert any(line.startswith(f"{end} · round ") for line in lines)
+    assert expected.watched in told
+    assert not because or because in lines
+    assert any(line.startswith("vgpu0.framebuffer") for line in lines)
+    happened = [line for line in lines if re.match(r"\d\d:\d\d:\d\d\.", line)]
+    assert expected.last in happened[-1]
+    assert not [word for word in expected.never if word in told]

@@ -44,8 +44,8 @@ class Terminal:
     def press(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
-    async def shows(self, text: str) -> None:
-        """Wait until it is drawn from now on; what was drawn before is forgotten with it."""
+    async def shows(self, text: str) -> str:
+        """Wait until it is drawn from now on. Returns what was drawn, which is then forgotten."""
         try:
             async with asyncio.timeout(SHOWN_S_MAX):
                 while text not in self.text:
@@ -53,7 +53,8 @@ class Terminal:
                     await self._came.wait()
         except TimeoutError:
             raise AssertionError(f"{text!r} was not drawn, but: {self.text!r}") from None
-        self.raw = ""
+        drawn, self.raw = self.text, ""
+        return drawn
 
     async def ended(self) -> int:
         async with asyncio.timeout(SHOWN_S_MAX):

@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from godwit.catalogue.loading import load as load_catalogue
+from godwit.coordinator import last_signature
 from godwit.coordinator.last_signature import SUCCEED_NS_MAX, LastSignatures
 from godwit.coordinator.links import not_looked_at
 from godwit.coordinator.losses import Losses
@@ -61,11 +64,13 @@ class Told:
         filters = subjects.whole_migration(self.migration)
         return [stored async for stored in self.log.read(filters)]
 
-    async def write(self, lane: Lane, name: str, event: Event | None = None) -> None:
+    async def write(
+        self, lane: Lane, name: str, event: Event | None = None, *, life: str = ""
+    ) -> None:
         """An event, or None: the signature of what stands."""
         scope = Scope.of_migration(self.migration, "m")
-        position = await position_in_log(self.log, lane, name, scope)
-        writer = LaneWriter(SystemClock(), lane, name, scope, position)
+        position = await position_in_log(self.log, lane, name, scope, life=life)
+        writer = LaneWriter(SystemClock(), lane, name, scope, position, life=life)
         sealed = writer.sign(SIGNERS[name]) if event is None else writer.seal(event)
         await sealed.append_to(self.log)
 
@@ -145,6 +150,45 @@ async def test_one_that_died_before_it_signed_is_succeeded_and_later_events_are_
         await told.last_signed(after=signed.sequence)
     found = await told.verified()
     assert found.is_whole, (found.faults, found.unproven)
+
+
+LATE = ev.DoubtRaised(message="host host-2 does not answer the abort")
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["while-it-runs", "before-it-starts"])
+async def test_what_a_killed_life_had_on_its_way_is_signed_for_when_it_comes(
+    own_log: NatsLog, is_known: bool
+) -> None:
+    told = await Told.of(own_log, "v1-aborted")
+    await told.write(Lane.SOURCE, "host-2")
+    await told.write(Lane.DESTINATION, "host-1")
+    await told.answer()
+    async with replicas(own_log, "coordinator-1"):
+        signed = await told.last_signed()
+        if not is_known:
+            await told.write(Lane.COORDINATOR, "coordinator-1", LATE, life="killed")
+            await told.last_signed(after=signed.sequence)
+    if is_known:
+        await told.write(Lane.COORDINATOR, "coordinator-1", LATE, life="killed")
+        assert (await told.verified()).faults
+        async with replicas(own_log, "coordinator-2"):
+            await told.last_signed(after=signed.sequence)
+    assert not (await told.verified()).faults
+
+
+async def test_so_many_signed_migrations_are_remembered(
+    own_log: NatsLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(last_signature, "DUE_MAX", 1)
+    told = await Told.of(own_log, "v1-aborted")
+    await told.write(Lane.COORDINATOR, "coordinator-1")
+    late, *_, signed = story_of(await told.messages())
+    async with asyncio.TaskGroup() as tasks:
+        signatures = last_signatures(told, tasks, SystemClock())
+    for migration in ("first", "second"):
+        assert not signatures.learn(migration, signed, 1)
+    assert not signatures.learn("first", late, 2)
+    assert signatures.learn("second", late, 2)
 
 
 def last_signatures(

@@ -1,8 +1,9 @@
 """The signature that comes last: a coordinator's, of a migration's events in their order.
 
 It waits for everybody else's, though not for ever, and comes again if something was written after
-it. It is written by compare-and-set from what the log holds, so that any replica may do it: also
-for one that died between a migration's end and its signature. Decides nothing.
+it: by whomever, also by a replica that died long before with an append on its way. It is written by
+compare-and-set from what the log holds, so that any replica may do it: also for one that died
+between a migration's end and its signature. Decides nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ OTHERS_SIGN_S_MAX: Final = 30.0
 SUCCEED_NS_MAX: Final = 24 * 3600 * 1_000_000_000
 """What ended longer ago without a signature is left so: nobody who signed it now was there."""
 DUE_MAX: Final = 10_000
-"""Migrations of the history that wait for a signature, the newest."""
+"""Migrations of the history that wait for a signature, the newest; and as many that have one."""
 LOOKS_MAX: Final = 100
 """At one migration: after each signature that came, and after each of its own."""
 
@@ -63,6 +64,8 @@ class LastSignatures:
         self._others_sign_s_max = others_sign_s_max
         self._due: OrderedDict[str, int] = OrderedDict()
         """By migration that may lack its last signature: when the event came that says so."""
+        self._signed: OrderedDict[str, int] = OrderedDict()
+        """By migration that a coordinator has signed: when. Whatever comes of it wants another."""
         self._came: dict[str, asyncio.Event] = {}
         """By migration that is looked at: whether something has come since."""
 
@@ -71,13 +74,12 @@ class LastSignatures:
         is_signature = isinstance(recorded.event, LaneSigned)
         if is_signature and recorded.envelope.lane is Lane.COORDINATOR:
             self._due.pop(migration, None)
+            _put_last(self._signed, migration, time_ns)
             return False
-        if not is_signature and not isinstance(recorded.event, MigrationEnded):
+        is_end = isinstance(recorded.event, MigrationEnded)
+        if not is_signature and not is_end and migration not in self._signed:
             return False
-        self._due[migration] = time_ns
-        self._due.move_to_end(migration)
-        if len(self._due) > DUE_MAX:
-            self._due.popitem(last=False)
+        _put_last(self._due, migration, time_ns)
         return True
 
     def due(self) -> list[str]:
@@ -137,3 +139,11 @@ class LastSignatures:
         last = max(standing, default=0)
         with contextlib.suppress(AppendConflictError):  # another replica has signed
             await patiently(lambda: sealed.append_to(self._event_log, expected_last_sequence=last))
+
+
+def _put_last(kept: OrderedDict[str, int], migration: str, time_ns: int) -> None:
+    """Put it behind all others, of which ``DUE_MAX`` are kept."""
+    kept[migration] = time_ns
+    kept.move_to_end(migration)
+    if len(kept) > DUE_MAX:
+        kept.popitem(last=False)

@@ -115,6 +115,8 @@ class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     populate_ns: int = 0
     digests: dict[str, bytes] = {}
     marks: StunMarks = StunMarks()
+    stun_intended: bool = False
+    """Whether the source was about to stun the machine: from then on it may stand still."""
     aborted_stun_ns: int = 0
     """As the source measured it; 0 if it has not: a service that was restarted cannot."""
     abandoned: bool = False
@@ -271,6 +273,7 @@ _TOLD_BY: Final[dict[type[Event], _Told]] = {
     ),
     ev.DoubtRaised: _doubted,
     ev.MigrationEnded: _ended,
+    ev.StunIntended: lambda summary, _, event: _replace(summary, stun_intended=True),
     ev.MachineStunned: _stunned,
     ev.FinalCopySent: _final_copy,
     ev.ImageStaged: _staged,

@@ -53,6 +53,22 @@ def restarted_meanwhile(recorded: Recorded) -> Recorded:
     return Recorded(recorded.envelope, msgspec.structs.replace(recorded.event, stun_ns=0))
 
 
+def restarted(recorded: Recorded) -> Recorded:
+    """As the source's service says after its restart, and the coordinator after it."""
+    if not isinstance(recorded.event, ev.MigrationAbandoned | ev.MigrationEnded):
+        return recorded
+    reason = ev.AbortReason.SERVICE_RESTARTED
+    event = msgspec.structs.replace(recorded.event, reason=reason)
+    return restarted_meanwhile(Recorded(recorded.envelope, event))
+
+
+def killed_before_it_told(recorded: Recorded) -> Recorded | None:
+    """The source's service died when it had paused the machine, and before it said so."""
+    if isinstance(recorded.event, ev.MachineStunned | ev.FinalCopySent | ev.MachineTakenBack):
+        return None
+    return restarted(recorded)
+
+
 def without_go(recorded: Recorded) -> Recorded | None:
     """The destination was ordered to run the machine, with proof that the source's host is off."""
     if isinstance(recorded.event, ev.GoGiven):
@@ -81,6 +97,12 @@ def until_stunned(recorded: Recorded) -> Recorded | None:
             "not known: the source's service was restarted meanwhile",
         ),
         (
+            "v1-rolled-back",
+            killed_before_it_told,
+            "not known: the source's service was restarted meanwhile",
+        ),
+        ("v1-aborted", restarted, "none"),
+        (
             "v1-in-doubt",
             as_it_was,
             "it was stunned; whether it runs on host-1 cannot be proven",
@@ -104,6 +126,8 @@ def test_the_page_says_the_same() -> None:
         ("v1-aborted", as_it_was, True),
         ("v1-rolled-back", as_it_was, False),
         ("v1-rolled-back", restarted_meanwhile, False),
+        ("v1-rolled-back", killed_before_it_told, False),
+        ("v1-aborted", restarted, True),
     ],
 )
 def test_only_what_was_not_stunned_is_said_never_to_have_stopped(

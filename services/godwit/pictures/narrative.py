@@ -88,11 +88,19 @@ class Narrator:
 def _stood_still(before: MigrationSummary, after: MigrationSummary, event: Event) -> str:
     if isinstance(event, ev.MigrationAbandoned) and event.reason not in NOT_KNOWN_TO_RUN:
         # Of a migration that was not seen from its beginning nobody can say that.
-        never = after.requested_wall_ns and not after.marks.stopped_ns
+        never = after.requested_wall_ns and not may_have_stopped(after, event.reason)
         return ". It never stopped" if never and not event.stun_ns else ""
     if before.stun_ns is not None or after.marks.stun_ns() is None:
         return ""
     return f". It stood still for {duration(after.stun_ns or 0)}"
+
+
+def may_have_stopped(summary: MigrationSummary, ended: AbortReason) -> bool:
+    """Whether the machine may have stood still in a migration that ended so. Of a service that is
+    killed between its intent and its word of the stun, the next one only resumes the machine.
+    """
+    unseen = summary.stun_intended and ended is AbortReason.SERVICE_RESTARTED
+    return unseen or bool(summary.marks.stopped_ns)
 
 
 def _totals(before: MigrationSummary, after: MigrationSummary) -> str:

@@ -8,7 +8,7 @@ from godwit_protocol.events.migration import Outcome
 from godwit_protocol.projections import MigrationSummary
 
 from .figures import duration
-from .narrative import NOT_KNOWN_TO_RUN
+from .narrative import NOT_KNOWN_TO_RUN, may_have_stopped
 
 NONE: Final = "none"
 
@@ -19,7 +19,7 @@ def stun(summary: MigrationSummary) -> str:
         return duration(summary.stun_ns)
     if summary.marks.first_step_ns:
         return _at_the_destination(summary)
-    if not summary.marks.stopped_ns:
+    if not may_have_stopped(summary, summary.reason):
         return NONE
     if summary.abandoned and summary.reason not in NOT_KNOWN_TO_RUN:
         return "not known: the source's service was restarted meanwhile"

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from . import subjects
 from .catalogue import Catalogue
 from .errors import CorruptError
 from .events.machine import GpuInventory
@@ -17,6 +18,7 @@ from .placement.fleet import Fleet, GpuAt, UndecidedError
 from .placement.geometry import Seat
 from .placement.policy import DeviceGroup, Policy
 from .placement.shapes import solver
+from .stored import Stored
 from .unpacking import unpack
 
 ENTRY_BYTES_MAX: Final = 64 * 1024
@@ -145,6 +147,16 @@ def decode_entry(data: bytes) -> LedgerEntry:
     entry = unpack(_entry_decoder, data, "a ledger entry", bytes_max=ENTRY_BYTES_MAX)
     if (entry.kind in _ENDS_WITH_REFUSAL) != (entry.refusal is not None):
         raise CorruptError(f"the ledger entry of {entry.reservation} has a refusal or lacks one")
+    return entry
+
+
+def line_of(stored: Stored) -> LedgerEntry:
+    """Return the entry that a message of a ledger is. Raises ``CorruptError`` if it is none, or is
+    of another host than its ledger: everybody who folds a ledger passes over such a line.
+    """
+    entry = decode_entry(stored.data)
+    if stored.subject != subjects.ledger(entry.host):
+        raise CorruptError(f"a line of host {entry.host} stands in another's ledger")
     return entry
 
 

@@ -25,8 +25,9 @@ from godwit.runtime.nats_server import NatsServer
 from godwit.runtime.provision import provision
 from godwit.runtime.purging import NatsPurger
 from godwit.runtime.signing import is_signed
-from godwit_protocol import subjects
+from godwit_protocol import codec, subjects
 from godwit_protocol.errors import ConflictError, CorruptError, NotFoundError, RefusedError
+from godwit_protocol.ledger import EntryKind, LedgerEntry, encode_entry
 from godwit_protocol.register import Claim, encode_claim
 from godwit_protocol.replay.chains import note
 from godwit_protocol.replay.retention import Policy
@@ -82,6 +83,11 @@ async def told(own_server: NatsServer) -> AsyncIterator[NatsLog]:
 
 def id_of(name: str) -> str:
     return LogFile(LOGS / f"{name}.ndjson").head().of
+
+
+def machine_of(name: str) -> str:
+    first = next(iter(LogFile(LOGS / f"{name}.ndjson").messages()))
+    return codec.decode(first.data).envelope.machine
 
 
 async def left(log: NatsLog, name: str) -> int:
@@ -166,6 +172,25 @@ async def test_what_came_later_is_archived_too(told: NatsLog, tmp_path: Path) ->
     assert refused.stays.startswith("it does not verify"), "it was no event"
     assert store.described(early.migration) == early
     assert await left(told, "v1-completed") == early.events + 1
+
+
+async def test_what_cannot_be_read_keeps_only_what_it_may_be_about(
+    told: NatsLog, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "archive")
+    line = LedgerEntry(
+        kind=EntryKind.HELD, reservation=id_of("v1-aborted"), machine="m", host="host-2"
+    )
+    for data in (b"rubbish", encode_entry(line)):
+        await told.append(subjects.ledger("host-1"), data, message_id=uuid4().hex)
+    machine = machine_of("v1-completed")
+    for unreadable in (machine, "another"):
+        await told.append(subjects.claim(unreadable), b"rubbish", message_id=uuid4().hex)
+    fates = await archive(told, store)
+    assert {fate.stays for fate in fates} == {"its machine's claim cannot be read"}
+    await told.append(subjects.claim(machine), FREE, message_id=uuid4().hex)
+    fates = await archive(told, store)
+    assert {fate.migration: fate.stays for fate in fates} == dict.fromkeys(map(id_of, OVER), "")
 
 
 async def test_an_archive_that_holds_another_story_is_not_relied_on(

@@ -22,11 +22,19 @@ def without(lane: Lane | None) -> list[Stored]:
     return [each for each in SIGNED.messages() if codec.decode(each.data).envelope.lane != lane]
 
 
-def said_against(messages: list[Stored], policy: Policy = ANY_TIME, *, claims: bool = False) -> str:
+def said_against(
+    messages: list[Stored],
+    policy: Policy = ANY_TIME,
+    *,
+    claims: bool = False,
+    unknown_claims: frozenset[str] = frozenset(),
+) -> str:
     sound = Verification(
         migration=SIGNED.head().of, events=len(messages), proven=(), unproven=(), faults=()
     )
-    return objection(messages, sound, policy, holds=False, claims=claims)
+    return objection(
+        messages, sound, policy, holds=False, claims=claims, unknown_claims=unknown_claims
+    )
 
 
 def test_one_that_all_hosts_have_signed_may_leave() -> None:
@@ -50,3 +58,10 @@ def test_one_that_a_claim_names_stays() -> None:
     """Its end is what tells coordinators that the claim is as good as free."""
     told = said_against(without(None), Policy(older_than_ns=0, unsigned=True), claims=True)
     assert told == "its machine's claim still names it"
+
+
+def test_one_stays_that_an_unreadable_claim_may_name() -> None:
+    machine = codec.decode(without(None)[0].data).envelope.machine
+    told = said_against(without(None), unknown_claims=frozenset({machine}))
+    assert told == "its machine's claim cannot be read"
+    assert said_against(without(None), unknown_claims=frozenset({"another"})) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -69,10 +70,12 @@ def objection(
     *,
     holds: bool,
     claims: bool = False,
+    unknown_claims: AbstractSet[str] = frozenset(),
 ) -> str:
     """Why a migration must stay on the server; nothing if it may leave. ``holds``: its reservation
     stands in a ledger, and the tracker asks its events whether that is used. ``claims``: its
     machine's claim names it, and its end tells coordinators that it is as good as free.
+    ``unknown_claims``: machines whose claim cannot be read, and so may name it.
     """
     if verified.faults:
         return f"it does not verify: {verified.faults[0]}"
@@ -80,9 +83,15 @@ def objection(
         return "its reservation is in use"
     if claims:
         return "its machine's claim still names it"
+    if unknown_claims and _machine(messages) in unknown_claims:
+        return "its machine's claim cannot be read"
     if policy.unsigned:
         return ""
     return _unfinished(messages)
+
+
+def _machine(messages: Sequence[Stored]) -> str:
+    return codec.decode(messages[0].data, messages[0].sequence).envelope.machine
 
 
 def _unfinished(messages: Sequence[Stored]) -> str:

@@ -12,12 +12,14 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+import structlog
 
 from godwit.runtime.clock import SystemClock
 from godwit.runtime.event_log import EventLog
 from godwit_protocol import ledger, subjects
-from godwit_protocol.errors import RefusedError
+from godwit_protocol.errors import CorruptError, RefusedError
 from godwit_protocol.events import Lane
 from godwit_protocol.events.migration import MigrationEnded
 from godwit_protocol.register import decode_claim
@@ -29,6 +31,8 @@ from godwit_protocol.replay.verification import verify
 from godwit_protocol.stored import Stored
 
 from .store import Step, Store, ignore, said
+
+_log: Final = structlog.get_logger(__name__)
 
 
 class Purger(Protocol):
@@ -51,11 +55,15 @@ class Fate(NamedTuple):
     stays: str = ""
 
 
-class _Used(NamedTuple):
-    """What elsewhere on the server needs a migration's events: its reservation, its claim."""
+class _Users(NamedTuple):
+    """What elsewhere on the server needs migrations' events: reservations and claims."""
 
-    holds: bool
-    claims: bool
+    holding: frozenset[str] = frozenset()
+    """Reservations that stand in any ledger."""
+    claiming: frozenset[str] = frozenset()
+    """Migrations that any machine's claim names."""
+    unknown: frozenset[str] = frozenset()
+    """Machines whose claim cannot be read: it may name any of their migrations."""
 
 
 class Archiving:
@@ -86,11 +94,9 @@ class Archiving:
         """
         with nullcontext() if rehearse else self._store.alone():
             wanted = due(await self._ended(), self._policy, now_ns)
-            holding = await self._holding() if wanted else frozenset()
-            claiming = await self._claiming() if wanted else frozenset()
+            users = await self._users() if wanted else _Users()
             for migration in wanted:
-                used = _Used(migration in holding, migration in claiming)
-                yield await self._take(migration, used, rehearse=rehearse)
+                yield await self._take(migration, users, rehearse=rehearse)
 
     async def _ended(self) -> list[Ended]:
         filters = [subjects.migration("*", Lane.COORDINATOR, MigrationEnded.TYPE)]
@@ -99,26 +105,41 @@ class Archiving:
             async for stored in self._log.read(filters)
         ]
 
+    async def _users(self) -> _Users:
+        claims = await self._claims()
+        unknown = frozenset(machine for machine, migration in claims.items() if migration is None)
+        claiming = frozenset(migration for migration in claims.values() if migration)
+        return _Users(await self._holding(), claiming, unknown)
+
     async def _holding(self) -> frozenset[str]:
-        """Reservations that stand in any ledger."""
+        """Of a line that cannot be read the tracker holds nothing either."""
         pictures: dict[str, ledger.HostPicture] = {}
         async for stored in self._log.read(subjects.STREAM_SUBJECTS[subjects.LEDGER]):
-            entry = ledger.decode_entry(stored.data)
+            try:
+                entry = ledger.line_of(stored)
+            except CorruptError as error:
+                _log.error("unreadable line", subject=stored.subject, error=error.message)
+                continue
             known = pictures.get(entry.host) or ledger.HostPicture(host=entry.host)
             pictures[entry.host] = ledger.apply(known, entry, stored.sequence)
         return frozenset(name for picture in pictures.values() for name in picture.holdings)
 
-    async def _claiming(self) -> frozenset[str]:
-        """Migrations that any machine's claim names: one that has ended keeps it, if its
-        coordinator died before it could free it, until the machine is moved again.
+    async def _claims(self) -> dict[str, str | None]:
+        """By machine: the migration that its claim names; None if that cannot be read. One that has
+        ended keeps it, if its coordinator died before it could free it, until the machine is moved
+        again.
         """
-        claims: dict[str, str] = {}
+        claims: dict[str, str | None] = {}
         async for stored in self._log.read([subjects.claim("*")]):
-            claim = decode_claim(stored.data)
-            claims[claim.machine] = claim.migration
-        return frozenset(claims.values())
+            machine = stored.subject.removeprefix(subjects.claim(""))
+            try:
+                claims[machine] = decode_claim(stored.data).migration
+            except CorruptError as error:
+                _log.error("unreadable claim", subject=stored.subject, error=error.message)
+                claims[machine] = None
+        return claims
 
-    async def _take(self, migration: str, used: _Used, *, rehearse: bool) -> Fate:
+    async def _take(self, migration: str, users: _Users, *, rehearse: bool) -> Fate:
         filters = subjects.whole_migration(migration)
         messages = [stored async for stored in self._log.read(filters)]
         if not messages:
@@ -130,7 +151,14 @@ class Archiving:
             size = self._store.described(migration).file_bytes
             return Fate(migration, len(messages), size)
         verified = await asyncio.to_thread(verify, migration, messages, trust=self._trust)
-        why = objection(messages, verified, self._policy, holds=used.holds, claims=used.claims)
+        why = objection(
+            messages,
+            verified,
+            self._policy,
+            holds=migration in users.holding,
+            claims=migration in users.claiming,
+            unknown_claims=users.unknown,
+        )
         if why or rehearse:
             return Fate(migration, len(messages), stays=why)
         kept = await asyncio.to_thread(self._store.keep, migration, messages, verified)

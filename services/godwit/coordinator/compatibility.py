@@ -69,7 +69,7 @@ async def _picture(log: EventLog, side: Side) -> HostPicture:
     picture = HostPicture(host=side.host, announced=side.announced is not None, gpus=gpus)
     async for stored in log.read([subjects.ledger(side.host)]):
         try:
-            entry = ledger.decode_entry(stored.data)
+            entry = ledger.line_of(stored)
         except CorruptError as error:  # the tracker passes over it too, and decides where all goes
             _log.error("unreadable line", subject=stored.subject, error=error.message)
             continue

@@ -137,7 +137,7 @@ class Tracker:
 
     async def _learn_line(self, stored: Stored) -> None:
         try:
-            entry = _line_of(stored)
+            entry = ledger.line_of(stored)
         except CorruptError as error:
             # It counts all the same: written as if it were not there, every later line would lose.
             _log.error("unreadable line", subject=stored.subject, error=error.message)
@@ -273,13 +273,6 @@ class Tracker:
             return  # told before: by another replica, or by an earlier life
         with telemetry.bound(migration=_migration_of(asked), machine=asked.request.machine):
             await self._answers.tell(asked, answer)
-
-
-def _line_of(stored: Stored) -> ledger.LedgerEntry:
-    entry = ledger.decode_entry(stored.data)
-    if stored.subject != subjects.ledger(entry.host):
-        raise CorruptError(f"a line of host {entry.host} stands in another's ledger")
-    return entry
 
 
 def _scope_id(envelope: Envelope) -> str:

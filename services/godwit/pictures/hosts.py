@@ -139,7 +139,7 @@ class Hosts:
             return
 
     def _learn_line(self, stored: Stored) -> None:
-        entry = ledger.decode_entry(stored.data)
+        entry = ledger.line_of(stored)
         picture = self._pictures.get(entry.host, HostPicture(host=entry.host))
         self._pictures[entry.host] = ledger.apply(picture, entry, stored.sequence)
 

@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -20,6 +20,8 @@ from conftest import Godwit
 from told_log import Teller
 
 from godwit.catalogue.loading import load
+from godwit.cli import watching as cli_watching
+from godwit.runtime.event_log import EventLog
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol import ledger, subjects
 from godwit_protocol.catalogue import GpuMode
@@ -28,6 +30,7 @@ from godwit_protocol.events.machine import GpuInventory
 from godwit_protocol.events.migration import Placement
 from godwit_protocol.facts import GpuTelemetry, HostTelemetry
 from godwit_protocol.ledger import EntryKind
+from godwit_protocol.stored import Stored
 
 WAIT_S = 30.0
 INTERRUPTED = 130
@@ -121,7 +124,8 @@ async def test_gpus_are_filtered_and_their_load_is_shown(
     )
     await book(teller, unique_name, EntryKind.HELD, "one", whole)
     look = GpuTelemetry(gpu=0, utilisation_percent=37, xids=(79,))
-    telemetry = msgspec.msgpack.encode(HostTelemetry(wall_ns=time.time_ns(), gpus=(look,)))
+    an_hour_behind_ns = time.time_ns() - 3600 * 10**9
+    telemetry = msgspec.msgpack.encode(HostTelemetry(wall_ns=an_hour_behind_ns, gpus=(look,)))
     subject = subjects.telemetry("host", unique_name, "gpus")
     await teller.log.append(subject, telemetry, message_id=unique_name)
     arguments = ("gpus", "--host", unique_name, "--model", "H100-80GB", "--profile", "1g.10gb")
@@ -172,3 +176,18 @@ async def test_watching_goes_on_with_the_log_until_ctrl_c(
         out, err = await process.communicate()
     assert first == third != second
     assert (process.returncode, out, err) == (INTERRUPTED, b"", b"")
+
+
+class Heard:
+    """A log from which one look at GPUs is heard."""
+
+    async def listen(self, filters: Sequence[str]) -> AsyncIterator[tuple[str, bytes]]:
+        yield filters[0], b""
+
+
+async def test_what_is_heard_live_came_just_now() -> None:
+    arrivals: asyncio.Queue[Stored] = asyncio.Queue()
+    before_ns = time.time_ns()
+    subject = subjects.telemetry("host", "h", "gpus")
+    await cli_watching._follow(cast("EventLog", Heard()), subject, 0, arrivals)
+    assert before_ns <= arrivals.get_nowait().time_ns <= time.time_ns()

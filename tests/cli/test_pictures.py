@@ -190,9 +190,10 @@ async def test_health_is_shown_for_as_long_as_it_is_of_now(
     gpu = mev.GpuInventory(index=0, model="H100-80GB", memory_bytes=80 * 2**30, simulated=False)
     await teller.announce(unique_name, gpu)
     hosts, _ = await host_pictures.Hosts.read(teller.log)
-    told = HostTelemetry(wall_ns=10**18, gpus=(GpuTelemetry(gpu=0, xids=()),))
+    an_hour_ahead_ns = 10**18 + 3600 * 10**9
+    told = HostTelemetry(wall_ns=an_hour_ahead_ns, gpus=(GpuTelemetry(gpu=0, xids=()),))
     subject = subjects.telemetry("host", unique_name, "gpus")
-    hosts.learn(Stored(subject, 0, 0, msgspec.msgpack.encode(told)))
+    hosts.learn(Stored(subject, 0, 10**18, msgspec.msgpack.encode(told)))
     found = hosts.pictures(unique_name)
     for seconds, health in ((-5, "ok"), (0, "ok"), (20, "ok"), (21, ""), (3600, "")):
         (picture,) = hosts.gpus(found, load(), 10**18 + seconds * 10**9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
@@ -138,7 +139,7 @@ async def _follow(
         heard = cast("AsyncGenerator[tuple[str, bytes], None]", log.listen((source,)))
         async with aclosing(heard):
             async for subject, data in heard:
-                await arrivals.put(Stored(subject, 0, 0, data))
+                await arrivals.put(Stored(subject, 0, time.time_ns(), data))
         return
     messages = reading.messages(log, (source,), after_sequence=after, follow=True)
     async with aclosing(messages):

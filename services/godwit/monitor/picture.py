@@ -99,7 +99,7 @@ class Picture:
             if self.board.hear(*told, time.time_ns()) is not None:
                 self._changed[told[0]] = None
         elif ".host." in subject:
-            self._hosts.learn(Stored(subject, 0, 0, data))
+            self._hosts.learn(Stored(subject, 0, time.time_ns(), data))
             self._cluster_changed = True
 
     def note_connection(self, connected: bool) -> None:

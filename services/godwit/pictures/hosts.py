@@ -103,6 +103,8 @@ class Hosts:
     def __init__(self) -> None:
         self._pictures: dict[str, HostPicture] = {}
         self._telemetry: dict[str, HostTelemetry] = {}
+        self._heard_ns: dict[str, int] = {}
+        """By host: when its telemetry came. Its own clock may be another."""
 
     @classmethod
     async def read(
@@ -125,14 +127,17 @@ class Hosts:
         return hosts, lasts
 
     def learn(self, stored: Stored) -> None:
-        """Take one message; one that cannot be read is passed over."""
+        """Take one message; one that cannot be read is passed over. ``time_ns`` of what is heard
+        live: when it was.
+        """
         try:
             match subjects.stream_of(stored.subject):
                 case subjects.LEDGER:
                     self._learn_line(stored)
                 case subjects.TELEMETRY:
                     told = msgspec.msgpack.decode(stored.data, type=HostTelemetry)
-                    self._telemetry[stored.subject.split(".")[-2]] = told
+                    host = stored.subject.split(".")[-2]
+                    self._telemetry[host], self._heard_ns[host] = told, stored.time_ns
                 case _:
                     self._learn_inventory(stored)
         except (CorruptError, msgspec.MsgspecError):
@@ -181,8 +186,8 @@ class Hosts:
     def silent(self, now_ns: int) -> frozenset[str]:
         """Hosts that have told telemetry, and not of late."""
         oldest_ns = now_ns - TELEMETRY_S_MAX * 1_000_000_000
-        told = self._telemetry.items()
-        return frozenset(host for host, telemetry in told if telemetry.wall_ns < oldest_ns)
+        heard = self._heard_ns.items()
+        return frozenset(host for host, heard_ns in heard if heard_ns < oldest_ns)
 
     def _gpu(
         self, picture: HostPicture, gpu: GpuInventory, catalogue: Catalogue, silent: frozenset[str]

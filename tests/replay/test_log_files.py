@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import sys
 import tracemalloc
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,34 @@ async def test_what_comes_weeks_after_a_migrations_end_is_put_to_it(tmp_path: Pa
     assert len(early.messages) == ended + 2
     assert stories.late == (migration,)
     assert list(stories.rest()) == [], "a fragment is no story"
+
+
+class Served:
+    """What a file holds, as a server has it: found by its subjects."""
+
+    def __init__(self, file: LogFile) -> None:
+        self._file = file
+        self.asked: list[tuple[str, ...]] = []
+
+    async def last(self, subject: str, *, timeout_s: float = 5.0) -> Stored | None:
+        return await self._file.last(subject, timeout_s=timeout_s)
+
+    def read(self, subjects: Sequence[str], *, after_sequence: int = 0) -> AsyncIterator[Stored]:
+        self.asked.append(tuple(subjects))
+        return self._file.read(subjects, after_sequence=after_sequence)
+
+    def tail(self, subjects: Sequence[str], *, after_sequence: int = 0) -> AsyncIterator[Stored]:
+        raise NotImplementedError
+
+
+async def test_a_server_is_asked_for_what_came_late_by_its_subjects(tmp_path: Path) -> None:
+    signed = LogFile(next(path for path in GOLDEN if path.stem == "v1-signed"))
+    migration, messages = signed.head().of, list(signed.messages())
+    log = Served(written(tmp_path / "log", messages))
+    (found,), _ = await verify_all(log, Trust(is_signed=is_signed), late_events_max=0)
+    assert found == verify(migration, messages, trust=Trust(is_signed=is_signed))
+    once = [subjects.STREAM_SUBJECTS[each] for each in (subjects.EVENTS, subjects.REGISTER)]
+    assert log.asked == [*map(tuple, once), tuple(subjects.whole_migration(migration))]
 
 
 def test_what_is_cut_off_is_an_error_that_names_the_file(tmp_path: Path) -> None:

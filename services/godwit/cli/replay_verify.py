@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -12,6 +12,7 @@ import typer
 from godwit.pictures import reading
 from godwit.pictures.figures import count
 from godwit.pictures.migrations import find_id
+from godwit.runtime.log_file import LogFile
 from godwit.runtime.signing import is_signed
 from godwit_protocol import subjects
 from godwit_protocol.errors import CorruptError, InvalidInputError
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from godwit.runtime.event_log import LogReader
 
 READ_AGAIN_MAX: Final = 1000
-"""So many migrations are held together when the log is read again for what came late."""
+"""So many migrations are held together when a file is read again for what came late."""
 
 TrustOption = Annotated[
     Path | None,
@@ -129,19 +130,29 @@ async def verify_all(
             beside.take(stored)
             judge(together.take(stored))
     judge(together.rest())
-    late = together.late
-    for first in range(0, len(late), READ_AGAIN_MAX):
-        judge(await _read_again(log, late[first : first + READ_AGAIN_MAX]))
+    async for story in _read_again(log, together.late):
+        judge([story])
     return list(found.values()), beside.found()
 
 
-async def _read_again(log: LogReader, migrations: Iterable[str]) -> list[Story]:
-    """These migrations, whole; what has left the log meanwhile is not among them."""
-    whole = {each: Story(each, []) for each in migrations}
-    async for stored in reading.messages(log, subjects.STREAM_SUBJECTS[subjects.EVENTS]):
-        if (story := whole.get(migration_of(stored.subject))) is not None:
-            story.messages.append(stored)
-    return [story for story in whole.values() if story.messages]
+async def _read_again(log: LogReader, migrations: Sequence[str]) -> AsyncIterator[Story]:
+    """These migrations, whole; what has left the log meanwhile is not among them. A server finds
+    each by its subjects; a file has no index, and is read from its beginning for many at a time.
+    """
+    if not isinstance(log, LogFile):
+        for each in migrations:
+            if messages := await messages_of(log, each):
+                yield Story(each, messages)
+        return
+    for first in range(0, len(migrations), READ_AGAIN_MAX):
+        part = migrations[first : first + READ_AGAIN_MAX]
+        whole = {each: Story(each, []) for each in part}
+        async for stored in reading.messages(log, subjects.STREAM_SUBJECTS[subjects.EVENTS]):
+            if (story := whole.get(migration_of(stored.subject))) is not None:
+                story.messages.append(stored)
+        for story in whole.values():
+            if story.messages:
+                yield story
 
 
 def _json(found: Verification) -> dict[str, Any]:

@@ -12,13 +12,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from godwit.runtime import service
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
+from godwit.runtime.service import OPEN_FILES_MAX
 from godwit_protocol import subjects
 
 PROBE = Path(__file__).with_name("probe_service.py")
@@ -140,7 +143,22 @@ async def test_a_service_may_have_as_many_open_files_as_it_can(start: Start) -> 
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     _, lines = await probe.end()
-    assert lines[-1]["event"] == f"{hard} of {hard}"
+    assert lines[-1]["event"] == f"{min(hard, OPEN_FILES_MAX)} of {hard}"
+
+
+@pytest.mark.parametrize("soft", [1024, 1 << 30])
+def test_what_a_service_starts_is_not_allowed_a_billion_of_them(
+    monkeypatch: pytest.MonkeyPatch, soft: int
+) -> None:
+    limits = [(soft, 1 << 30)]
+    fake = SimpleNamespace(
+        RLIMIT_NOFILE=resource.RLIMIT_NOFILE,
+        getrlimit=lambda _: limits[-1],
+        setrlimit=lambda _, pair: limits.append(pair),
+    )
+    monkeypatch.setattr(service, "resource", fake)
+    service._allow_open_files()
+    assert limits[-1] == (1 << 20, 1 << 30)
 
 
 async def test_a_service_that_finishes_ends_with_its_tasks(start: Start) -> None:

@@ -43,6 +43,7 @@ CONNECT_TRIES_MAX: Final = 30
 CONNECT_TRY_S: Final = 2.0
 CONNECT_WAIT_S: Final = 0.5
 STOP_S_MAX: Final = 10.0
+OPEN_FILES_MAX: Final = 1 << 20
 METRICS_PATH: Final = "/metrics"
 INTERRUPTED_STATUS: Final = 130
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -94,12 +95,13 @@ def run_service(service: Service, main: Main, environ: Mapping[str, str] = os.en
 
 
 def _allow_open_files() -> None:
-    """As many as may be: each region of each machine that is looked at is one, and the usual soft
-    limit of 1,024 is there for programs that use ``select``.
+    """As many as it will ever need: each region of each machine that is looked at is one, and the
+    usual soft limit of 1,024 is there for programs that use ``select``. No more: programs that it
+    starts get the same limit, and some look at each number below it. Containers allow 2^30.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, OPEN_FILES_MAX), hard))
 
 
 def service_directory(service: Service, config: Config) -> Path:

@@ -84,9 +84,10 @@ class Causes:
         """How many events each waits for, and which wait for each."""
         waits = {recorded.sequence: 0 for recorded in self._story}
         follows: dict[int, list[int]] = {}
-        last_of_lane: dict[tuple[str, str], int] = {}
+        last_of_lane: dict[tuple[str, str, str], int] = {}
         for recorded in self._story:
-            lane = recorded.envelope.lane, recorded.envelope.host
+            envelope = recorded.envelope
+            lane = envelope.lane, envelope.host, envelope.life
             cause = self.of(recorded)
             before = {last_of_lane.get(lane), cause.sequence if cause else None}
             last_of_lane[lane] = recorded.sequence

@@ -254,7 +254,7 @@ class Cluster:
 
         with suppress(OSError, ValueError, KeyError, TypeError):
             described = json.loads((self.directory / CLUSTER_FILE).read_bytes())
-            url = urlsplit(described["nats_url"])
+            url = urlsplit(str(described["nats_url"]))
             return url.port if url.hostname == LOOPBACK else None
         return None
 

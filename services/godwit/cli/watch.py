@@ -222,7 +222,7 @@ async def say_if_silent(watching: Watching) -> None:
         if watching.is_connected is not told:
             told = watching.is_connected
             text = "the event log answers again" if told else "the event log does not answer"
-            output.stderr().print(text, markup=False, soft_wrap=True)
+            output.stderr().print(text, soft_wrap=True)
         await asyncio.sleep(CONNECTION_S)
 
 

@@ -53,7 +53,6 @@ _OF_MACHINES: Final = (
     mev.MachineStartRefused,
     mev.MachineStopped,
 )
-_ORDER: Final = ev.PreparationOrdered.TYPE
 
 LEDGERS: Final = (subjects.ledger("*"),)
 EVENTS: Final = (

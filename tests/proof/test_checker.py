@@ -8,10 +8,10 @@ import pytest
 from godwit.proof.checker import limit, words
 from godwit.proof.checker.__main__ import main
 from godwit.proof.checker.beginnings import go_given, preparation, stun_intended
-from godwit.proof.checker.cores import DESTINATION, SOURCE
+from godwit.proof.checker.cores import DESTINATION, SOURCE, Work
 from godwit.proof.checker.facts import Fact, FactTypes
 from godwit.proof.checker.happenings import What
-from godwit.proof.checker.moves import Moves
+from godwit.proof.checker.moves import RUNNING, Moves
 from godwit.proof.checker.search import Search, runs_or_is_lost
 from godwit.proof.checker.world import Budget, Draft, Image, Violation, Vmm, World
 
@@ -93,6 +93,19 @@ def test_an_order_excuses_one_run_of_the_side_that_it_was_given_to() -> None:
     draft.sides[0] = draft.sides[0]._replace(image=Image.STALE)
     draft.run(0)
     assert draft.violation is Violation.STALE_RUNS
+
+
+def test_an_order_whose_write_is_not_taken_excuses_nothing_later() -> None:
+    moves = Moves(SOURCE, DESTINATION)
+    kept = 0
+    for world in all_worlds(moves, go_given(moves, Budget(host_deaths=1))):
+        for who in (0, 1):
+            side, known = world.side(who), moves.known(world, who)
+            works = {operation.work for operation in side.pending}
+            if world.ordered & 1 << who and known is not None and not known.is_finished:
+                kept += 1
+                assert works & (RUNNING | {Work.FREE}), known
+    assert kept
 
 
 def test_a_lost_write_and_a_dead_host_together_are_the_limit() -> None:

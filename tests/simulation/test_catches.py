@@ -5,17 +5,22 @@ from random import Random
 from typing import Any
 
 import pytest
-from calm_cluster import CalmCluster, check_story
+from calm_cluster import SPEC, CalmCluster, check_story
 
 from godwit.gpu_state_tracker.occupancy import Fate, Occupancy
+from godwit.hypervisor.port import Vmm, VmmState
+from godwit.proof.simulator.clock import HostClock
 from godwit.proof.simulator.faults import Weather
 from godwit.proof.simulator.judge import Judge
+from godwit.proof.simulator.machine import SimulatedVmm
 from godwit.proof.simulator.process import World
 from godwit.proof.simulator.run import simulate
 from godwit.proof.simulator.transfer import ProcessSession
-from godwit.runtime.lane import Scope
+from godwit.runtime.lane import LaneWriter, Scope
+from godwit.source_host import machines
 from godwit_protocol import ledger, subjects
 from godwit_protocol import register as reg
+from godwit_protocol.events import Event, Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.machine import GpuInventory
@@ -94,6 +99,181 @@ def test_a_source_that_frees_its_memory_when_all_is_sent(monkeypatch: pytest.Mon
         if (phase, inp.MemoryFreed) not in source.TABLE.rows:
             monkeypatch.setitem(source.TABLE.rows, (phase, inp.MemoryFreed), row(freed, phase))
     assert catches("I2", range(1, 60))
+
+
+def violations_of_a_death_after_the_machine_was_taken_back() -> list[str]:
+    """The source took it back before GO, and its VMM died before it ran. The destination has the
+    one good image.
+    """
+    calm = CalmCluster()
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    calm.migrate()
+    here, there = (calm.place(name).host for name in ("host-1", "host-2"))
+    calm.until(lambda: "m" in there.vmms and there.vmms["m"].state is VmmState.LOADED)
+    calm.cluster.network.isolate("host-2", seconds=30.0)
+    calm.until(lambda: calm.judge.registers["m"].value is reg.RegisterValue.TAKEN_BACK)
+    here.kill(here.vmms["m"], "killed")
+    calm.rest(60.0)
+    calm.world.bury()
+    return calm.judge.violations
+
+
+def test_a_source_that_ends_the_migration_of_what_it_took_back_and_cannot_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert violations_of_a_death_after_the_machine_was_taken_back() == []
+    monkeypatch.setattr(source_endings, "is_taken_back", lambda _state: False)
+    violations = violations_of_a_death_after_the_machine_was_taken_back()
+    assert any(violation.startswith("I2") for violation in violations), violations
+
+
+def test_a_stop_that_frees_the_machine_before_the_register_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hold_still = machines._hold_still
+
+    async def free(vmm: Vmm) -> None:
+        await hold_still(vmm)
+        await vmm.stop()
+
+    monkeypatch.setattr(machines, "_hold_still", free)
+    calm = CalmCluster()
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    calm.stop()
+    calm.until(calm.has_told(mev.MachineStopped))
+    calm.world.bury()
+    assert [violation[:2] for violation in calm.judge.violations] == ["I2"]
+
+
+class Seen:
+    """What a judge is shown of a machine that runs on ``here``, and that ``there`` is to have."""
+
+    def __init__(self) -> None:
+        self.world = World(Weather(Random(1)))
+        self.judge = Judge(self.world)
+        self.here, self.there = (
+            SimulatedVmm(self.world, host, SPEC, pid=1) for host in ("host-1", "host-2")
+        )
+        self.judge.created(self.here)
+        self.writes(reg.started("m", "host-1", None))
+        self.runs(self.here)
+
+    def writes(self, record: reg.RegisterRecord) -> None:
+        self.record = record
+        self.judge.stored(Stored(subjects.register("m"), record.epoch, 0, reg.encode(record), {}))
+
+    def runs(self, vmm: SimulatedVmm) -> None:
+        self.judge.runs(vmm, self.record.epoch)
+        vmm.run(self.record.epoch)
+        self.world.loop.run_until(lambda: False, self.world.loop.time() + 1.0)
+
+    def stages(self) -> None:
+        """Stun it here, and load it there."""
+        self.here.pause()
+        self.judge.paused(self.here)
+        self.judge.created(self.there)
+        self.there.steps, self.there.memory = self.here.steps, list(self.here.memory)
+        self.there.state = VmmState.LOADED
+
+    def dies(self, vmm: SimulatedVmm) -> None:
+        vmm.alive = False
+        self.judge.died(vmm, "killed")
+
+    def tells(self, event: Event, migration: str, lane: Lane = Lane.OPERATOR) -> None:
+        """An event of the migration is stored."""
+        writer = LaneWriter(
+            HostClock(self.world, "h"), lane, event.TYPE, Scope.of_migration(migration, "m")
+        )
+        sealed = writer.seal(event)
+        self.judge.stored(Stored(sealed.subject, 1, 0, sealed.data, {}))
+
+
+REQUESTED = ev.MigrationRequested(machine="m", destination="host-2", limits=ev.Limits())
+ENDED = ev.MigrationEnded(outcome=ev.Outcome.ABORTED, reason=ev.AbortReason.CANCELLED)
+ORDERED = ev.RunOrdered(target="host-1", requested_by="ada@desk")
+
+
+@pytest.mark.parametrize(
+    ("told", "is_legal"),
+    [
+        ((REQUESTED, ORDERED), True),
+        ((REQUESTED,), False),
+        ((REQUESTED, ORDERED, ENDED), False),
+        ((REQUESTED, ENDED, ORDERED), False),
+    ],
+)
+def test_a_stale_image_runs_by_an_order_that_still_stands(
+    told: tuple[Event, ...], is_legal: bool
+) -> None:
+    seen = Seen()
+    seen.stages()
+    seen.writes(reg.moved(seen.record, "host-2", "a"))
+    seen.runs(seen.there)
+    seen.dies(seen.there)
+    for event in told:
+        seen.tells(event, "a")
+    seen.writes(reg.overruled(seen.record, "host-1", "a"))
+    seen.runs(seen.here)
+    assert [violation[:2] for violation in seen.judge.violations] == ["I3"] * (not is_legal)
+
+
+@pytest.mark.parametrize("is_said", [True, False])
+def test_what_was_staged_is_freed_only_while_the_source_may_have_run(is_said: bool) -> None:
+    """It took the machine back, and died: who can know that it had not run, must keep it."""
+    seen = Seen()
+    seen.tells(REQUESTED, "a")
+    seen.stages()
+    seen.writes(reg.taken_back(seen.record, "a"))
+    seen.dies(seen.here)
+    if is_said:
+        seen.tells(mev.MachineFailed(message="the VMM is dead"), "a", Lane.SOURCE)
+    seen.there.alive = False
+    seen.judge.ended(seen.there)
+    assert [violation[:2] for violation in seen.judge.violations] == ["I2"] * is_said
+
+
+def test_an_order_excuses_one_run() -> None:
+    seen = Seen()
+    seen.tells(REQUESTED, "a")
+    seen.tells(ORDERED, "a")
+    seen.here.pause()
+    seen.judge.paused(seen.here)
+    seen.writes(reg.taken_back(seen.record, "a"))
+    seen.runs(seen.here)
+    seen.stages()
+    seen.writes(reg.moved(seen.record, "host-2", "b"))
+    seen.runs(seen.there)
+    seen.dies(seen.there)
+    seen.writes(reg.overruled(seen.record, "host-1", "b"))
+    seen.runs(seen.here)
+    assert [violation[:2] for violation in seen.judge.violations] == ["I3"]
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+def test_a_machine_is_written_off_only_if_it_is_lost(is_left: bool) -> None:
+    seen = Seen()
+    seen.stages()
+    seen.dies(seen.here)
+    if not is_left:
+        seen.dies(seen.there)
+    lost = reg.lost(seen.record, "m", "a", seen.record.epoch)
+    assert lost is not None
+    seen.writes(lost)
+    assert [violation[:2] for violation in seen.judge.violations] == ["I2"] * is_left
+
+
+@pytest.mark.parametrize(("times", "is_legal"), [(1, True), (2, False)])
+def test_a_machine_that_was_taken_back_runs_in_the_epoch_before_at_the_least(
+    times: int, is_legal: bool
+) -> None:
+    seen = Seen()
+    seen.judge.started.add("m")
+    for _ in range(times):
+        seen.writes(reg.taken_back(seen.record, "a"))
+    seen.judge.close()
+    assert bool(seen.judge.violations) is not is_legal
 
 
 def an_order_that_comes_late() -> CalmCluster:

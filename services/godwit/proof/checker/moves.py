@@ -66,6 +66,8 @@ ADDRESSED: Final[tuple[Facts, Facts]] = (
 )
 """Facts that reach the source, and those that reach the destination, through the log too."""
 WRITING: Final = frozenset({Work.WRITE_REGISTER, Work.WRITTEN, Work.UNHEARD})
+RUNNING: Final = WRITING | {Work.RESUME, Work.OPEN_GATE}
+"""What a side has under way that is about to run the machine."""
 _AS_IT_IS: Final = 0
 _OLD: Final = 1
 _GONE_BACK: Final = 2
@@ -286,7 +288,8 @@ class Moves:
         for operation in side.pending:
             for what, kind, draft, told in self._results.of(world, who, operation):
                 draft.end(who, operation)
-                yield from self._feed(draft, Label(what, who, operation.work), told, kind)
+                moves = self._feed(draft, Label(what, who, operation.work), told, kind)
+                yield from map(_without_order, moves) if operation.work in WRITING else moves
 
     def _start(self, world: World, who: int) -> Iterator[Move]:
         if _is_prepared(world.destination):
@@ -382,6 +385,17 @@ class Moves:
         draft.is_given_up = True
         kind = Kind.OPERATOR if self.endings.can_end(world) else Kind.FAULT
         return moved(Label(What.GIVE_UP), kind, draft)
+
+
+def _without_order(move: Move) -> Move:
+    """A side that has written what it could, and is not about to run, has obeyed: what it does
+    later it does not by that order. Of one that crashes, its next life decides.
+    """
+    who, world = move.label.who, move.world
+    works = {operation.work for operation in world.side(who).pending}
+    if move.label.crashes_after >= 0 or works & RUNNING:
+        return move
+    return move._replace(world=world._replace(ordered=world.ordered & ~(1 << who)))
 
 
 def _do(draft: Draft, who: int, deed: Deed) -> None:

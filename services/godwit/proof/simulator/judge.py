@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.hypervisor.port import VmmState
 from godwit_protocol import codec, ledger, subjects
 from godwit_protocol import register as reg
-from godwit_protocol.events import CHAIN_START, Recorded, stored_hash
+from godwit_protocol.events import CHAIN_START, Lane, Recorded, stored_hash
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import AbortReason, Outcome
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 VIOLATIONS_MAX: Final = 20
-HOST_PLACE: Final = 3
-"""Of the host that a subject is addressed to, among its tokens."""
 LOST_WITH: Final = frozenset({AbortReason.MACHINE_FAILED, AbortReason.SUPERSEDED})
 """How a migration may end that won its machine, which died before it ran: of itself, or because the
 machine has been stopped and started anew since.
@@ -51,10 +49,14 @@ class MachineTruth:
     """Why no current image is left, if none is: it was stopped, or what alone held it died."""
     relics: set[SimulatedVmm] = field(default_factory=set)
     """VMMs from before it was started anew."""
-    stops: dict[str, str] = field(default_factory=dict)
-    """By attempt to stop it that is not answered: the host that was asked."""
-    ordered: set[str] = field(default_factory=set)
-    """Hosts on which an operator ordered it to run, knowing what may be lost."""
+    ordered: dict[str, str] = field(default_factory=dict)
+    """Hosts on which an operator ordered it to run, once, knowing what may be lost; and for which
+    migration.
+    """
+    died_unheard: str = ""
+    """The migration that gave it back to a VMM which died before it ran: who has another image
+    cannot know that it had not.
+    """
     lost_writes: int = 0
     """Of its register, since it named the host last that the machine runs on."""
 
@@ -73,6 +75,10 @@ class MigrationTruth:
     """The machine's last current image went while it was open."""
     answers: int = 0
     """Alarms, and refusals of an operator's orders."""
+    ran_nothing: bool = False
+    """It is known in the log that what the source took back does not run there: by its own word, or
+    by an operator's order.
+    """
     lost_writes: int = 0
     """Of its machine's register, while it was open or since before it was asked for."""
 
@@ -134,7 +140,8 @@ class Judge:
                 f"I3: {name} runs on {vmm.host} from {_words(vmm.image())}, "
                 f"but at the stun it was {_words(truth.latest)}"
             )
-        truth.latest, truth.ran, truth.over = None, True, ""
+        truth.latest, truth.ran, truth.over, truth.died_unheard = None, True, "", ""
+        truth.ordered.pop(vmm.host, None)
 
     def paused(self, vmm: SimulatedVmm) -> None:
         """A VMM was stunned: from now on this is the machine."""
@@ -142,34 +149,48 @@ class Judge:
         self.world.note(vmm.host, f"{vmm.spec.name} stunned after step {vmm.steps}")
 
     def ended(self, vmm: SimulatedVmm) -> None:
-        """A VMM was ended: a complete, current image must be left (I2), unless it was stopped."""
+        """A VMM was ended: a complete, current image must be left (I2), unless it was stopped: that
+        the register says before.
+        """
         truth, name = self._truth(vmm), vmm.spec.name
         self.world.note(vmm.host, f"VMM of {name} ended, {vmm.state}")
         if not self._is_last(vmm, truth):
             return
-        if vmm.host in truth.stops.values():
-            truth.over, truth.latest = "it was stopped", None
+        if self._may_have_run(truth):
+            truth.over = "what was given back died, and nobody said that it had not run"
+            self.world.note(name, f"is dead: {truth.over}")
         else:
             self.accuse(f"I2: the last current image of {name} was freed on {vmm.host}")
 
     def died(self, vmm: SimulatedVmm, how: str) -> None:
         """A VMM died. If it alone held the machine, the machine is dead with it; unless its last
-        image was stunned and is on its way. So it is if it died after it was given the machine back
-        and before it ran: nobody else can know that it had not.
+        image was stunned and is on its way.
         """
         truth, name = self._truth(vmm), vmm.spec.name
         self.world.note(vmm.host, f"VMM of {name} {how}, {vmm.state}")
-        if self._is_last(vmm, truth) or self._had_it_back(vmm):
+        given_by = self._given_back_by(vmm)
+        if self._is_last(vmm, truth):
             truth.over = f"what alone held it died on {vmm.host}"
-            for migration in self.migrations.values():
-                migration.lost_image |= migration.machine == name and not migration.ended
             self.world.note(name, f"is dead: {truth.over}")
+        elif given_by:
+            truth.died_unheard = given_by
+        else:
+            return
+        for migration in self.migrations.values():
+            migration.lost_image |= migration.machine == name and not migration.ended
 
-    def _had_it_back(self, vmm: SimulatedVmm) -> bool:
+    def _given_back_by(self, vmm: SimulatedVmm) -> str:
+        """The migration that gave the machine back to this VMM, which has not run since."""
         record = self.registers.get(vmm.spec.name)
         if record is None or record.value is not reg.RegisterValue.TAKEN_BACK:
-            return False
-        return record.owner == vmm.host and record.epoch > vmm.epoch
+            return ""
+        is_its_own = record.owner == vmm.host and record.epoch > vmm.epoch
+        return record.migration if is_its_own else ""
+
+    def _may_have_run(self, truth: MachineTruth) -> bool:
+        """Whether one who has an image must take it for stale, though it is not."""
+        migration = self.migrations.get(truth.died_unheard)
+        return migration is not None and not migration.ran_nothing
 
     def _is_last(self, vmm: SimulatedVmm, truth: MachineTruth) -> bool:
         """Take out a VMM; return whether it took the last current image with it."""
@@ -188,6 +209,7 @@ class Judge:
             vmm for vmm in truth.vmms if vmm.host != record.owner or vmm.state is not VmmState.GATED
         }
         truth.ran, truth.latest, truth.over, truth.lost_writes = False, None, "", 0
+        truth.died_unheard = ""
         truth.ordered.clear()
 
     def _truth(self, vmm: SimulatedVmm) -> MachineTruth:
@@ -224,7 +246,9 @@ class Judge:
                 truth = self.migrations[envelope.migration]
                 truth.source, truth.destination = source, destination
             case ev.RunOrdered(target=target):
-                self._machine(envelope.machine).ordered.add(target)
+                self._ordered(envelope.migration, target)
+            case mev.MachineFailed() if envelope.lane is Lane.SOURCE and envelope.migration:
+                self.migrations[envelope.migration].ran_nothing = True
             case ev.DoubtRaised() | ev.RunOrderRefused():
                 self.migrations[envelope.migration].answers += 1
             case mev.MachineStarted(start=start, spec=spec):
@@ -232,14 +256,10 @@ class Judge:
                 self.starts[start] = True
             case mev.MachineStartRefused(start=start):
                 self.starts[start] = False
-            case mev.MachineStopRequested(stop=stop):
-                self._machine(envelope.machine).stops[stop] = stored.subject.split(".")[HOST_PLACE]
             case mev.MachineStopped(stop=stop):
-                self._machine(envelope.machine).stops.pop(stop, None)
                 self.started.discard(envelope.machine)
                 self.stops[stop] = True
             case mev.MachineStopRefused(stop=stop):
-                self._machine(envelope.machine).stops.pop(stop, None)
                 self.stops[stop] = False
             case mev.HostAnnounced(gpus=gpus):
                 picture = self.pictures.get(envelope.host) or HostPicture(host=envelope.host)
@@ -263,12 +283,23 @@ class Judge:
             )
         self._chains[lane] = (envelope.lane_sequence, stored_hash(stored.data))
 
+    def _ordered(self, migration: str, target: str) -> None:
+        """An operator orders the machine to run there, which a migration that is over does not."""
+        truth = self.migrations[migration]
+        truth.ran_nothing = True
+        if not truth.ended:
+            self._machine(truth.machine).ordered[target] = migration
+
     def _migration_ended(self, migration: str, ended: ev.MigrationEnded) -> None:
         truth = self.migrations[migration]
         truth.ended.append(ended)
         self.world.note("migration", f"{migration[-6:]} {ended.outcome}: {ended.reason}")
         if len(truth.ended) > 1:
             self.accuse(f"migration {migration} ended twice")
+        machine = self._machine(truth.machine)
+        machine.ordered = {
+            target: order for target, order in machine.ordered.items() if order != migration
+        }
 
     def _register(self, record: reg.RegisterRecord) -> None:
         before = self.registers.get(record.machine)
@@ -279,18 +310,26 @@ class Judge:
         migration = self.migrations.get(record.migration)
         if migration is not None and not migration.ended:  # what is written again later is no move
             migration.moved = record.value is reg.RegisterValue.MOVED
+            migration.ran_nothing &= record.value is not reg.RegisterValue.TAKEN_BACK
         if record.value is reg.RegisterValue.STARTED:
             self._begins(record)
         if record.value in reg.UNOWNED:  # even if a host still has an image of it
-            truth = self._machine(record.machine)
-            truth.over, truth.latest = f"it is {record.value}", None
-        if record.value is reg.RegisterValue.LOST:
-            self.started.discard(record.machine)
+            self._is_nobodys(record)
         truth = self._machine(record.machine)
         running = [vmm for vmm in truth.vmms if vmm.state is VmmState.RUNNING]
         if any(vmm.host == record.owner and vmm.epoch <= record.epoch for vmm in running):
             truth.lost_writes = 0
         self.registers[record.machine] = record
+
+    def _is_nobodys(self, record: reg.RegisterRecord) -> None:
+        """A machine was stopped; or is said to be lost, which it must be (I2)."""
+        truth, name = self._machine(record.machine), record.machine
+        if record.value is reg.RegisterValue.LOST:
+            self.started.discard(name)
+            held_by = self.holder_of(name)
+            if held_by and not truth.over and not self._may_have_run(truth):
+                self.accuse(f"I2: {name} is written off, but {held_by} has a current image")
+        truth.over, truth.latest = f"it is {record.value}", None
 
     def lost(self, stored: Stored, before: Stored | None) -> None:
         """The log lost a register record that it had acknowledged; ``before`` stands again."""
@@ -386,9 +425,9 @@ class Judge:
         found = [(vmm.host, vmm.state, vmm.epoch) for vmm in truth.vmms]
         expected = []
         if name in self.started and record is not None:
-            taken_back = record.value is reg.RegisterValue.TAKEN_BACK  # perhaps after it ran again
-            epoch = truth.vmms[0].epoch if taken_back and truth.vmms else record.epoch
-            expected = [(record.owner, VmmState.RUNNING, min(epoch, record.epoch))]
+            ran_before = found == [(record.owner, VmmState.RUNNING, record.epoch - 1)]
+            is_older = ran_before and record.value is reg.RegisterValue.TAKEN_BACK
+            expected = [(record.owner, VmmState.RUNNING, record.epoch - is_older)]
         if found != expected:
             self.accuse(f"{name} is {found} ({truth.over}), and the register holds {record}")
 

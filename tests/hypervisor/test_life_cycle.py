@@ -205,6 +205,7 @@ class Failing:
         ("CorruptError('torn')", "the guest failed in step: CorruptError: torn"),
         ("InvalidInputError('odd')", "the guest failed in step: InvalidInputError: odd"),
         ("asyncio.CancelledError()", "the guest failed in step: CancelledError: "),
+        ("KeyboardInterrupt()", "the guest failed in step: KeyboardInterrupt: "),
         ("Mute()", "the guest failed in step: Mute"),
         ("undecided", "the guest failed in idle: ValueError: neither"),
     ],
@@ -220,6 +221,15 @@ async def test_whatever_a_guest_raises_it_fails_and_keeps_its_memory(
     assert (await vmm.status()).failure == said
     with await vmm.memory() as memory:
         assert memory["ram"].pages[0, 0] == 7
+
+
+async def test_an_interrupt_ends_no_machine(host, client):
+    """Which a library may send to the main thread: of a VMM that is what serves and steps."""
+    vmm = await host.hypervisor.create(machine_spec())
+    await vmm.start(1)
+    os.kill((await vmm.status()).pid, signal.SIGINT)
+    assert await client.ask("count") == b"1"
+    assert (await vmm.status()).state is VmmState.RUNNING
 
 
 async def test_a_guest_that_refuses_what_it_is_to_load_has_failed(host, client):

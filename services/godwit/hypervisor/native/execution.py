@@ -129,12 +129,12 @@ def _checked_replies(requests: Sequence[bytes], replies: Sequence[bytes]) -> Seq
 
 
 def _guarded(what: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call into the guest. Whatever it raises, Godwit's own errors and ``SystemExit`` too, is only
-    a failure of the guest, not of the VMM.
+    """Call into the guest. Whatever it raises, Godwit's own errors, ``SystemExit`` and
+    ``KeyboardInterrupt`` too, is only a failure of the guest, not of the VMM.
     """
     try:
         return call(*args, **kwargs)
-    except (GuestError, KeyboardInterrupt):
+    except GuestError:
         raise
     except BaseException as error:
         _log.exception("the guest failed in %s", what)

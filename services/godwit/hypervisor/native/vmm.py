@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -311,6 +312,9 @@ def main() -> None:
     os.set_inheritable(lock_fd, False)  # a process that the guest starts must not hold it
     logging.basicConfig(format=LOG_FORMAT, level=logging.INFO)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # A library of the guest may interrupt the main thread, wherever that is then. Not SIG_IGN: a
+    # process that the guest starts would inherit it.
+    signal.signal(signal.SIGINT, lambda *_: None)
     order = msgspec.msgpack.decode(folder.order.read_bytes(), type=wire.Spawn)
     try:
         VmmProcess(order, socket.socket(fileno=listener_fd)).run()

@@ -7,11 +7,16 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
+from native_host import machine_spec
 from page_table import mapped_pages
 
+from godwit.hypervisor.native import incoming as native_incoming
+from godwit.hypervisor.native import outgoing as native_outgoing
 from godwit.hypervisor.native.dirty import WriteProtectTracker
+from godwit.hypervisor.native.driver import NativeVmm
 from godwit.hypervisor.native.incoming import IncomingMemory
 from godwit.hypervisor.native.memory import MachineMemory
 from godwit.hypervisor.native.outgoing import OutgoingMemory
@@ -19,6 +24,7 @@ from godwit.hypervisor.native.paths import MachineFolder
 from godwit.hypervisor.native.tracking_lease import TrackingLease
 from godwit.hypervisor.native.write_watch import NativeWriteWatch
 from godwit.hypervisor.port import LinkTarget
+from godwit.runtime.choices import DirtyTracking
 from godwit_protocol.errors import AbortedError, UnreachableError
 from godwit_protocol.machine import PAGE_BYTES, RegionSpec
 
@@ -70,6 +76,48 @@ async def test_what_is_held_is_mapped_while_the_link_is_opened(tmp_path):
         assert memory.regions[0].extents().tolist() == [[FIRST, COUNT]]
     finally:
         await outgoing.close()
+
+
+class CannotClose(WriteProtectTracker):
+    def close(self):
+        super().close()
+        raise OSError("an input/output error")
+
+
+async def test_the_lease_is_let_go_of_whatever_else_cannot_be(tmp_path):
+    memory = Kept.allocate([RegionSpec(NAME, PAGES * PAGE_BYTES)]).prepare()
+    lease = await TrackingLease.take(MachineFolder(tmp_path))
+    outgoing = OutgoingMemory(memory, CannotClose(os.getpid(), memory), lease, unused)
+    with pytest.raises(OSError, match="input/output"):
+        await outgoing.close()
+    assert memory.told == ["closed"]
+    again = TrackingLease.try_take(MachineFolder(tmp_path))
+    assert again is not None
+    again.release()
+
+
+@pytest.mark.parametrize("tracking", [DirtyTracking.PAGEMAP, DirtyTracking.DIGEST])
+async def test_without_a_thread_nothing_of_the_machine_is_kept(host, monkeypatch, tracking):
+    """Neither on its way out nor in."""
+    await host.hypervisor.create(machine_spec())
+    vmm = NativeVmm(MachineFolder.of(host.directory, "m"), tracking)
+    await vmm.status()
+
+    def refused(_name):
+        raise RuntimeError("can't start new thread")
+
+    for module in (native_outgoing, native_incoming):
+        monkeypatch.setattr(module, "OwnThread", refused)
+    before = open_files()
+    for prepare in (vmm.outgoing, vmm.incoming):
+        with pytest.raises(RuntimeError, match="new thread"):
+            await prepare()
+        assert open_files() == before
+    vmm.close()
+
+
+def open_files():
+    return sorted(Path("/proc/self/fd").iterdir())
 
 
 async def test_what_is_given_back_does_not_hold_up_the_service(tmp_path):

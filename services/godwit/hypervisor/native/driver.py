@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +29,7 @@ from ..port import Checkpoint, VmmState, VmmStatus
 from . import kernel, wire
 from .channel import Channel, readable
 from .digest_tracker import DigestTracker
-from .dirty import WriteProtectTracker
+from .dirty import DirtyTracker, WriteProtectTracker
 from .incoming import IncomingMemory
 from .memory import MachineMemory, Runs, available_bytes, batches
 from .outgoing import OutgoingMemory
@@ -126,15 +126,15 @@ class NativeVmm:
 
     async def outgoing(self) -> OutgoingMemory:
         """RUNNING; see ``port.Vmm``."""
-        lease = await TrackingLease.take(self._folder)
-        try:
-            if self._tracking is DirtyTracking.DIGEST:
-                memory, tracker, leaves = await self._compared()
-                return OutgoingMemory(memory, tracker, lease, self.slow, leaves)
-            return OutgoingMemory(*await self._tracked(), lease, self.slow)
-        except BaseException:
-            lease.release()
-            raise
+        with ExitStack() as owned:
+            lease = await TrackingLease.take(self._folder)
+            owned.callback(lease.release)
+            memory, tracker, leaves = await self._found_dirty()
+            owned.callback(memory.close)
+            owned.callback(tracker.close)
+            outgoing = OutgoingMemory(memory, tracker, lease, self.slow, leaves)
+            owned.pop_all()  # they are its own by now
+            return outgoing
 
     async def watch(self) -> NativeWriteWatch:
         """RUNNING; see ``port.Watchable``."""
@@ -142,7 +142,12 @@ class NativeVmm:
 
     async def incoming(self) -> IncomingMemory:
         """GATED; see ``port.Vmm``."""
-        return IncomingMemory(await self.memory(), self.populate)
+        memory = await self.memory()
+        try:
+            return IncomingMemory(memory, self.populate)
+        except BaseException:
+            memory.close()
+            raise
 
     async def stop(self) -> None:
         """Any state; see ``port.Vmm``. A VMM that does not answer is killed."""
@@ -183,6 +188,14 @@ class NativeVmm:
             ) from error
         if status.state is VmmState.FAILED:
             raise GuestError(status.failure, hint=f"see {self._folder.log}")
+
+    async def _found_dirty(self) -> tuple[MachineMemory, DirtyTracker, SentLeaves | None]:
+        """The machine's memory, what finds its dirty pages, and, if that compares it, with what.
+        The caller closes the first two.
+        """
+        if self._tracking is DirtyTracking.DIGEST:
+            return await self._compared()
+        return *await self._tracked(), None
 
     async def _compared(self) -> tuple[MachineMemory, DigestTracker, SentLeaves]:
         """The machine's memory, and what compares it with what was sent. The caller closes both."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from godwit.transfer.outgoing import RegionWork
@@ -138,11 +138,13 @@ class OutgoingMemory:
             await self._thread.end(self._let_go)
 
     def _let_go(self) -> None:
-        if self._sender is not None:
-            self._sender.close()
-        self._tracker.close()
-        self._lease.release()
-        self._memory.close()
+        """Of each, whatever another's end comes to: a lease that stays held is held for ever."""
+        with ExitStack() as owned:
+            owned.callback(self._memory.close)
+            owned.callback(self._lease.release)
+            owned.callback(self._tracker.close)
+            if self._sender is not None:
+                owned.callback(self._sender.close)
 
     def _extents(self) -> list[Runs]:
         return [region.extents(grain=EXTENT_GRAIN_PAGES) for region in self._memory.regions]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -117,6 +118,39 @@ class LogThatIsAway:
     def write(self, event: Event, _durability: Durability, _to: Address) -> asyncio.Future[bool]:
         self.written.append(event)
         return self.stored
+
+
+class SlowFencing:
+    """``Fencing`` that takes until it may."""
+
+    needs_operator = False
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.may_end = asyncio.Event()
+
+    async def prove_off(self, host: str, vouched_by: str = "") -> Proof:
+        self.asked += 1
+        await self.may_end.wait()
+        return Proof(program="/fence", answer=f"powered-off {host}", vouched_by=vouched_by)
+
+
+async def test_an_order_does_not_fence_a_host_that_is_being_fenced() -> None:
+    fencing, log, told = SlowFencing(), LogThatIsAway(), []
+    own = Address("host-1", Service.SOURCE_HOST)
+    fence = peer_fence.PeerFence(fencing, cast(FactWriter, log), own, "host-2", told.append)
+    log.stored.set_result(True)
+    proofs = [asyncio.create_task(fence.prove(by)) for by in ("", "ada@desk")]
+    await until(lambda: bool(fencing.asked))
+    fencing.may_end.set()
+    await asyncio.gather(*proofs)
+    assert (fencing.asked, len(log.written), len(told)) == (1, 1, 2)
+
+
+async def until(done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not done():  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
 
 async def test_a_host_is_fenced_once_however_long_the_log_is_away(

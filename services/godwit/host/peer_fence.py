@@ -48,6 +48,8 @@ class PeerFence:
         self._asking: asyncio.Task[None] | None = None
         self._stored: asyncio.Future[bool] | None = None
         """Whether the log has taken the proof, once there is one."""
+        self._alone = asyncio.Lock()
+        """Held while there is none yet: an operator's order waits for what is being asked."""
 
     def ask(self) -> None:
         """Ask until there is proof, for some minutes, unless only an operator could give it."""
@@ -66,10 +68,11 @@ class PeerFence:
 
         Raises ``NotFencedError``, and ``UnreachableError`` if the log did not take the proof yet.
         """
-        refused = self._stored is not None and self._stored.done() and not self._stored.result()
-        if self._stored is None or refused:
-            self._stored = await self._write_proof(vouched_by)
-        await acknowledged(self._stored, LOG_S_MAX)
+        async with self._alone:
+            if self._stored is None or _is_refused(self._stored):
+                self._stored = await self._write_proof(vouched_by)
+            stored = self._stored
+        await acknowledged(stored, LOG_S_MAX)
         self._tell(inp.PeerFenced())
 
     async def _write_proof(self, vouched_by: str) -> asyncio.Future[bool]:
@@ -94,3 +97,7 @@ class PeerFence:
                 return
             await asyncio.sleep(PACE_S)
         _log.error("peer_not_fenced_after_all", host=self._peer, tries=TRIES_MAX)
+
+
+def _is_refused(stored: asyncio.Future[bool]) -> bool:
+    return stored.done() and not stored.result()

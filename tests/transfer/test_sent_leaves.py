@@ -1,6 +1,7 @@
 """Nothing is lost however looks, sends and writes fall between each other."""
 
 import asyncio
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from godwit.transfer.keyed_digest import KEY_BYTES
 from godwit.transfer.partition import PageView
 from godwit.transfer.rewritten import RewrittenPages
-from godwit.transfer.sent_leaves import LEAF_PAGES, SentLeaves
+from godwit.transfer.sent_leaves import LEAF_PAGES, SentLeaves, pages_by_leaf
 
 PAGES = 2 * LEAF_PAGES + 3
 LEAVES = 3
@@ -55,6 +56,32 @@ def test_in_bytes_no_interleaving_loses_a_write(bursts, rounds, chance):
         memory.read(0)
     send(leaves.differing(0, memory.pages, ALL))  # the stun: nobody writes any more
     assert np.array_equal(memory.pages, there)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3 * LEAF_PAGES), st.integers(1, 3 * LEAF_PAGES))))
+def test_leaves_are_told_from_where_runs_begin_and_end(gaps_and_counts):
+    page, numbers = 0, []
+    for gap, count in gaps_and_counts:
+        numbers += range(page + gap, page + gap + count)
+        page += gap + count
+    leaf_count = page // LEAF_PAGES + 1
+    counted = np.bincount(np.array(numbers, int) // LEAF_PAGES, minlength=leaf_count)
+    assert pages_by_leaf(runs_of_pages(numbers), leaf_count).tolist() == counted.tolist()
+
+
+def test_what_is_begun_takes_no_memory_a_page():
+    """8 GiB, all of it to be sent: the page numbers alone would be 16 MiB, and there were three."""
+    pages = 8 * 2**30 // 4096
+    leaves = SentLeaves((pages,), bytes(KEY_BYTES))
+    leaves._sent[0][:] = 1
+    tracemalloc.start()
+    try:
+        leaves.begin(0, np.array([[0, pages]]))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert not leaves._sent[0].any()
+    assert peak < pages
 
 
 class WritesWhileSending:

@@ -32,10 +32,12 @@ from godwit_protocol.bulk import CHUNK_PAGES
 from godwit_protocol.machine import PAGE_BYTES
 
 from .keyed_digest import KEY_BYTES, SUMS, Digests, KeyedDigest
-from .partition import PageView, Runs, numbers_in, pieces_on
+from .partition import PageView, Runs, blocks, pieces_on
 
 LEAF_PAGES: Final = 16
 LEAF_BYTES: Final = LEAF_PAGES * PAGE_BYTES
+LEAVES_AT_ONCE: Final = 1 << 20
+"""That are begun at a time, so that a machine of any size takes a few megabytes."""
 THREADS_MAX: Final = 4
 """That look through a region together. More than this a host's memory hardly feeds."""
 
@@ -63,7 +65,10 @@ class SentLeaves:
 
     def begin(self, region: int, runs: Runs) -> None:
         """All pages of these leaves that hold anything are about to be sent: ``runs``."""
-        self._sent[region][numbers_in(runs) // LEAF_PAGES] = 0
+        sent = self._sent[region]
+        begun = pages_by_leaf(runs, len(sent)) > 0
+        for at in range(0, len(sent), LEAVES_AT_ONCE):
+            sent[at : at + LEAVES_AT_ONCE][begun[at : at + LEAVES_AT_ONCE]] = 0
 
     def add(self, region: int, numbers: NDArray[np.int64], copies: PageView) -> None:
         """The destination gets, or has, these bytes of pages whose leaf was begun; zeros need not
@@ -96,6 +101,31 @@ class SentLeaves:
             else:
                 leaf = first // LEAF_PAGES
                 found[leaf : leaf + count // LEAF_PAGES] += self._digest.of_blocks(part)
+
+
+def pages_by_leaf(runs: Runs, leaf_count: int) -> NDArray[np.uint8]:
+    """How many pages of each leaf are in ``runs``: shape (``leaf_count``,).
+
+    Told from where they begin and end: it takes some bytes a leaf, and none a page.
+    """
+    counts = np.zeros(leaf_count, np.uint8)
+    turns = np.zeros(leaf_count + 1, np.int8)
+    """1 where leaves begin that are in a run as a whole, between its first and its last; -1 where
+    they end. No two runs have one of those in common.
+    """
+    for block in blocks(runs):
+        start, count = block.T
+        first, begin = np.divmod(start, LEAF_PAGES)
+        last, end = np.divmod(start + count - 1, LEAF_PAGES)
+        goes_on = last > first
+        np.add.at(counts, first, np.where(goes_on, LEAF_PAGES - begin, count).astype(np.uint8))
+        np.add.at(counts, last[goes_on], (end[goes_on] + 1).astype(np.uint8))
+        is_long = last > first + 1
+        turns[first[is_long] + 1] = 1
+        turns[last[is_long]] = -1
+    np.cumsum(turns, dtype=np.int8, out=turns)
+    counts += LEAF_PAGES * turns[:-1].view(np.uint8)
+    return counts
 
 
 def _nothing(page_count: int) -> Digests:

@@ -15,13 +15,12 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from godwit.transfer.sent_leaves import LEAF_PAGES
+from godwit.transfer.sent_leaves import LEAF_PAGES, pages_by_leaf
 from godwit_protocol.machine import PAGE_BYTES
 
 from .dirty import intersection
 from .memory import NO_RUNS, Runs
 
-RUNS_AT_ONCE: Final = 1 << 16
 LEAVES_AT_ONCE: Final = 1 << 20
 _NOTHING: Final = 0
 
@@ -99,25 +98,7 @@ class _Region:
         return _pages_of(dirty), int(np.sum(counts, where=hot, dtype=np.int64))
 
     def _counts(self, runs: Runs) -> NDArray[np.uint8]:
-        """By leaf: how many of its pages are in ``runs``. Told from where they begin and end."""
-        counts = np.zeros(self._leaf_count, np.uint8)
-        turns = np.zeros(self._leaf_count + 1, np.int8)
-        """1 where leaves begin that are in a run as a whole, between its first and its last; -1
-        where they end. No two runs have one of those in common.
-        """
-        for at in range(0, len(runs), RUNS_AT_ONCE):
-            start, count = runs[at : at + RUNS_AT_ONCE].T
-            first, begin = np.divmod(start, LEAF_PAGES)
-            last, end = np.divmod(start + count - 1, LEAF_PAGES)
-            goes_on = last > first
-            np.add.at(counts, first, np.where(goes_on, LEAF_PAGES - begin, count).astype(np.uint8))
-            np.add.at(counts, last[goes_on], (end[goes_on] + 1).astype(np.uint8))
-            is_long = last > first + 1
-            turns[first[is_long] + 1] = 1
-            turns[last[is_long]] = -1
-        np.cumsum(turns, dtype=np.int8, out=turns)
-        counts += LEAF_PAGES * turns[:-1].view(np.uint8)
-        return counts
+        return pages_by_leaf(runs, self._leaf_count)
 
 
 def _chosen(

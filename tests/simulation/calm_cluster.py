@@ -94,6 +94,7 @@ class CalmCluster:
         deadline_ns: int = 600_000_000_000,
         machine: str = "m",
         bandwidth: int = 0,
+        verify: ev.Verify = ev.Verify.OFF,
     ) -> str:
         migration = self._clock.new_id()
         limits = ev.Limits(
@@ -101,7 +102,9 @@ class CalmCluster:
             deadline_ns=deadline_ns,
             bandwidth_bytes_per_second=bandwidth,
         )
-        requested = ev.MigrationRequested(machine=machine, destination=destination, limits=limits)
+        requested = ev.MigrationRequested(
+            machine=machine, destination=destination, limits=limits, verify=verify
+        )
         self.put(Scope.of_migration(migration, machine), requested)
         return migration
 

@@ -16,6 +16,8 @@ from godwit.runtime.nats_log import NatsLog
 from godwit_protocol.events.migration import (
     AbortReason,
     ImageDiscarded,
+    ImageStaged,
+    Limits,
     MachineStunned,
     MigrationAbandoned,
     Outcome,
@@ -49,6 +51,14 @@ async def operations(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
         await log.close()
 
 
+async def assert_goes_on(operations: Operations, name: str, migration: str) -> None:
+    await operations.event(migration, ImageDiscarded)
+    record = await operations.record(name)
+    assert (record.owner, record.epoch) == ("host-1", 1)
+    checked = await operations.ask(name, {"op": "check"})
+    assert (checked["bad"], checked["table_whole"]) == (0, True)
+
+
 async def test_what_is_altered_on_the_wire_is_found_and_the_guest_goes_on(
     operations: Operations,
 ) -> None:
@@ -63,14 +73,31 @@ async def test_what_is_altered_on_the_wire_is_found_and_the_guest_goes_on(
         assert says in summary.message
         abandoned = await operations.event(summary.id, MigrationAbandoned)
         assert (abandoned.reason, abandoned.stun_ns) == (AbortReason.VERIFICATION_FAILED, 0)
-        await operations.event(summary.id, ImageDiscarded)
         assert MachineStunned.TYPE not in await operations.types(summary.id)
-        record = await operations.record(name)
-        assert (record.owner, record.epoch) == ("host-1", 1)
-        checked = await operations.ask(name, {"op": "check"})
-        assert (checked["bad"], checked["table_whole"]) == (0, True)
+        await assert_goes_on(operations, name, summary.id)
     case_file.write_text(Case.NOTHING)
     summary = await operations.migrate(name, "host-2", verify=Verify.WIRE)
     assert summary.outcome is Outcome.COMPLETED, summary.message
     checked = await operations.ask(name, {"op": "check"})
     assert (checked["bad"], checked["table_whole"]) == (0, True)
+
+
+async def test_one_byte_of_the_image_that_differs_is_found_and_the_guest_goes_on(
+    operations: Operations,
+) -> None:
+    """All that came over the wire was right: only both whole images tell."""
+    name, case_file = "altered", case_path(operations.cluster.directory)
+    case_file.write_text(Case.ALTERED_AT_REST)
+    await operations.start(name, "godwit.guests.memhog:Memhog", env=("GODWIT_MEMHOG_RATE=1000000",))
+    limits = Limits(stun_limit_ns=5_000_000_000)
+    summary = await operations.migrate(name, "host-2", limits, Verify.FULL)
+    assert summary.outcome is Outcome.ABORTED
+    assert summary.reason is AbortReason.VERIFICATION_FAILED, summary.message
+    assert "regions differ from the source's: ram" in summary.message
+    abandoned = await operations.event(summary.id, MigrationAbandoned)
+    assert abandoned.stun_ns > 0
+    assert ImageStaged.TYPE not in await operations.types(summary.id)
+    await assert_goes_on(operations, name, summary.id)
+    case_file.write_text(Case.NOTHING)
+    summary = await operations.migrate(name, "host-2", limits, Verify.FULL)
+    assert summary.outcome is Outcome.COMPLETED, summary.message

@@ -115,6 +115,7 @@ def test_a_round_says_what_it_left_out() -> None:
     assert isinstance(event, ev.RoundCompleted)
     figures = msgspec.structs.replace(
         event.figures,
+        hole_bytes=2**30,
         zero_bytes=4096,
         rewritten_bytes=2**20,
         content_bytes=2**21,
@@ -124,12 +125,14 @@ def test_a_round_says_what_it_left_out() -> None:
     )
     told = sentence(msgspec.structs.replace(event, figures=figures))
     assert (
-        ", 4.0 KiB of zeros only named, 1.0 MiB left out that held what was sent before,"
+        ", 1.0 GiB never written and not looked at, 4.0 KiB of zeros only named,"
+        " 1.0 MiB left out that held what was sent before,"
         " 2.0 MiB only named that the destination held already, 8.0 MiB saved by zstd,"
         " 4.0 MiB left for the stun;" in told
     )
     assert "left out" not in sentence(event)
     assert "only named" not in sentence(event)
+    assert "never written" not in sentence(event)
 
 
 def test_a_request_is_told_with_its_limits() -> None:

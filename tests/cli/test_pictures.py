@@ -158,30 +158,32 @@ def test_of_a_machine_that_may_be_dead_nobody_says_that_it_runs(reason: AbortRea
     assert "the VMM died" in told
 
 
-def test_the_throughput_is_that_of_the_rounds() -> None:
-    rounds = tuple(
-        ev.RoundCompleted(
-            figures=ev.RoundFigures(
-                round=number,
-                pages=1,
-                sent_bytes=1000,
-                wire_bytes=1000,
-                duration_ns=10_000,
-                scan_ns=1,
-                remaining_bytes=0,
-            ),
-            bandwidth_bytes_per_second=1.0,
-            dirty_bytes_per_second=0.0,
-            predicted_stun_ns=1,
-            stun_limit_ns=1,
-            decision=Decision.STUN,
-            reason=DecisionReason.SMALL_ENOUGH,
-        )
-        for number in (1, 2)
+def round_of(number: int, **figures: int) -> ev.RoundCompleted:
+    measured = {"sent_bytes": 1000, "wire_bytes": 1000, "duration_ns": 10_000, "scan_ns": 1}
+    return ev.RoundCompleted(
+        figures=ev.RoundFigures(
+            **{"round": number, "pages": 1, "remaining_bytes": 0} | measured | figures
+        ),
+        bandwidth_bytes_per_second=1.0,
+        dirty_bytes_per_second=0.0,
+        predicted_stun_ns=1,
+        stun_limit_ns=1,
+        decision=Decision.STUN,
+        reason=DecisionReason.SMALL_ENOUGH,
     )
-    summary = MigrationSummary(id="m", rounds=rounds)
+
+
+def test_the_throughput_is_that_of_the_rounds() -> None:
+    summary = MigrationSummary(id="m", rounds=(round_of(1), round_of(2)))
     assert migration_pictures.throughput_bytes_per_second(summary) == pytest.approx(1e8)
     assert migration_pictures.throughput_bytes_per_second(MigrationSummary(id="m")) == 0.0
+
+
+def test_what_a_round_saved_is_told_in_bytes_and_milliseconds() -> None:
+    done = round_of(1, scan_ns=4_000_000, hole_bytes=8192, waiting_bytes=4096, waiting_ns=1_500_000)
+    (told,) = migration_pictures.as_json(MigrationSummary(id="m", rounds=(done,)))["round_details"]
+    assert (told["hole_bytes"], told["scan_ms"]) == (8192, 4.0)
+    assert (told["waiting_bytes"], told["waiting_ms"]) == (4096, 1.5)
 
 
 async def test_health_is_shown_for_as_long_as_it_is_of_now(

@@ -122,7 +122,9 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     to nothing, or not told. ``carrying_ns``: what of ``duration_ns`` the link had pages to carry,
     without finding them and without offering chunks; 0: not told. ``hot_bytes``: those of
     ``remaining_bytes`` whose leaves were dirty when the round began, too. ``waiting_bytes``: pages
-    that were dirty then and were not sent, but wait for the stun.
+    that were dirty then and were not sent, but wait for the stun. ``waiting_ns``: what telling
+    both of them took, which is part of ``scan_ns`` and ``look_ns``. ``hole_bytes``: what of the
+    machine the first round did not look at, for nothing was ever there; finding it is ``scan_ns``.
     """
 
     round: int
@@ -152,6 +154,8 @@ class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
     waiting_bytes: int = 0
     looked_bytes: int = 0
     carrying_ns: int = 0
+    hole_bytes: int = 0
+    waiting_ns: int = 0
 
 
 class MigrationRequested(Event, frozen=True, kw_only=True):

@@ -223,6 +223,10 @@ class SentPages:
     """How many carried the pages."""
     waiting_bytes: int = 0
     """Dirty pages that were not sent."""
+    waiting_ns: int = 0
+    """What of ``scan_ns`` it took to choose them."""
+    hole_bytes: int = 0
+    """In the first round: what was not looked at, for nothing was ever there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +238,8 @@ class DirtyPages:
     """Of leaves that were dirty when the round began, too."""
     look_ns: int = 0
     """What finding this took, and will take of the stun: it grows with the machine. 0: nothing."""
+    waiting_ns: int = 0
+    """What of ``look_ns`` it took to tell what is hot."""
 
 
 @dataclass(frozen=True, slots=True)

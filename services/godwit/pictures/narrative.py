@@ -181,6 +181,7 @@ def _round(event: ev.RoundCompleted) -> str:
 
 def _left_out(figures: ev.RoundFigures) -> str:
     parts = (
+        (figures.hole_bytes, "never written and not looked at"),
         (figures.zero_bytes, "of zeros only named"),
         (figures.rewritten_bytes, "left out that held what was sent before"),
         (figures.content_bytes, "only named that the destination held already"),

@@ -23,6 +23,8 @@ def figures_of(
         hot_bytes=left.hot_bytes,
         look_ns=left.look_ns,
         waiting_bytes=sent.waiting_bytes,
+        waiting_ns=sent.waiting_ns + left.waiting_ns,
+        hole_bytes=sent.hole_bytes,
         bytes_by_region=sent.bytes_by_region,
         digest_ns=sent.digest_ns,
         zero_bytes=sent.zero_bytes,

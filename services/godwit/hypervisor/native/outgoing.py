@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from godwit.transfer.outgoing import RegionWork
 from godwit.transfer.sender import BulkSender
@@ -34,6 +34,15 @@ EXTENT_GRAIN_PAGES: Final = 512
 
 Slow = Callable[[int, float], Awaitable[None]]
 """Take so many percent of the guest's time from it, for so many seconds at most."""
+
+
+class _Found(NamedTuple):
+    """What a round is to send, and what not; ``waiting_ns``: what choosing among them took."""
+
+    to_send: list[Runs]
+    waiting_bytes: int = 0
+    waiting_ns: int = 0
+    hole_bytes: int = 0
 
 
 class OutgoingMemory:
@@ -199,28 +208,38 @@ class OutgoingMemory:
 
     def _dirty(self) -> DirtyPages:
         started_ns = time.monotonic_ns()
-        dirty = self._waiting.dirty(self._tracker.look())
-        return DirtyPages(*dirty, look_ns=time.monotonic_ns() - started_ns)
+        looked = self._tracker.look()
+        looked_ns = time.monotonic_ns()
+        total_bytes, hot_bytes = self._waiting.dirty(looked)
+        ended_ns = time.monotonic_ns()
+        return DirtyPages(total_bytes, hot_bytes, ended_ns - started_ns, ended_ns - looked_ns)
 
-    def _find(self, wait_bytes_max: int) -> tuple[list[Runs], int]:
-        """What the next round is to send, and the bytes that wait for a later one."""
-        if self._armed:
-            return self._waiting.part(self._tracker.scan(), wait_bytes_max)
-        self._armed = True
-        return self._tracker.arm(), 0
+    def _find(self, wait_bytes_max: int) -> _Found:
+        if not self._armed:
+            self._armed = True
+            return self._all_held(self._tracker.arm())
+        found = self._tracker.scan()
+        scanned_ns = time.monotonic_ns()
+        to_send, waiting_bytes = self._waiting.part(found, wait_bytes_max)
+        return _Found(to_send, waiting_bytes, time.monotonic_ns() - scanned_ns)
+
+    def _all_held(self, found: list[Runs]) -> _Found:
+        pages = sum(region.page_count for region in self._memory.regions)
+        held_pages = sum(int(runs[:, 1].sum()) for runs in found)
+        return _Found(found, hole_bytes=PAGE_BYTES * (pages - held_pages))
 
     def _send_round(self, round_number: int, wait_bytes_max: int, in_stun: bool) -> SentPages:
         if self._sender is None:
             raise LocalProtocolError("a round was to be sent before the link was open")
         started_ns = time.monotonic_ns()
-        found, waiting_bytes = self._find(wait_bytes_max)
+        found = self._find(wait_bytes_max)
         scan_ns = time.monotonic_ns() - started_ns
         by_region = {
             region.name: PAGE_BYTES * int(runs[:, 1].sum())
-            for region, runs in zip(self._memory.regions, found, strict=True)
+            for region, runs in zip(self._memory.regions, found.to_send, strict=True)
         }
         self._round_bytes = sum(by_region.values())
-        sent = self._sender.send_round(round_number, self._work(found), in_stun=in_stun)
+        sent = self._sender.send_round(round_number, self._work(found.to_send), in_stun=in_stun)
         return SentPages(
             pages=sent.pages,
             sent_bytes=sent.sent_bytes,
@@ -240,7 +259,9 @@ class OutgoingMemory:
             compression_ns=sent.compression_ns,
             link_bytes_per_second=sent.link_bytes_per_second,
             connections=sent.connections,
-            waiting_bytes=waiting_bytes,
+            waiting_bytes=found.waiting_bytes,
+            waiting_ns=found.waiting_ns,
+            hole_bytes=found.hole_bytes,
         )
 
     def _work(self, found: list[Runs]) -> list[RegionWork]:

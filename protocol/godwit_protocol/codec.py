@@ -12,8 +12,9 @@ from typing import Final
 import msgspec
 
 from .errors import CorruptError, InvalidInputError
-from .events import EVENT_TYPES, Envelope, Event, Recorded, UnknownEvent
+from .events import EVENT_TYPES, SCHEMA_VERSION, Envelope, Event, Recorded, UnknownEvent
 from .unpacking import UNREADABLE
+from .upcasting import upcast
 
 EVENT_BYTES_MAX: Final = 1024 * 1024
 
@@ -43,8 +44,9 @@ def encode(envelope: Envelope) -> bytes:
 def decode(data: bytes, sequence: int = 0) -> Recorded:
     """Return the event in ``data``, stored at ``sequence``.
 
-    Unknown fields are passed over, an unknown type gives an ``UnknownEvent``. Raises
-    ``CorruptError`` for anything else.
+    Unknown fields are passed over; an unknown type gives an ``UnknownEvent``, and so does a later
+    schema version, whose fields may not mean what they do in this one. The envelope tells the
+    version that is stored. Raises ``CorruptError`` for anything else.
     """
     if len(data) > EVENT_BYTES_MAX:
         raise CorruptError(
@@ -54,9 +56,12 @@ def decode(data: bytes, sequence: int = 0) -> Recorded:
     try:
         envelope = _envelope_decoder.decode(data)
         decoder = _body_decoders.get(envelope.type)
-        if decoder is not None:
+        if decoder is not None and envelope.schema == SCHEMA_VERSION:
             return Recorded(envelope, decoder.decode(envelope.body), sequence)
         fields = _unknown_decoder.decode(envelope.body)
+        if decoder is None or envelope.schema > SCHEMA_VERSION:
+            return Recorded(envelope, UnknownEvent(fields=fields), sequence)
+        fields = upcast(envelope.type, fields, written_in=envelope.schema, read_in=SCHEMA_VERSION)
+        return Recorded(envelope, decoder.decode(_encoder.encode(fields)), sequence)
     except UNREADABLE as error:
         raise CorruptError(f"the event at sequence {sequence} cannot be read: {error}") from error
-    return Recorded(envelope, UnknownEvent(fields=fields), sequence)

@@ -58,7 +58,9 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class UnknownEvent(Event, frozen=True, kw_only=True):
-    """An event of a type that this version does not know, readable all the same."""
+    """An event of a type, or of a later schema, that this version does not know; readable all the
+    same.
+    """
 
     fields: dict[str, object]
 

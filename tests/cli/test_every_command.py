@@ -19,6 +19,8 @@ import structlog
 from conftest import Ended, Here
 
 from godwit.cli.replay import import_log
+from godwit.cli.replay_otherwise import BAR_CHARACTERS
+from godwit.pictures.courses import BARS_MAX
 from godwit.runtime.log_file import LogFile
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
@@ -168,6 +170,12 @@ def test_the_last_instant_and_one_while_it_was_prepared(
     copying = asked("replay", "at", options=("--time", "300ms"))
     assert copying != told
     assert "destination is" in copying
+    moments = json.loads(asked("replay", "timeline", options=("--json",)))["moments"]
+    sequences = sorted(moment["sequence"] for moment in moments)
+    assert asked("replay", "at", options=("--seq", str(sequences[-1]))) == told
+    for sequence in sequences[:2]:
+        then = asked("replay", "at", options=("--seq", str(sequence)))
+        assert then.startswith(f"after {sequence}, ")
 
 
 def test_the_verification(asked: Callable[..., str], name: str) -> None:
@@ -181,6 +189,9 @@ def test_what_if_and_diff(asked: Callable[..., str], name: str, tmp_path: Path) 
     told = asked("replay", "what-if")
     assert "nothing differs" in told
     assert "and so is what was decided" in told
+    drawn = [re.findall("█+", line) for line in told.splitlines() if re.match(r" *\d+ ", line)]
+    assert all(bars[:1] == bars[1:] for bars in drawn), "the same on both sides"
+    assert max(len(bar) for bars in drawn for bar in bars) == BAR_CHARACTERS
     in_the_end = next(line for line in told.splitlines() if line.startswith("in the end"))
     assert in_the_end.count(STORIES[name].otherwise) == 2, "by the recorded settings it ends so too"
     config = tmp_path / "other.toml"
@@ -194,6 +205,10 @@ def test_what_if_and_diff(asked: Callable[..., str], name: str, tmp_path: Path) 
     assert "bandwidth: none → 1Gbit" in capped
     rows = [line for line in other.splitlines() if line.startswith(("Godwit's", "QEMU's"))]
     assert len(rows) == 2
+    drawn = re.findall(r"rule +(\d+) .* ([▁-█]+) *$", other, re.MULTILINE)
+    assert [len(bars) for _, bars in drawn] == [min(int(rounds), BARS_MAX) for rounds, _ in drawn]
+    assert len(drawn) == len(rows)
+    assert any("█" in bars for _, bars in drawn)
     assert all("given up" in row or "still copying" in row for row in rows)
     as_json = json.loads(asked("replay", "what-if", options=("--policy", "all", "--json")))
     assert as_json["otherwise"]["godwit"] == as_json["recorded"]

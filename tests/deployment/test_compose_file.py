@@ -216,6 +216,9 @@ def test_the_event_log_has_the_users_that_the_services_are() -> None:
     mounted = {Path(path).name: source for path, source in SERVICES["nats"].mounts().items()}
     assert mounted["nats-users.conf"] == "./deploy/nats-users.conf"
     users = (ROOT / "deploy/nats-users.conf").read_text()
+    own = (ROOT / "deploy/nats.conf").read_text().splitlines()
+    assert 'include "nats-users.conf"' in own
+    assert "no_auth_user: godwit" in own, "commands on the Docker host name none"
     assert sorted(re.findall(r"password: \$(\w+)", users)) == sorted(passwords)
 
 

@@ -25,6 +25,7 @@ from godwit_protocol import codec, subjects
 from godwit_protocol.events import Event, Lane, Recorded
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.signed import LaneSigned
+from godwit_protocol.replay.chains import Noted
 from godwit_protocol.replay.findings import Verification
 from godwit_protocol.replay.last_signature import ANY, awaited, is_signed_last
 from godwit_protocol.replay.verification import verify
@@ -174,6 +175,24 @@ async def test_what_a_killed_life_had_on_its_way_is_signed_for_when_it_comes(
         async with replicas(own_log, "coordinator-2"):
             await told.last_signed(after=signed.sequence)
     assert not (await told.verified()).faults
+
+
+async def test_a_signature_that_has_not_seen_all_before_it_is_not_the_last(
+    own_log: NatsLog,
+) -> None:
+    """Its writer read, another's event came, and it signed and died before it looked again."""
+    told = await Told.of(own_log, "v1-aborted")
+    story = story_of(await told.messages())
+    await told.write(Lane.COORDINATOR, "coordinator-1", LATE, life="killed")
+    scope = Scope.of_migration(told.migration, "m")
+    writer = LaneWriter(SystemClock(), Lane.COORDINATOR, "coordinator-1", scope, life="next")
+    for seen, due in ((len(story), [told.migration]), (len(story) + 1, [])):
+        sealed = writer.sign(SIGNERS["coordinator-1"], Noted(seen, b""))
+        async with asyncio.TaskGroup() as tasks:
+            signatures = last_signatures(told, tasks, SystemClock())
+        for recorded in (*story_of(await told.messages()), codec.decode(sealed.data)):
+            signatures.learn(told.migration, recorded, SystemClock().wall_ns())
+        assert signatures.due() == due
 
 
 async def test_so_many_signed_migrations_are_remembered(

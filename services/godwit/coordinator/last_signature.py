@@ -34,7 +34,7 @@ OTHERS_SIGN_S_MAX: Final = 30.0
 SUCCEED_NS_MAX: Final = 24 * 3600 * 1_000_000_000
 """What ended longer ago without a signature is left so: nobody who signed it now was there."""
 DUE_MAX: Final = 10_000
-"""Migrations of the history that wait for a signature, the newest; and as many that have one."""
+"""Migrations of the history that wait for a signature, the newest; and as many of all others."""
 LOOKS_MAX: Final = 100
 """At one migration: after each signature that came, and after each of its own."""
 
@@ -64,6 +64,8 @@ class LastSignatures:
         self._others_sign_s_max = others_sign_s_max
         self._due: OrderedDict[str, int] = OrderedDict()
         """By migration that may lack its last signature: when the event came that says so."""
+        self._told: OrderedDict[str, int] = OrderedDict()
+        """By migration, those told of last: how many of its events have come."""
         self._signed: OrderedDict[str, int] = OrderedDict()
         """By migration that a coordinator has signed: when. Whatever comes of it wants another."""
         self._came: dict[str, asyncio.Event] = {}
@@ -71,13 +73,14 @@ class LastSignatures:
 
     def learn(self, migration: str, recorded: Recorded, time_ns: int) -> bool:
         """Take an event of a migration; whether it may want a coordinator's signature now."""
-        is_signature = isinstance(recorded.event, LaneSigned)
-        if is_signature and recorded.envelope.lane is Lane.COORDINATOR:
-            self._due.pop(migration, None)
+        event, before = recorded.event, self._told.get(migration, 0)
+        _put_last(self._told, migration, before + 1)
+        if isinstance(event, LaneSigned) and recorded.envelope.lane is Lane.COORDINATOR:
             _put_last(self._signed, migration, time_ns)
-            return False
-        is_end = isinstance(recorded.event, MigrationEnded)
-        if not is_signature and not is_end and migration not in self._signed:
+            if event.seen_events >= before:
+                self._due.pop(migration, None)
+                return False
+        elif not isinstance(event, LaneSigned | MigrationEnded) and migration not in self._signed:
             return False
         _put_last(self._due, migration, time_ns)
         return True
@@ -141,9 +144,9 @@ class LastSignatures:
             await patiently(lambda: sealed.append_to(self._event_log, expected_last_sequence=last))
 
 
-def _put_last(kept: OrderedDict[str, int], migration: str, time_ns: int) -> None:
+def _put_last(kept: OrderedDict[str, int], migration: str, value: int) -> None:
     """Put it behind all others, of which ``DUE_MAX`` are kept."""
-    kept[migration] = time_ns
+    kept[migration] = value
     kept.move_to_end(migration)
     if len(kept) > DUE_MAX:
         kept.popitem(last=False)

@@ -40,8 +40,8 @@ async def consider(
 
 
 async def _known(log: EventLog, requested: ev.MigrationRequested) -> inp.Considered:
-    spec, record, destination_known = await asyncio.gather(
-        _spec(log, requested.machine),
+    started, record, destination_known = await asyncio.gather(
+        _started(log, requested.machine),
         _record(log, requested.machine),
         _is_announced(log, requested.destination),
     )
@@ -50,7 +50,7 @@ async def _known(log: EventLog, requested: ev.MigrationRequested) -> inp.Conside
         destination=requested.destination,
         limits=requested.limits,
         verify=requested.verify,
-        spec=spec,
+        spec=_spec(started, record),
         record=record,
         destination_known=destination_known,
     )
@@ -65,16 +65,25 @@ def _is_name(name: str) -> bool:
     return subjects.NAME_PATTERN.fullmatch(name) is not None
 
 
-async def _spec(log: EventLog, machine: str) -> MachineSpec | None:
-    """What the machine was last started as."""
-    spec = None
+def _spec(started: mev.MachineStarted | None, record: RegisterRecord | None) -> MachineSpec | None:
+    """What the machine is in the life that the register shows; None if the log does not tell yet: a
+    host writes the register first. An earlier life may have been of another guest.
+    """
+    if started is None or (record and record.start and record.start != started.start):
+        return None
+    return started.spec
+
+
+async def _started(log: EventLog, machine: str) -> mev.MachineStarted | None:
+    """How the machine was last started."""
+    found = None
     if not _is_name(machine):
         return None
     async for stored in log.read([subjects.machine(machine, "*", mev.MachineStarted.TYPE)]):
         event = codec.decode(stored.data, stored.sequence).event
         if isinstance(event, mev.MachineStarted):
-            spec = event.spec
-    return spec
+            found = event
+    return found
 
 
 async def _record(log: EventLog, machine: str) -> RegisterRecord | None:

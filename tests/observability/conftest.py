@@ -41,7 +41,9 @@ async def observed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ob
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_BSP_SCHEDULE_DELAY": "100",
         }
-        async with await Cluster.start(directory, hosts=2, environ=environ) as cluster:
+        async with await Cluster.start(
+            directory, hosts=2, environ=environ, monitor=True
+        ) as cluster:
             # Commands are given in this process, and are to send their spans too.
             for variable, value in environ.items():
                 patched.setenv(variable, value)

@@ -31,6 +31,7 @@ OF_PROMETHEUS = {"up"}
 PROCESSES = {
     "coordinator": "coordinator",
     "gpu_state_tracker": "gpu_state_tracker",
+    "monitor": "monitor",
     "host-1-source_host": "source_host",
     "host-2-destination_host": "destination_host",
 }

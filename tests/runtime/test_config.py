@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from godwit.runtime.choices import LogFormat
-from godwit.runtime.config import Service, load, rows
+from godwit.runtime.config import WRITERS, Service, load, rows
 from godwit.runtime.variable import ConfigError
 
 HOST = {"GODWIT_HOST": "host-1"}
@@ -17,6 +17,7 @@ def test_defaults_are_enough_for_every_service_but_a_hosts() -> None:
         config = load(service, {})
         assert config.nats_url == "nats://127.0.0.1:4222"
         assert config.log_level == logging.INFO
+    assert not any(load(writer, HOST).tracing for writer in WRITERS), "nothing leaves unasked"
 
 
 @pytest.mark.parametrize("service", [Service.SOURCE_HOST, Service.DESTINATION_HOST])

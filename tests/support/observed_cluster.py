@@ -36,8 +36,8 @@ class Observed:
     def address(self, service: str) -> str:
         """Where a service answers."""
         host, _, role = service.rpartition("-")
-        place = f"hosts/{host}/{role}" if host else f"services/{service}/*"
-        (file,) = self.cluster.directory.glob(f"{place}/health.json")
+        place = f"hosts/{host}/{role}" if host else f"services/{service}"
+        (file,) = self.cluster.directory.glob(f"{place}/**/health.json")
         told = json.loads(file.read_text())
         return f"{told['host']}:{told['port']}"
 

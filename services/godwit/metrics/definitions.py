@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from godwit.runtime.config import Service
+from godwit.runtime.config import WRITERS, Service
 from godwit_protocol import subjects
 from godwit_protocol.convergence import Decision
 from godwit_protocol.events.machine import RegisterWentBack, StaleMachineFrozen
@@ -81,7 +81,7 @@ ENDS: Final = (
 ALARMS: Final = (DoubtRaised, StaleMachineFrozen, RegisterWentBack, MemoryLeft)
 ANSWERS: Final = ("granted", "refused", "confirmed", "released", "expired")
 
-# Every service.
+# Every service; of appends, all but the monitor, which makes none.
 
 SERVICE_INFO = Metric(
     "godwit_service_info",
@@ -106,7 +106,7 @@ APPEND_SECONDS = Metric(
     "godwit_log_append_seconds",
     Kind.HISTOGRAM,
     "From an append to the event log to its acknowledgement.",
-    _EVERY,
+    WRITERS,
     ("stream",),
     bounds=_APPEND_S,
 )
@@ -114,7 +114,7 @@ APPEND_CONFLICTS = Metric(
     "godwit_log_append_conflicts_total",
     Kind.COUNTER,
     "Appends that lost a compare-and-set: another writer was first, and nothing was stored.",
-    _EVERY,
+    WRITERS,
     ("stream",),
     _each(subjects.STREAM_SUBJECTS),
 )
@@ -122,7 +122,7 @@ APPEND_FAILURES = Metric(
     "godwit_log_append_failures_total",
     Kind.COUNTER,
     "Appends that were refused or not answered in time; most are tried again.",
-    _EVERY,
+    WRITERS,
     ("stream",),
     _each(subjects.STREAM_SUBJECTS),
 )

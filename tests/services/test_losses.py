@@ -1,4 +1,6 @@
-"""Proof that hosts are off: a fencing program may take their power; nobody is asked too early."""
+"""Proof that hosts are off: a fencing program may take their power; nobody is asked too early. And
+what of a register may be written over.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,13 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from godwit.coordinator.losses import Losses
-from godwit.host import registers
-from godwit.host.fencing import NoFencing, NotFencedError, Proof
-from godwit.runtime.event_log import AppendConflictError
+from godwit.coordinator.losses import WRITES_MAX, Losses
+from godwit.host.fencing import NotFencedError, Proof
+from godwit.host.registers import Overruled, Registers
 from godwit.runtime.nats_log import NatsLog
 from godwit_protocol import register as reg
-from godwit_protocol.stored import Stored
+from godwit_protocol.errors import ConflictError, UnreachableError
+from godwit_protocol.roles.inputs import CasSettled, CasUnclear
 
 
 class Power:
@@ -66,65 +68,75 @@ async def test_a_migration_that_is_not_in_doubt_is_not_given_up() -> None:
         await losses(Power()).prove_off([], "ada@desk")
 
 
-class Register:
-    """One machine's register, which may lose its last write."""
-
-    def __init__(self, *records: reg.RegisterRecord) -> None:
-        self.records = [*records]
-        self.loses_next = False
-
-    def stored(self) -> Stored:
-        return Stored("", len(self.records), 0, reg.encode(self.records[-1]), {})
-
-    def log(self) -> NatsLog:
-        async def last(_subject: str) -> Stored:
-            return self.stored()
-
-        async def append(
-            _subject: str, data: bytes, *, expected_last_sequence: int, **_: object
-        ) -> int:
-            if expected_last_sequence != len(self.records):
-                raise AppendConflictError("somebody was faster")
-            sequence = expected_last_sequence + 1
-            if self.loses_next:
-                self.loses_next = False
-            else:
-                self.records.append(reg.decode(data))
-            return sequence
-
-        log: NatsLog = create_autospec(NatsLog)
-        log.last, log.append = last, append  # type: ignore[method-assign, assignment]
-        return log
+STARTED = reg.started("m", "host-1", None)
+MOVED = reg.moved(STARTED, "host-2", "some-migration")
+GONE_ON = reg.moved(MOVED, "host-3", "another-migration")
 
 
-async def nobody_lives(_host: str) -> bool:
-    return False
+class Register(Registers):
+    """One that shows, in turn, what a test has it show, and takes or does not take what comes."""
+
+    def __init__(self, *shown: Overruled, settled: CasSettled | CasUnclear | None = None) -> None:
+        super().__init__(create_autospec(NatsLog))
+        self.written: list[reg.RegisterRecord] = []
+        self._shown = list(shown)
+        self._settled = settled
+
+    async def to_overrule(self, machine: str) -> Overruled:
+        return self._shown.pop(0) if len(self._shown) > 1 else self._shown[0]
+
+    async def compare_and_set(
+        self, record: reg.RegisterRecord, expected_sequence: int
+    ) -> CasSettled | CasUnclear:
+        self.written.append(record)
+        return self._settled or CasSettled(won=False, standing=reg.NO_REGISTER)
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registers, "LOOK_S", 0.0)
+def shows(record: reg.RegisterRecord, seen: reg.RegisterRecord | None = None) -> Overruled:
+    return Overruled(reg.RegisterView(record, 7), reg.RegisterView(seen, 8 if seen else 0))
 
 
-STARTED = reg.started("m", "host-1", None, "start")
+async def written_off(register: Register) -> int:
+    losing = losses(Power())
+    losing._registers = register
+    return await losing.write_off("m", "some-migration", STARTED.epoch)
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_machine_that_was_seen_to_go_on_is_not_written_off() -> None:
-    ours = reg.moved(STARTED, "host-2", "ours")
-    register = Register(STARTED, ours, reg.moved(ours, "host-3", "later"))
-    losses = Losses(register.log(), NoFencing(), nobody_lives)
-    assert await losses.write_off("m", "ours", STARTED.epoch) == 0
-    del register.records[1:]
-    assert await losses.write_off("m", "ours", STARTED.epoch) == 0
-    assert register.records == [STARTED]
+@pytest.mark.parametrize(
+    "overruled", [shows(GONE_ON), shows(MOVED, seen=GONE_ON)], ids=["shown", "seen before"]
+)
+async def test_a_machine_that_has_gone_on_is_not_written_off(overruled: Overruled) -> None:
+    """Also where the register has lost the write that said so."""
+    register = Register(overruled)
+    assert await written_off(register) == 0
+    assert register.written == []
 
 
-@pytest.mark.usefixtures("impatient")
+async def test_who_has_lost_a_write_to_another_looks_again() -> None:
+    register = Register(shows(MOVED), shows(GONE_ON))
+    assert await written_off(register) == 0
+    (record,) = register.written
+    assert (record.value, record.epoch) == (reg.RegisterValue.LOST, MOVED.epoch + 1)
+
+
+async def test_a_register_that_does_not_answer_is_not_asked_again_and_again() -> None:
+    register = Register(shows(MOVED), settled=CasUnclear(message="silent"))
+    with pytest.raises(UnreachableError, match="does not answer"):
+        await written_off(register)
+    assert len(register.written) == 1
+
+
+async def test_a_register_that_others_write_all_the_time_is_given_up() -> None:
+    register = Register(shows(MOVED))
+    with pytest.raises(ConflictError, match="all the time"):
+        await written_off(register)
+    assert len(register.written) == WRITES_MAX
+
+
 async def test_a_write_off_that_the_register_has_lost_is_written_again() -> None:
-    register = Register(STARTED)
-    register.loses_next = True
-    losses = Losses(register.log(), NoFencing(), nobody_lives)
-    epoch = await losses.write_off("m", "ours", STARTED.epoch)
-    assert register.records[-1].value is reg.RegisterValue.LOST
-    assert register.records[-1].epoch == epoch == STARTED.epoch + 2
+    """It is of no migration, and so might be taken for somebody who has gone on."""
+    ours = reg.lost(STARTED, "m", "some-migration", STARTED.epoch)
+    assert ours is not None
+    register = Register(shows(STARTED, seen=ours), shows(ours))
+    assert await written_off(register) == ours.epoch
+    assert register.written == [ours]

@@ -13,6 +13,7 @@ from godwit.proof.simulator.process import Process
 from godwit.runtime.lane import Scope
 from godwit.source_host.departure import Departure
 from godwit.source_host.service import SourceHost
+from godwit_protocol import register as reg
 from godwit_protocol import subjects
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
@@ -496,13 +497,44 @@ def test_a_machine_that_was_started_anew_is_not_said_to_have_failed(calm: CalmCl
     check(calm)
 
 
+def write_again(calm: CalmCluster) -> None:
+    """Somebody else writes the register, which names the same host as before."""
+    record = reg.taken_back(calm.judge.registers["m"], "another")
+    calm.cluster.server.append(subjects.register("m"), reg.encode(record), record.nonce, None)
+
+
+def test_a_machine_that_could_not_be_stopped_goes_on(
+    calm: CalmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else wrote its register while it was being paused."""
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    step = Process.step
+
+    def write(process: Process, name: str) -> None:
+        if name == "pause m: done":
+            write_again(calm)
+        step(process, name)
+
+    monkeypatch.setattr(Process, "step", write)
+    calm.stop()
+    calm.until(calm.has_told(mev.MachineStopRefused))
+    assert calm.place("host-1").host.vmms["m"].state is VmmState.RUNNING
+    monkeypatch.undo()
+    calm.stop("again")
+    calm.until(calm.has_told(mev.MachineStopped))
+    check(calm)
+
+
 def test_a_stop_waits_until_a_migration_that_has_ended_has_let_go(
     calm: CalmCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And looks at the register only then."""
     let_go = Departure._let_go
 
     async def slowly(departure: Departure) -> None:
         await asyncio.sleep(1.0)
+        write_again(calm)
         await let_go(departure)
 
     monkeypatch.setattr(Departure, "_let_go", slowly)

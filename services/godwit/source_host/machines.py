@@ -116,16 +116,22 @@ class Machines:
 
     async def _free_to_change(self, name: str) -> Vmm:
         """The machine's VMM, if it is this host's. Raises ``NotFoundError``, ``ConflictError``."""
-        view = await self._host.registers.read(name)
-        vmm = await self._host.hypervisor.find(name)
+        view, vmm = await self._let_go(name)
         if vmm is None or not reg.may_run(view.record, self._host.name):
             raise NotFoundError(f"machine {name} is not on host {self._host.name}")
-        await self._until_let_go(name)
         if self._is_moving(name):
             raise ConflictError(
                 f"machine {name} is being migrated", hint="wait for its end, or cancel it"
             )
         return vmm
+
+    async def _let_go(self, name: str) -> tuple[reg.RegisterView, Vmm | None]:
+        """The machine's register, and its VMM here, once a migration of it that is over has let go
+        of it: until then neither need stay what it is. Raises ``RegisterUnclearError``.
+        """
+        await self._until_let_go(name)
+        view = await self._register(name)
+        return view, await self._host.hypervisor.find(name)
 
     async def tell(self, name: str, event: Event) -> None:
         """Write an event of the machine's life to the log."""
@@ -351,8 +357,7 @@ class Machines:
         The VMM ends last: until the register says that the machine is stopped, its being here is
         what tells a service that has restarted in between from one that never had it.
         """
-        view = await self._register(name)
-        vmm = await self._host.hypervisor.find(name)
+        view, vmm = await self._let_go(name)
         record = view.record
         if record is None or record.stop != stop:
             record = await self._give_up(name, stop, view, vmm)
@@ -363,12 +368,12 @@ class Machines:
     async def _give_up(
         self, name: str, stop: str, view: reg.RegisterView, vmm: Vmm | None
     ) -> reg.RegisterRecord:
-        """Let the machine hold still and write that it is stopped. If that fails it stays still,
-        for the write may yet come: whoever wanted it stopped can ask again.
+        """Let the machine hold still and write that it is stopped. While it is not known whether
+        that was written it stays still: whoever wanted it stopped can ask again. If somebody else
+        wrote, and it is this host's all the same, it goes on.
         """
         if view.record is None or not reg.may_run(view.record, self._host.name):
             raise NotFoundError(f"machine {name} is not on host {self._host.name}")
-        await self._until_let_go(name)
         if self._is_moving(name):
             raise ConflictError(
                 f"machine {name} is being migrated", hint="cancel the migration first"
@@ -381,8 +386,26 @@ class Machines:
                 hint="perhaps the register has lost a write; look where else it runs",
             )
         record = reg.stopped(view.record, stop)
-        await self._own(record, view.sequence)
+        try:
+            await self._own(record, view.sequence)
+        except ConflictError:
+            if vmm is not None:
+                await self._go_on(name, vmm)
+            raise
         return record
+
+    async def _go_on(self, name: str, vmm: Vmm) -> None:
+        """Run again what was to be stopped, if the register still names this host.
+
+        Raises ``RegisterUnclearError``.
+        """
+        record = (await self._register(name)).record
+        if record is None or not reg.may_run(record, self._host.name):
+            return
+        try:
+            await vmm.resume(record.epoch)
+        except GodwitError as error:
+            _log.warning("machine_not_resumed", machine=name, error=error.message)
 
     async def _is_answered(self, name: str, kind: str, request: str) -> bool:
         """Whether the log has an event that answers the request."""

@@ -10,11 +10,12 @@ from godwit.hypervisor.port import VmmState
 from godwit.proof.simulator import folds
 from godwit.proof.simulator.faults import Fault
 from godwit.proof.simulator.process import Process
-from godwit.runtime.lane import Scope
+from godwit.runtime.lane import LaneWriter, Scope
 from godwit.source_host.departure import Departure
 from godwit.source_host.service import SourceHost
 from godwit_protocol import register as reg
 from godwit_protocol import subjects
+from godwit_protocol.events import Event
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.loss import LossOrdered
@@ -494,6 +495,29 @@ def test_a_machine_that_was_started_anew_is_not_said_to_have_failed(calm: CalmCl
     calm.until(lambda: bool(told))
     assert told == [0]
     assert calm.told(mev.MachineFailed) == []
+    check(calm)
+
+
+def test_a_machine_departs_while_something_is_told_of_it(calm: CalmCluster) -> None:
+    """Nothing changes by that: it is still this host's. The log takes it late."""
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    source = calm.cluster.running["source-host-1"]
+    assert isinstance(source.service, SourceHost)
+    machines, told = source.service._machines, asyncio.Event()
+
+    async def append(_writer: LaneWriter, _event: Event) -> None:
+        await told.wait()
+
+    machines._append = append  # type: ignore[method-assign]
+    restored = mev.RegisterRestored(register_epoch=1, register_sequence=1)
+    telling = source.process.spawn(machines.tell("m", restored))
+    calm.migrate()
+    calm.until(calm.has_told(ev.MigrationEnded))
+    (ended,) = calm.told(ev.MigrationEnded)
+    assert isinstance(ended, ev.MigrationEnded)
+    assert ended.outcome is Outcome.COMPLETED
+    assert not telling.done()
     check(calm)
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -75,10 +76,10 @@ class Machines:
         self._until_let_go = until_let_go
         self._reservations: dict[str, asyncio.Future[ReservationGranted | ReservationRefused]] = {}
         self._changing: Counter[str] = Counter()
-        self._alone: dict[str, asyncio.Lock] = {}
+        self._alone: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def is_changing(self, name: str) -> bool:
-        """Whether the machine is being started or stopped."""
+        """Whether the machine is being started, stopped or paused."""
         return name in self._changing
 
     async def start(self, request: mev.MachineStartRequested) -> None:
@@ -135,7 +136,7 @@ class Machines:
 
     async def tell(self, name: str, event: Event) -> None:
         """Write an event of the machine's life to the log."""
-        async with self._change(name):
+        async with self._alone_with(name):
             await self._append(await self._writer(name), event)
 
     async def report_failure(self, name: str, message: str, *, said_in: int = 0) -> int:
@@ -144,7 +145,7 @@ class Machines:
         Returns the register's epoch in which it is said now, 0 if the machine is not this host's.
         ``said_in``: what this returned before.
         """
-        async with self._change(name):
+        async with self._alone_with(name):
             record = (await self._host.registers.read(name)).record
             if record is None or not reg.may_run(record, self._host.name):
                 return 0
@@ -169,17 +170,21 @@ class Machines:
 
     @asynccontextmanager
     async def _change(self, name: str) -> AsyncIterator[None]:
-        """Alone with the machine: what changes it goes one after the other, and so does what is
-        written of it, for a lane has one writer.
-        """
+        """Alone with the machine, which no migration is to begin with meanwhile."""
         self._changing[name] += 1
         try:
-            async with self._alone.setdefault(name, asyncio.Lock()):
+            async with self._alone_with(name):
                 yield
         finally:
             self._changing[name] -= 1
             if not self._changing[name]:
-                del self._changing[name], self._alone[name]
+                del self._changing[name]
+
+    def _alone_with(self, name: str) -> asyncio.Lock:
+        """What changes a machine goes one after the other, and so does what is written of it, for a
+        lane has one writer.
+        """
+        return self._alone.setdefault(name, asyncio.Lock())
 
     async def _answer_start(self, request: mev.MachineStartRequested) -> None:
         name = request.spec.name

@@ -6,7 +6,7 @@ the receiver's phase is the peer's error.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -17,6 +17,9 @@ from .machine import PAGE_BYTES, RegionSpec
 from .unpacking import unpack
 
 LINK_VERSION: Final = 2
+
+ClockNs = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+"""Of CLOCK_MONOTONIC; what is made of two of them still fits an event."""
 
 
 class LinkMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -118,9 +121,19 @@ class Runs(LinkMessage, frozen=True, kw_only=True, tag="runs"):
 class Ping(LinkMessage, frozen=True, kw_only=True, tag="ping"):
     """Either: I am alive. ``stun_near``, from a source: in some milliseconds it stuns the machine,
     if nothing comes between. Nothing hangs on it but how fast the destination is then.
+    ``asked_ns``, from a source: what time is it there, asked at this time here; 0: it is not asked.
     """
 
     stun_near: bool = False
+    asked_ns: ClockNs = 0
+
+
+class Pong(LinkMessage, frozen=True, kw_only=True, tag="pong"):
+    """Destination, at once, to the Ping that asked: when it was heard and answered, by my clock."""
+
+    asked_ns: ClockNs
+    heard_ns: ClockNs
+    said_ns: ClockNs
 
 
 class Here(LinkMessage, frozen=True, kw_only=True, tag="here"):
@@ -148,6 +161,7 @@ AnyLinkMessage = (
     | Quarantined
     | Runs
     | Ping
+    | Pong
 )
 
 _decoder: Final[msgspec.msgpack.Decoder[AnyLinkMessage]] = msgspec.msgpack.Decoder(AnyLinkMessage)

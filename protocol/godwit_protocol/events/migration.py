@@ -353,7 +353,11 @@ class MachineStunned(Event, frozen=True, kw_only=True):
 
 
 class FinalCopySent(Event, frozen=True, kw_only=True):
-    """The last pages and the checkpoint went out."""
+    """The last pages and the checkpoint went out.
+
+    ``clock_offset_ns``: the destination's monotonic clock less the source's, as asked over the link
+    before the stun, within ``clock_error_ns``; None: not known. On one clock it says nothing.
+    """
 
     TYPE: ClassVar[str] = "final_copy_sent"
     pages: int
@@ -361,6 +365,8 @@ class FinalCopySent(Event, frozen=True, kw_only=True):
     scan_ns: int
     sent_ns: int
     digest_ns: int = 0
+    clock_offset_ns: int | None = None
+    clock_error_ns: int = 0
 
 
 class ImageStaged(Event, frozen=True, kw_only=True):

@@ -133,13 +133,15 @@ class Paused(Input, frozen=True, kw_only=True):
 
 
 class FinalSent(Input, frozen=True, kw_only=True):
-    """The last pages are in the sockets."""
+    """The last pages are in the sockets. ``clock_offset_ns``: as in ``FinalCopySent``."""
 
     pages: int
     sent_bytes: int
     scan_ns: int
     sent_ns: int
     digest_ns: int = 0
+    clock_offset_ns: int | None = None
+    clock_error_ns: int = 0
 
 
 class Resumed(Input, frozen=True, kw_only=True):

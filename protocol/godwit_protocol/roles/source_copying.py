@@ -177,6 +177,8 @@ def final_sent(state: SourceState, given: Input, now_ns: int) -> Result:
         scan_ns=given.scan_ns,
         sent_ns=given.sent_ns,
         digest_ns=given.digest_ns,
+        clock_offset_ns=given.clock_offset_ns,
+        clock_error_ns=given.clock_error_ns,
     )
     deadline_ns = max(state.deadline_ns, now_ns + STAGED_NS_MIN)
     after = _replace(state, phase=Phase.STAGING, deadline_ns=deadline_ns)

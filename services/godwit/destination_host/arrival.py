@@ -17,6 +17,7 @@ from godwit.content.store import ContentStore
 from godwit.host.context import HostContext
 from godwit.host.facts import FactWriter
 from godwit.host.freeing import freed
+from godwit.host.peer_clock import answer
 from godwit.host.side import Side, failed, left, nothing, unclear
 from godwit.hypervisor.port import Incoming, Vmm, VmmState
 from godwit.runtime.cores import usable_cores
@@ -213,9 +214,15 @@ class Arrival(Side[DestinationState]):
             case link.Runs():
                 self._runner.tell(inp.PeerRuns())
             case link.Ping():
-                self._rehearse_stun()
+                self._take_ping(message, heard_ns)
             case _:
                 self._lost(f"the source said {type(message).__name__}, which is a destination's")
+
+    def _take_ping(self, ping: link.Ping, heard_ns: int) -> None:
+        if ping.asked_ns and self._control is not None:
+            self._control.say(answer(ping, heard_ns, self._host.clock.monotonic_ns))
+        if ping.stun_near:
+            self._rehearse_stun()
 
     def _take_hello(self, hello: link.Hello) -> None:
         fault = self._hello_fault(hello)

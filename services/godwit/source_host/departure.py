@@ -18,6 +18,7 @@ import structlog
 from godwit.host.context import HostContext
 from godwit.host.facts import FactWriter, acknowledged
 from godwit.host.freeing import freed
+from godwit.host.peer_clock import PeerClock
 from godwit.host.side import Side, failed, left, nothing, unclear
 from godwit.hypervisor.port import (
     Checkpoint,
@@ -107,6 +108,7 @@ class Departure(Side[SourceState]):
         self._digests: dict[str, bytes] = {}
         self._welcome: asyncio.Future[link.Welcome] = asyncio.get_running_loop().create_future()
         self._applied: dict[int, asyncio.Future[link.RoundApplied]] = {}
+        self._peer_clock = PeerClock(host.clock.monotonic_ns, self._say)
         self._over = asyncio.Event()
         """Nothing more comes over the link."""
         self._broken: UnreachableError | None = None
@@ -172,6 +174,7 @@ class Departure(Side[SourceState]):
                 return inp.AppendFailed(type=event_type, message=error.message)
 
             self._runner.start(self._await_log(stored, event_type), failed)
+            self._peer_clock.stop()
             self._say(link.Ping(stun_near=True))
             self._rehearse(inp.Appended(type=event_type), *_A_STUN)
         return None
@@ -267,9 +270,13 @@ class Departure(Side[SourceState]):
         self._facts.causes.by_link(message)
         match message:
             case link.Welcome():
+                self._peer_clock.ask()
                 _settle(self._welcome, message)
             case link.RoundApplied():
+                self._peer_clock.ask()
                 _settle(self._applied_future(message.round), message)
+            case link.Pong():
+                self._peer_clock.take(message, heard_ns)
             case link.Staged():
                 self._runner.tell(inp.PeerStaged(heard_ns=heard_ns))
             case link.Active():
@@ -342,6 +349,8 @@ class Departure(Side[SourceState]):
             scan_ns=sent.scan_ns,
             sent_ns=self._host.clock.monotonic_ns(),
             digest_ns=digest_ns,
+            clock_offset_ns=self._peer_clock.offset_ns(),
+            clock_error_ns=self._peer_clock.error_ns(),
         )
 
     async def _sent(

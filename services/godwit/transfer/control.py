@@ -21,6 +21,7 @@ PING_S: Final = 1.0
 SILENCE_S: Final = 5.0
 CLOSE_S: Final = 2.0
 READ_BYTES: Final = 256 * 1024
+_PING: Final = link.Ping()
 
 
 class ControlLink:
@@ -73,7 +74,7 @@ class ControlLink:
                     return self._lose("the peer closed the link")
                 for payload in frames.feed(data):
                     message = link.decode(payload)
-                    if not isinstance(message, link.Ping) or message.stun_near:
+                    if message != _PING:
                         self._on_message(message)
         except TimeoutError:
             self._lose(f"the peer was silent for {SILENCE_S:g} s")
@@ -83,7 +84,7 @@ class ControlLink:
     async def _ping(self) -> None:
         while True:
             await asyncio.sleep(PING_S)
-            self.say(link.Ping())
+            self.say(_PING)
 
     def _lose(self, reason: str) -> None:
         self._tasks[1].cancel()

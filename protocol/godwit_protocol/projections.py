@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from .clock_offset import ClockOffset
 from .events import Envelope, Event, Recorded
 from .events import bandwidth as bev
 from .events import machine as mev
@@ -25,12 +26,15 @@ STUN_PARTS: Final = (
     *("load", "staged", "go", "activate", "resume"),
 )
 """What a stun is taken apart into, in the order in which it happens."""
+BETWEEN_HOSTS: Final = ("receive", "staged", "go")
+"""Those that begin on one host and end on the other."""
 
 
 class StunMarks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Instants of one stun, in ns of CLOCK_MONOTONIC; 0 if not (yet) known.
 
-    Those of the source and those of the destination compare only if both hosts have one boot id.
+    Those of the source and those of the destination compare if both hosts have one boot id, and, as
+    ``clock`` says, if the offset of their clocks was measured.
     """
 
     stopped_ns: int = 0
@@ -46,14 +50,51 @@ class StunMarks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     first_step_ns: int = 0
     source_boot: str = ""
     destination_boot: str = ""
+    clock_offset_ns: int | None = None
+    """As in ``FinalCopySent``."""
+    clock_error_ns: int = 0
+
+    def clock(self) -> ClockOffset | None:
+        """How far the destination's clock is ahead of the source's, and within what error; None if
+        nobody knows. What was measured before the stun is narrowed by the stun's own messages: each
+        was heard after it was said.
+        """
+        if self.source_boot == self.destination_boot:
+            return ClockOffset(offset_ns=0, error_ns=0)
+        if self.clock_offset_ns is None:
+            return None
+        measured = ClockOffset(offset_ns=self.clock_offset_ns, error_ns=self.clock_error_ns)
+        staged = self.staged_ns and self.staged_heard_ns
+        there = ((self.sent_ns, self.received_ns), (self.staged_heard_ns, self.go_heard_ns))
+        return measured.narrowed(
+            self.staged_ns - self.staged_heard_ns if staged else None,
+            min((heard - said for said, heard in there if said and heard), default=None),
+        )
 
     def stun_ns(self) -> int | None:
         """From the last step on the source to the first on the destination; None if unknown."""
-        if not self.stopped_ns or not self.first_step_ns:
+        clock = self.clock()
+        if not self.stopped_ns or not self.first_step_ns or clock is None:
             return None
-        if self.source_boot != self.destination_boot:
+        return self.first_step_ns - clock.offset_ns - self.stopped_ns
+
+    def error_ns(self) -> int:
+        """What the stun and each of ``BETWEEN_HOSTS`` may be off by; 0 on one clock."""
+        clock = self.clock()
+        return 0 if clock is None else clock.error_ns
+
+    def into_ns(self, boot: str, monotonic_ns: int) -> int | None:
+        """How long after the machine stopped that was, by the clock of either host; None if it
+        never stopped, or it cannot be known.
+        """
+        if not self.stopped_ns:
             return None
-        return self.first_step_ns - self.stopped_ns
+        if boot == self.source_boot:
+            return monotonic_ns - self.stopped_ns
+        clock = self.clock()
+        if boot != self.destination_boot or clock is None:
+            return None
+        return monotonic_ns - clock.offset_ns - self.stopped_ns
 
     def components_ns(self) -> dict[str, int]:
         """The stun taken apart, in the order in which it happens; the parts add up to the stun.
@@ -62,29 +103,34 @@ class StunMarks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         that is ordered to run the machine, say, has heard no GO.
         """
         parts = self.parts_ns()
-        if self.stun_ns() is None or tuple(parts) != STUN_PARTS or min(parts.values()) < 0:
-            return {}
-        return parts
+        return parts if self.stun_ns() is not None and tuple(parts) == STUN_PARTS else {}
 
     def parts_ns(self) -> dict[str, int]:
-        """Those parts of which begin and end are known. One that begins on one host and ends on the
-        other means something only if both have one boot id.
+        """Those parts of which begin and end are known, in that order: also of a stun that was
+        called off. What would be less than nothing is not known.
         """
+        clock = self.clock()
+        ahead_ns = 0 if clock is None else clock.offset_ns
         searched_ns = self.frozen_ns and self.frozen_ns + self.scan_ns + self.digest_ns
         ends = (
-            ("freeze", self.stopped_ns, self.frozen_ns),
-            ("copy", searched_ns, self.sent_ns),
-            ("receive", self.sent_ns, self.received_ns),
-            ("load", self.received_ns, self.staged_ns),
-            ("staged", self.staged_ns, self.staged_heard_ns),
-            ("go", self.staged_heard_ns, self.go_heard_ns),
-            ("activate", self.go_heard_ns, self.owned_ns),
-            ("resume", self.owned_ns, self.first_step_ns),
+            ("freeze", self.stopped_ns, self.frozen_ns, 0),
+            ("copy", searched_ns, self.sent_ns, 0),
+            ("receive", self.sent_ns, self.received_ns, -ahead_ns),
+            ("load", self.received_ns, self.staged_ns, 0),
+            ("staged", self.staged_ns, self.staged_heard_ns, ahead_ns),
+            ("go", self.staged_heard_ns, self.go_heard_ns, -ahead_ns),
+            ("activate", self.go_heard_ns, self.owned_ns, 0),
+            ("resume", self.owned_ns, self.first_step_ns, 0),
         )
-        known = {part: end - begin for part, begin, end in ends if begin and end}
+        known = {part: end - begin + by_ns for part, begin, end, by_ns in ends if begin and end}
         if self.sent_ns:
             known |= {"scan": self.scan_ns, "digest": self.digest_ns}
-        return {part: known[part] for part in STUN_PARTS if part in known}
+        untold = BETWEEN_HOSTS if clock is None else ()
+        return {
+            part: known[part]
+            for part in STUN_PARTS
+            if part not in untold and known.get(part, -1) >= 0
+        }
 
 
 class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -145,6 +191,11 @@ class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def stun_ns(self) -> int | None:
         """How long the machine stood still; None if it never did or it cannot be known."""
         return self.marks.stun_ns() or (self.aborted_stun_ns or None)
+
+    @property
+    def stun_error_ns(self) -> int:
+        """What that may be off by; 0 where one clock measured it."""
+        return 0 if self.marks.stun_ns() is None else self.marks.error_ns()
 
     @property
     def duration_ns(self) -> int:
@@ -238,13 +289,25 @@ def _final_copy(
     summary: MigrationSummary, _: Envelope, event: ev.FinalCopySent
 ) -> MigrationSummary:
     marks = _replace(
-        summary.marks, scan_ns=event.scan_ns, digest_ns=event.digest_ns, sent_ns=event.sent_ns
+        summary.marks,
+        scan_ns=event.scan_ns,
+        digest_ns=event.digest_ns,
+        sent_ns=event.sent_ns,
+        clock_offset_ns=event.clock_offset_ns,
+        clock_error_ns=event.clock_error_ns,
     )
     return _replace(summary, marks=marks, final_pages=event.pages, final_bytes=event.sent_bytes)
 
 
-def _staged(summary: MigrationSummary, _: Envelope, event: ev.ImageStaged) -> MigrationSummary:
-    marks = _replace(summary.marks, received_ns=event.received_ns, staged_ns=event.staged_ns)
+def _staged(
+    summary: MigrationSummary, envelope: Envelope, event: ev.ImageStaged
+) -> MigrationSummary:
+    marks = _replace(
+        summary.marks,
+        received_ns=event.received_ns,
+        staged_ns=event.staged_ns,
+        destination_boot=envelope.boot,
+    )
     return _replace(summary, marks=marks, digests=event.digests)
 
 

@@ -33,6 +33,7 @@ from godwit_protocol.stored import Stored
 MIGRATION_KEYS = {
     *("id", "machine", "source", "destination", "outcome", "reason", "message", "rounds"),
     *("resolve", "stun_ms", "stun_components_ms", "bytes_sent", "duration_s", "round_details"),
+    "stun_error_ms",
     *("dirty_bytes_per_second_by_region", "bandwidth_limit_bytes_per_second"),
     *("bandwidth_changed_by", "verify"),
 }

@@ -24,6 +24,7 @@ from godwit_protocol.events import migration as ev
 from godwit_protocol.projections import MigrationSummary, fold
 from recorded_logs import in_file
 from structs_of import enveloped, structs
+from two_computers import measured, on_two_computers
 
 LOGS = Path(__file__).parents[1] / "golden" / "logs"
 NS = 1e9
@@ -147,18 +148,27 @@ def test_between_computers_a_stun_lasts_until_the_source_heard_of_its_end() -> N
     migrations.begin()
     heard_ns = stopped_ns = 0
     for recorded, time_ns in told("v1-completed.ndjson"):
-        envelope = recorded.envelope
-        if envelope.lane is Lane.DESTINATION:
-            envelope = msgspec.structs.replace(envelope, boot="another")
         if isinstance(recorded.event, ev.MachineStunned):
             stopped_ns = recorded.event.stopped_ns
         if isinstance(recorded.event, ev.MachineReleased):
-            heard_ns = envelope.monotonic_ns
-        migrations.learn(Recorded(envelope, recorded.event), time_ns)
+            heard_ns = recorded.envelope.monotonic_ns
+        migrations.learn(on_two_computers(recorded), time_ns)
     expected = (1, (heard_ns - stopped_ns) / NS)
     assert total(figures, metrics.STUN_SECONDS, "completed") == expected
     assert total(figures, metrics.STUN_COMPONENT_SECONDS, "copy")[0] == 1
     assert total(figures, metrics.STUN_COMPONENT_SECONDS, "go")[0] == 0
+
+
+def test_between_computers_whose_clocks_were_compared_it_is_that_of_the_fold() -> None:
+    figures, folded = Figures(Service.COORDINATOR), MigrationSummary(id="m")
+    migrations = Migrations(figures, "coordinator-1")
+    migrations.begin()
+    for recorded, time_ns in told("v1-completed.ndjson"):
+        folded = fold(folded, measured(recorded))
+        migrations.learn(measured(recorded), time_ns)
+    assert folded.stun_ns is not None
+    assert total(figures, metrics.STUN_SECONDS, "completed") == (1, folded.stun_ns / NS)
+    assert total(figures, metrics.STUN_COMPONENT_SECONDS, "go")[0] == 1
 
 
 @pytest.mark.parametrize("name", ["v1-aborted.ndjson", "v1-rolled-back.ndjson"])

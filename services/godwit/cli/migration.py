@@ -23,7 +23,7 @@ from godwit.pictures.migrations import (
 )
 from godwit.pictures.narrative import NOT_KNOWN_TO_RUN, reason
 from godwit.pictures.stun import NONE as NO_STUN
-from godwit.pictures.stun import stun
+from godwit.pictures.stun import stun, stun_parts
 from godwit_protocol.errors import ConflictError, DeadlineError
 from godwit_protocol.estimation.admission import AdmissionPolicy
 from godwit_protocol.events import migration as ev
@@ -347,8 +347,7 @@ def _facts(summary: MigrationSummary) -> list[tuple[str, str]]:
         facts.append(("saved by compression", size(summary.compression_bytes)))
     if (stood := stun(summary)) != NO_STUN:
         facts.append(("stun", stood))
-        parts = summary.marks.components_ns().items()
-        facts += [(f"  {part}", duration(part_ns)) for part, part_ns in parts]
+        facts += [(f"  {part}", took) for part, took in stun_parts(summary)]
     return facts
 
 

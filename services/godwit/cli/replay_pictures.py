@@ -20,7 +20,7 @@ from godwit.pictures.figures import (
 from godwit.pictures.migrations import as_json
 from godwit.pictures.narrative import Narrator, reason
 from godwit.pictures.stun import NONE as NO_STUN
-from godwit.pictures.stun import stun
+from godwit.pictures.stun import stun, stun_parts
 from godwit_protocol.convergence import Decision
 from godwit_protocol.events import Lane
 from godwit_protocol.events import migration as ev
@@ -77,16 +77,16 @@ def _line(moment: Moment, summary: MigrationSummary, narrator: Narrator) -> str:
 
 def _into_stun(moment: Moment, summary: MigrationSummary) -> str:
     """How long the machine had stood still; nothing where it had not, or no clock can tell."""
-    envelope, marks = moment.recorded.envelope, summary.marks
-    if not marks.stopped_ns or envelope.boot != marks.source_boot:
-        return ""
+    envelope = moment.recorded.envelope
     if envelope.lane not in (Lane.SOURCE, Lane.DESTINATION):
         return ""
     if isinstance(moment.recorded.event, ev.MachineReleased):
         return ""
-    into_ns = envelope.monotonic_ns - marks.stopped_ns
+    into_ns = summary.marks.into_ns(envelope.boot, envelope.monotonic_ns)
+    if into_ns is None or into_ns < 0:
+        return ""
     is_over = summary.stun_ns is not None and into_ns > summary.stun_ns
-    return "" if into_ns < 0 or is_over else f"stun +{milliseconds(into_ns):.1f} ms"
+    return "" if is_over else f"stun +{milliseconds(into_ns):.1f} ms"
 
 
 def _because(moment: Moment) -> str:
@@ -145,14 +145,7 @@ def _stun(summary: MigrationSummary) -> list[tuple[str, str]]:
     stood = stun(summary)
     if stood == NO_STUN:
         return []
-    facts = [("stun", stood)]
-    parts = summary.marks.components_ns()
-    facts += [(f"  {part}", duration(part_ns)) for part, part_ns in parts.items()]
-    if summary.stun_ns is not None and not parts:
-        ran = summary.marks.first_step_ns
-        why = "it was not given by GO" if ran else "it did not run at the destination"
-        facts.append(("  parts", f"not all of them are known: {why}"))
-    return facts
+    return [("stun", stood), *((f"  {part}", took) for part, took in stun_parts(summary))]
 
 
 def timeline_json(told: Timeline) -> dict[str, Any]:

@@ -167,7 +167,8 @@ STUN_SECONDS = Metric(
     "godwit_migration_stun_seconds",
     Kind.HISTOGRAM,
     "How long machines stood still; aborted: until the machine ran on at its source. Where the two"
-    " hosts have no clock in common, until the source heard that the machine runs.",
+    " hosts have no clock in common and the offset of theirs is not known, until the source heard"
+    " that the machine runs.",
     _COORDINATOR,
     ("outcome",),
     _each((Outcome.COMPLETED, Outcome.ABORTED)),
@@ -177,7 +178,7 @@ STUN_COMPONENT_SECONDS = Metric(
     "godwit_migration_stun_component_seconds",
     Kind.HISTOGRAM,
     "The parts of completed migrations' stuns. Those that begin on one host and end on the other"
-    " (receive, staged, go) only where both have one clock.",
+    " (receive, staged, go) only where both have one clock, or the offset of theirs is known.",
     _COORDINATOR,
     ("component",),
     _each(COMPONENTS),

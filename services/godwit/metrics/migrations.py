@@ -15,15 +15,13 @@ from godwit_protocol.estimation.record import is_whole
 from godwit_protocol.events import Lane, Recorded
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Outcome
-from godwit_protocol.projections import MigrationSummary, StunMarks, fold
+from godwit_protocol.projections import MigrationSummary, fold
 
 from . import definitions as metrics
 from .figures import Figures, Reading
 
 FOLLOWED_MAX: Final = 11_000
 """Migrations that are followed at a time, the newest: those that are open, and some that ended."""
-OF_ONE_HOST: Final = ("freeze", "scan", "digest", "copy", "load", "activate", "resume")
-"""Components of a stun that begin and end on one host."""
 _NS: Final = 1e9
 
 
@@ -115,7 +113,7 @@ class Migrations:
         self._observe(metrics.STUN_SECONDS, stun_ns, summary.outcome)
         if summary.outcome is not Outcome.COMPLETED:
             return
-        for name, component_ns in _components_ns(summary.marks).items():
+        for name, component_ns in summary.marks.parts_ns().items():
             self._observe(metrics.STUN_COMPONENT_SECONDS, component_ns, name)
         if stun_ns > summary.limits.longest_stun_ns:
             self._figures.add(metrics.STUN_LIMIT_EXCEEDED)
@@ -125,9 +123,3 @@ class Migrations:
         doubtful = outcomes.count(Outcome.IN_DOUBT)
         yield Reading(metrics.MIGRATIONS_OPEN, outcomes.count(Outcome.RUNNING) + doubtful)
         yield Reading(metrics.MIGRATIONS_IN_DOUBT, doubtful)
-
-
-def _components_ns(marks: StunMarks) -> dict[str, int]:
-    """The parts of a stun that are known."""
-    known = marks.parts_ns().items()
-    return marks.components_ns() or {name: ns for name, ns in known if name in OF_ONE_HOST}

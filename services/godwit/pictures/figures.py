@@ -38,6 +38,16 @@ def duration(duration_ns: int) -> str:
     return _scaled(duration_ns, _TIMES) or f"{duration_ns} ns"
 
 
+def exact(duration_ns: int) -> str:
+    """Milliseconds to the microsecond: ``5.548 ms``."""
+    return f"{duration_ns / 1e6:,.3f} ms"
+
+
+def within(error_ns: int) -> str:
+    """What a figure may be off by, to be put behind it: `` ± 80 µs``; nothing if it is exact."""
+    return f" ± {-(-error_ns // 1000):,} µs" if error_ns else ""
+
+
 def clock(wall_ns: int) -> str:
     """Local time of day with milliseconds: ``16:31:33.123``."""
     return datetime.fromtimestamp(wall_ns / 1e9).strftime("%H:%M:%S.%f")[:-3]

@@ -108,6 +108,7 @@ def as_json(summary: MigrationSummary) -> dict[str, Any]:
         "verify": summary.verify.value,
         "rounds": len(summary.rounds),
         "stun_ms": None if stun_ns is None else milliseconds(stun_ns),
+        "stun_error_ms": None if stun_ns is None else milliseconds(summary.stun_error_ns),
         "stun_components_ms": stun_components_ms(summary),
         "bandwidth_limit_bytes_per_second": summary.limits.bandwidth_bytes_per_second or None,
         "bandwidth_changed_by": summary.bandwidth_changed_by,
@@ -122,8 +123,8 @@ def as_json(summary: MigrationSummary) -> dict[str, Any]:
 
 
 def stun_components_ms(summary: MigrationSummary) -> dict[str, float]:
-    """The stun taken apart, in the order in which it happens."""
-    return {part: milliseconds(ns) for part, ns in summary.marks.components_ns().items()}
+    """The parts of the stun that are known, in the order in which they happen."""
+    return {part: milliseconds(ns) for part, ns in summary.marks.parts_ns().items()}
 
 
 def throughput_bytes_per_second(summary: MigrationSummary) -> float:

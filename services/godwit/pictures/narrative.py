@@ -24,7 +24,7 @@ from godwit_protocol.projections import MigrationSummary, fold
 from godwit_protocol.quantities import format_duration_ns, format_size
 from godwit_protocol.replay.signatures import KEY_SHOWN
 
-from .figures import count, duration, rate, size
+from .figures import count, duration, rate, size, within
 
 MIGRATIONS_FOLLOWED_MAX: Final = 1000
 """Migrations whose figures a narrator keeps; of more, the oldest's are told without."""
@@ -92,7 +92,7 @@ def _stood_still(before: MigrationSummary, after: MigrationSummary, event: Event
         return ". It never stopped" if never and not event.stun_ns else ""
     if before.stun_ns is not None or after.marks.stun_ns() is None:
         return ""
-    return f". It stood still for {duration(after.stun_ns or 0)}"
+    return f". It stood still for {duration(after.stun_ns or 0)}{within(after.stun_error_ns)}"
 
 
 def may_have_stopped(summary: MigrationSummary, ended: AbortReason) -> bool:

@@ -23,7 +23,7 @@ from . import courses
 from .courses import RULES
 from .figures import clock, count, day_and_clock, duration, rate, size
 from .narrative import Narrator, reason
-from .stun import stun
+from .stun import stun, stun_parts
 
 LINKS_BYTES_PER_SECOND: Final = (125e6, 1.25e9, 3.125e9, 12.5e9)
 """1, 10, 25 and 100 Gbit/s: what the page plays the move over."""
@@ -142,12 +142,12 @@ def _rounds(rounds: Sequence[ev.RoundCompleted]) -> str:
 
 
 def _stun(summary: MigrationSummary) -> str:
-    parts = summary.marks.components_ns()
+    parts = summary.marks.parts_ns()
     if not parts:
         return ""
-    whole = max(summary.stun_ns or 0, 1)
-    rows = [(part, duration(part_ns)) for part, part_ns in parts.items()]
-    bars = [_bar(max(part_ns, 0) / whole) for part_ns in parts.values()]
+    whole = max(summary.stun_ns or 0, *parts.values(), 1)
+    rows = stun_parts(summary)
+    bars = [_bar(parts.get(part, 0) / whole) for part, _ in rows]
     return "<h2>The stun, taken apart</h2>" + _table(("part", "took", "share"), rows, bars)
 
 

@@ -1,22 +1,24 @@
-"""How long a machine stood still, in words: also why that is not known, where it is not. Pure."""
+"""How long a machine stood still, in words: whole and taken apart, and why that is not known, where
+it is not. Pure.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
 from godwit_protocol.events.migration import Outcome
-from godwit_protocol.projections import MigrationSummary
+from godwit_protocol.projections import BETWEEN_HOSTS, MigrationSummary
 
-from .figures import duration
+from .figures import exact, within
 from .narrative import NOT_KNOWN_TO_RUN, may_have_stopped
 
 NONE: Final = "none"
 
 
 def stun(summary: MigrationSummary) -> str:
-    """``12.3 ms``; ``none`` if nothing stopped it."""
+    """``12.345 ms``, or ``12.345 ms ± 80 µs``; ``none`` if nothing stopped it."""
     if summary.stun_ns is not None:
-        return duration(summary.stun_ns)
+        return exact(summary.stun_ns) + within(summary.stun_error_ns)
     if summary.marks.first_step_ns:
         return _at_the_destination(summary)
     if not may_have_stopped(summary, summary.reason):
@@ -24,6 +26,19 @@ def stun(summary: MigrationSummary) -> str:
     if summary.abandoned and summary.reason not in NOT_KNOWN_TO_RUN:
         return "not known: the source's service was restarted meanwhile"
     return _still(summary)
+
+
+def stun_parts(summary: MigrationSummary) -> list[tuple[str, str]]:
+    """Each part that is known with what it took, and if some are not, why."""
+    marks = summary.marks
+    told = [
+        (part, exact(part_ns) + within(marks.error_ns() if part in BETWEEN_HOSTS else 0))
+        for part, part_ns in marks.parts_ns().items()
+    ]
+    if summary.stun_ns is None or marks.components_ns():
+        return told
+    why = "it was not given by GO" if marks.first_step_ns else "it did not run at the destination"
+    return [*told, ("parts", f"not all of them are known: {why}")]
 
 
 def _at_the_destination(summary: MigrationSummary) -> str:

@@ -10,6 +10,7 @@ import pytest
 from godwit.cli.guest_client import GuestClient
 from godwit.guests.corpus import questions, sentences
 from godwit_protocol.events.migration import Limits, Outcome
+from godwit_protocol.projections import StunMarks
 from operations import Operations
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
@@ -20,6 +21,12 @@ AHEAD_STEPS = 2_000
 ONE_THREAD = ("OPENBLAS_NUM_THREADS=1",)
 
 
+def assert_clocks_agree(marks: StunMarks) -> None:
+    """Both hosts are this one: what was measured over the link is nothing, within its error."""
+    assert marks.clock_offset_ns is not None
+    assert abs(marks.clock_offset_ns) <= marks.clock_error_ns
+
+
 async def journey(operations: Operations, name: str) -> None:
     """There and back."""
     for destination in ("host-2", "host-1"):
@@ -27,6 +34,7 @@ async def journey(operations: Operations, name: str) -> None:
         assert summary.outcome is Outcome.COMPLETED, (summary.reason, summary.message)
         assert summary.stun_ns is not None
         assert sum(summary.marks.components_ns().values()) == summary.stun_ns
+        assert_clocks_agree(summary.marks)
         assert (await operations.record(name)).owner == destination
 
 

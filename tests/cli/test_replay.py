@@ -83,7 +83,7 @@ async def test_a_file_is_verified_without_a_cluster(
     file.write_bytes(b"".join(whole[:place] + whole[place + 1 :]))
     broken = await godwit("replay", "verify", "--all", "--from", str(file), url="")
     assert broken.status == 11
-    assert "(round_completed): number 2 comes after 0" in broken.out
+    assert "): number 2 comes after 0" in broken.out
 
 
 async def test_a_file_that_is_no_log_is_refused_with_its_name(

@@ -8,15 +8,16 @@ import pytest
 from msgspec.structs import replace
 
 from godwit.catalogue.loading import load
-from godwit_protocol import ledger
+from godwit_protocol import ledger, subjects
 from godwit_protocol.catalogue import GpuMode
-from godwit_protocol.errors import LocalProtocolError
+from godwit_protocol.errors import CorruptError, LocalProtocolError
 from godwit_protocol.events.machine import GpuInventory
 from godwit_protocol.events.migration import Placement, ReservationRefused
 from godwit_protocol.ledger import EntryKind, HostPicture, LedgerEntry, ProfileWanted, RefusalCode
 from godwit_protocol.placement.policy import DeviceGroup, Policy
 from godwit_protocol.roles import tracker
 from godwit_protocol.roles.inputs import Tick
+from godwit_protocol.stored import Stored
 
 H100, L40S = "H100-80GB", "L40S-48GB"
 CATALOGUE = load()
@@ -273,3 +274,12 @@ def test_whoever_loses_a_write_stands_aside_until_the_next_retry() -> None:
 def test_another_roles_input_is_refused() -> None:
     with pytest.raises(LocalProtocolError, match="Tick"):
         tracker.step(tracker.TrackerState(catalogue=CATALOGUE), Tick())
+
+
+def test_a_line_stands_in_the_ledger_of_its_own_host_or_in_none() -> None:
+    over = LedgerEntry(kind=EntryKind.RELEASED, reservation="r", machine="m1", host="host-1")
+    data = ledger.encode_entry(over)
+    own, another = (Stored(subjects.ledger(host), 1, 0, data, {}) for host in ("host-1", "host-2"))
+    assert ledger.line_of(own) == over
+    with pytest.raises(CorruptError, match="a line of host host-1 stands in another's"):
+        ledger.line_of(another)

@@ -289,7 +289,23 @@ class Moves:
             for what, kind, draft, told in self._results.of(world, who, operation):
                 draft.end(who, operation)
                 moves = self._feed(draft, Label(what, who, operation.work), told, kind)
-                yield from map(_without_order, moves) if operation.work in WRITING else moves
+                yield from map(self._without_order, moves) if operation.work in WRITING else moves
+
+    def _without_order(self, move: Move) -> Move:
+        """A side that has written what it could, and is not about to run, has obeyed: what it does
+        later it does not by that order. Of one that crashes, its next life decides, as of one that
+        the register names: by that it may run the machine yet.
+        """
+        who, world = move.label.who, move.world
+        works = {operation.work for operation in world.side(who).pending}
+        if move.label.crashes_after >= 0 or works & RUNNING or self.has_won(world, who):
+            return move
+        return move._replace(world=world._replace(ordered=world.ordered & ~(1 << who)))
+
+    def has_won(self, world: World, who: int) -> bool:
+        """Whether the register names that side by a write of the migration."""
+        shown = self.records[world.register[-1]]
+        return shown.migration == script.MIGRATION and shown.owner == script.HOSTS[who]
 
     def _start(self, world: World, who: int) -> Iterator[Move]:
         if _is_prepared(world.destination):
@@ -385,17 +401,6 @@ class Moves:
         draft.is_given_up = True
         kind = Kind.OPERATOR if self.endings.can_end(world) else Kind.FAULT
         return moved(Label(What.GIVE_UP), kind, draft)
-
-
-def _without_order(move: Move) -> Move:
-    """A side that has written what it could, and is not about to run, has obeyed: what it does
-    later it does not by that order. Of one that crashes, its next life decides.
-    """
-    who, world = move.label.who, move.world
-    works = {operation.work for operation in world.side(who).pending}
-    if move.label.crashes_after >= 0 or works & RUNNING:
-        return move
-    return move._replace(world=world._replace(ordered=world.ordered & ~(1 << who)))
 
 
 def _do(draft: Draft, who: int, deed: Deed) -> None:

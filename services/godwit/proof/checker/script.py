@@ -19,6 +19,7 @@ from godwit_protocol.roles.inputs import Input
 MIGRATION: Final = "m"
 SOURCE_HOST: Final = "host-1"
 DESTINATION_HOST: Final = "host-2"
+HOSTS: Final = (SOURCE_HOST, DESTINATION_HOST)
 WHY: Final = AbortReason.CANCELLED
 _SPEC: Final = MachineSpec(name="machine", guest="guests:Any", ram_bytes=4096)
 

@@ -294,7 +294,7 @@ class Moves:
     def _without_order(self, move: Move) -> Move:
         """A side that has written what it could, and is not about to run, has obeyed: what it does
         later it does not by that order. Of one that crashes, its next life decides, as of one that
-        the register names, or may yet name: by that it may run the machine.
+        may be shown that the register names it: by that it may run the machine.
         """
         who, world = move.label.who, move.world
         works = {operation.work for operation in world.side(who).pending}
@@ -303,10 +303,10 @@ class Moves:
         return move._replace(world=world._replace(ordered=world.ordered & ~(1 << who)))
 
     def may_win(self, world: World, who: int) -> bool:
-        """Whether the register names that side by a write of the migration, or such a write is on
-        its way that was given up for lost.
+        """Whether the register names that side by a write of the migration, or has done so, or
+        such a write is on its way that was given up for lost.
         """
-        numbers = (world.register[-1], *(stray.record for stray in world.strays))
+        numbers = (*world.register, *(stray.record for stray in world.strays))
         given = (self.records[number] for number in numbers)
         host = script.HOSTS[who]
         return any(each.migration == script.MIGRATION and each.owner == host for each in given)

@@ -104,6 +104,19 @@ def test_a_source_of_the_past_that_stunned_nothing_moved_nothing() -> None:
     assert not any(isinstance(effect, fx.FreeMemory) for effect in effects)
 
 
+@pytest.mark.parametrize("value", [reg.RegisterValue.STOPPED, reg.RegisterValue.LOST])
+def test_a_source_that_is_restarted_resumes_no_machine_that_was_stopped(
+    value: reg.RegisterValue,
+) -> None:
+    """The migration came while it was being stopped; its service died in between (seed 50558)."""
+    stopped = begun_source(record(value, "a", 2, ""))
+    state, effects = recovery.recover_source(stopped, frozenset(), 0, image_left=True)
+    assert state.phase is SourcePhase.ABANDONED
+    told = [effect.event for effect in effects if isinstance(effect, fx.Append)]
+    assert told == [ev.MigrationAbandoned(reason=AbortReason.SUPERSEDED, message=STOPPED)]
+    assert not any(isinstance(effect, fx.ResumeMachine) for effect in effects)
+
+
 @pytest.mark.parametrize("released", [False, True])
 def test_a_source_of_the_past_frees_what_the_machine_left(released: bool) -> None:
     facts = {ev.MachineStunned.TYPE, ev.GoGiven.TYPE}

@@ -22,7 +22,7 @@ from . import effects as fx
 from .destination_state import DestinationState
 from .effects import Effect
 from .source_deciding import run_again
-from .source_endings import to_destination
+from .source_endings import STOPPED, abandon, to_destination
 from .source_state import SourceState
 
 Effects = tuple[Effect, ...]
@@ -57,6 +57,8 @@ def recover_source(
     yielded = _is_moved(record, state)
     if record is None or state.gave_up or not (yielded or record.owner == state.host):
         return msgspec.structs.replace(state, phase=phase.DOUBTING, alarmed=True), (_alarm(state),)
+    if state.never_stunned and record.value in reg.UNOWNED:
+        return abandon(state, AbortReason.SUPERSEDED, STOPPED)
     if state.never_stunned:
         return _at(state, phase.RESUMING), (fx.ResumeMachine(epoch=state.epoch),)
     if record.value is reg.RegisterValue.TAKEN_BACK and record.migration == begun.migration:

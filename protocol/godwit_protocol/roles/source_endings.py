@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from .. import link
@@ -18,6 +20,8 @@ from .source_state import Phase, SourceState
 
 Effects = tuple[Effect, ...]
 Result = tuple[SourceState, Effects]
+
+STOPPED: Final = "the machine was stopped"
 
 _replace = msgspec.structs.replace
 

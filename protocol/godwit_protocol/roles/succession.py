@@ -22,7 +22,7 @@ from . import destination, source_state
 from . import effects as fx
 from .destination import DestinationState
 from .effects import Durability, Effect
-from .source_endings import abandon
+from .source_endings import STOPPED, abandon
 from .source_state import SourceState
 
 Effects = tuple[Effect, ...]
@@ -99,7 +99,7 @@ def source_after(begun: SourceState, facts: AbstractSet[str]) -> tuple[SourceSta
         phase = source_state.Phase.ABANDONED
         return _replace(begun, phase=phase), (fx.Finish(reason=AbortReason.SERVICE_RESTARTED),)
     if ev.MachineStunned.TYPE not in facts:
-        return abandon(begun, AbortReason.SUPERSEDED, "the machine was stopped")
+        return abandon(begun, AbortReason.SUPERSEDED, STOPPED)
     releasing = _replace(begun, phase=source_state.Phase.RELEASING)
     if ev.MachineReleased.TYPE in facts:
         return releasing, (fx.FreeMemory(),)

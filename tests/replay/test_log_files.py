@@ -132,7 +132,7 @@ class Served:
         return self._file.read(subjects, after_sequence=after_sequence)
 
     def tail(self, subjects: Sequence[str], *, after_sequence: int = 0) -> AsyncIterator[Stored]:
-        raise NotImplementedError
+        raise AssertionError("nothing is followed to verify what is there")
 
 
 async def test_a_server_is_asked_for_what_came_late_by_its_subjects(tmp_path: Path) -> None:

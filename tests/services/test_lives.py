@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest_asyncio
 
@@ -26,21 +27,10 @@ class LateLog(NatsLog):
     arrives: asyncio.Event
     stored: asyncio.Event
 
-    async def append(
-        self,
-        subject: str,
-        data: bytes,
-        *,
-        message_id: str,
-        expected_last_sequence: int | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout_s: float = 5.0,
-    ) -> int:
+    async def append(self, subject: str, data: bytes, **told: Any) -> int:
         self.sent.set()
         await self.arrives.wait()
-        sequence = await super().append(
-            subject, data, message_id=message_id, expected_last_sequence=expected_last_sequence
-        )
+        sequence = await super().append(subject, data, **told)
         self.stored.set()
         return sequence
 

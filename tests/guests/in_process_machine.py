@@ -27,6 +27,7 @@ class InProcessMachine:
     name: str
     ram: memoryview
     vgpus: tuple[InProcessVGpu, ...] = ()
+    stop_wanted: bool = False
 
     @classmethod
     def of(cls, ram_bytes: int, *framebuffer_bytes: int) -> InProcessMachine:

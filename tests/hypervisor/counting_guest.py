@@ -2,14 +2,17 @@
 
 Requests: ``count``, ``count …`` -> the counter's next value; ``stamp REGION PAGE VALUE``;
 ``readinto REGION PAGE COUNT`` (the kernel writes); ``read REGION PAGE``; ``idle 0|1``; ``fail``;
-``exit``; ``short`` (one reply too few); ``long`` (a reply beyond the limit); ``env NAME``.
+``exit``; ``short`` (one reply too few); ``long`` (a reply beyond the limit); ``env NAME``; ``work``
+(a step that goes on, and says so in page 1, until somebody wants the guest to stop).
 """
 
 import os
 import struct
+import time
 from pathlib import Path
 
 PAGE = 4096
+WORK_S_MAX = 30.0
 
 
 class CountingGuest:
@@ -41,6 +44,7 @@ class CountingGuest:
         return struct.unpack_from("<Q", self.regions[0])[0]
 
     def _attach(self, machine):
+        self.machine = machine
         self.regions = [machine.ram, *(vgpu.framebuffer for vgpu in machine.vgpus)]
         self.steps = 0
 
@@ -72,6 +76,14 @@ class CountingGuest:
 
     def _env(self, name):
         return os.environ.get(name, "").encode()
+
+    def _work(self):
+        give_up_s = time.monotonic() + WORK_S_MAX
+        while not self.machine.stop_wanted:
+            if time.monotonic() > give_up_s:
+                return b"nobody wanted it to stop"
+            self._stamp(0, 1, 1)
+        return b"stopped"
 
     def _fail(self):
         raise ValueError("told to fail")

@@ -37,6 +37,12 @@ class Machine(Protocol):
     def vgpus(self) -> Sequence[VGpu]:
         """The machine's vGPUs, in the order in which they were asked for."""
 
+    @property
+    def stop_wanted(self) -> bool:
+        """Whether somebody waits for the end of this step, to pause the machine. Costs no system
+        call: what takes long may look at it and return early.
+        """
+
 
 @runtime_checkable
 class Guest(Protocol):

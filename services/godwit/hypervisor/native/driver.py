@@ -34,6 +34,7 @@ from .incoming import IncomingMemory
 from .memory import MachineMemory, Runs, available_bytes, batches
 from .outgoing import OutgoingMemory
 from .paths import LAUNCHER_SOCKET, MachineFolder
+from .stop_flag import StopFlag
 from .tracking_lease import TrackingLease
 from .write_watch import NativeWriteWatch
 
@@ -57,6 +58,8 @@ class NativeVmm:
         self._folder = folder
         self._tracking = tracking
         self._channel = Channel(folder.socket)
+        self._stop_flag: StopFlag | None = None
+        """Of one that is to leave: it is there before the stun."""
 
     @property
     def name(self) -> str:
@@ -73,6 +76,8 @@ class NativeVmm:
 
     async def pause(self) -> Checkpoint:
         """RUNNING or PAUSED; see ``port.Vmm``. Never waits for the log."""
+        if self._stop_flag is not None:
+            self._stop_flag.up()
         paused = await self._channel.ask(wire.Pause(), wire.Paused, ANSWER_S_MAX, at_once=True)
         return Checkpoint(paused.checkpoint, paused.stopped_ns)
 
@@ -132,8 +137,11 @@ class NativeVmm:
             memory, tracker, leaves = await self._found_dirty()
             owned.callback(memory.close)
             owned.callback(tracker.close)
+            if (stop_flag := await self._found_stop_flag()) is not None:
+                owned.callback(stop_flag.close)
             outgoing = OutgoingMemory(memory, tracker, lease, self.slow, leaves)
-            owned.pop_all()  # they are its own by now
+            owned.pop_all()  # they are its own by now, and this handle's
+            self._stop_flag = stop_flag
             return outgoing
 
     async def watch(self) -> NativeWriteWatch:
@@ -188,6 +196,16 @@ class NativeVmm:
             ) from error
         if status.state is VmmState.FAILED:
             raise GuestError(status.failure, hint=f"see {self._folder.log}")
+
+    async def _found_stop_flag(self) -> StopFlag | None:
+        """None: this VMM is of a version that had none, and hangs up on what it does not know. It
+        is stopped by the command alone.
+        """
+        try:
+            _, fds = await self._channel.ask_with_fds(wire.GetStopFlag(), wire.Done, ANSWER_S_MAX)
+        except UnreachableError:
+            return None
+        return StopFlag(*fds)
 
     async def _found_dirty(self) -> tuple[MachineMemory, DirtyTracker, SentLeaves | None]:
         """The machine's memory, what finds its dirty pages, and, if that compares it, with what.

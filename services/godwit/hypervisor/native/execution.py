@@ -18,6 +18,7 @@ from godwit_protocol.errors import GuestError
 from godwit_protocol.machine import RAM_REGION, MachineSpec
 
 from .memory import MachineMemory
+from .stop_flag import StopFlag
 
 CHECKPOINT_BYTES_MAX: Final = 2**20
 BATCH_MAX: Final = 64
@@ -45,24 +46,30 @@ class NativeMachine:
     name: str
     ram: memoryview
     vgpus: tuple[NativeVGpu, ...]
+    _stop_flag: StopFlag
+
+    @property
+    def stop_wanted(self) -> bool:
+        """As ``guests.protocol.Machine``."""
+        return self._stop_flag.is_wanted
 
     @classmethod
-    def of(cls, spec: MachineSpec, memory: MachineMemory) -> NativeMachine:
+    def of(cls, spec: MachineSpec, memory: MachineMemory, stop_flag: StopFlag) -> NativeMachine:
         """What the guest sees of ``memory``."""
         framebuffers = memory.regions[1:]
         vgpus = [
             NativeVGpu(vgpu.profile, region.view)
             for vgpu, region in zip(spec.vgpus, framebuffers, strict=True)
         ]
-        return cls(spec.name, memory[RAM_REGION].view, tuple(vgpus))
+        return cls(spec.name, memory[RAM_REGION].view, tuple(vgpus), stop_flag)
 
 
 class Execution:
     """One guest in its machine. Every method raises ``GuestError``."""
 
-    def __init__(self, spec: MachineSpec, memory: MachineMemory) -> None:
+    def __init__(self, spec: MachineSpec, memory: MachineMemory, stop_flag: StopFlag) -> None:
         """Import and construct the guest."""
-        self._machine = NativeMachine.of(spec, memory)
+        self._machine = NativeMachine.of(spec, memory, stop_flag)
         self._guest = _guarded("construction", load_guest, spec.guest, spec.guest_source)
         self.steps = 0
         self.batch = 1

@@ -1,9 +1,9 @@
 """The VMM: the process that holds one machine (``python -m godwit.hypervisor.native.vmm``).
 
-One thread, one loop: serve the control socket, then let the guest do one step. Commands are thus
-always answered between two steps, which is where a stun lands. Guest I/O has its own thread. It
-knows neither migrations nor peers: who may run the machine is its caller's to decide; it only
-refuses an epoch that is older than one it has seen.
+One thread, one loop: serve the control socket, then let the guest do one step, unless the flag that
+stops it is up. Commands are thus always answered between two steps, which is where a stun lands.
+Guest I/O has its own thread. It knows neither migrations nor peers: who may run the machine is its
+caller's to decide; it only refuses an epoch that is older than one it has seen.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from .memory import MachineMemory
 from .paths import MachineFolder
 from .server import ControlServer
 from .slowing import Slowing
+from .stop_flag import StopFlag
 
 FIRST_CONTACT_S_MAX: Final = 10.0
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -57,6 +58,7 @@ _ANY: Final = frozenset(VmmState)
 _ALLOWED: Final[dict[type[wire.Message], frozenset[VmmState]]] = {
     wire.GetStatus: _ANY,
     wire.GetRegions: _ANY,
+    wire.GetStopFlag: _ANY,
     wire.Stop: _ANY,
     wire.Start: frozenset({VmmState.GATED}),
     wire.Populate: frozenset({VmmState.GATED}),
@@ -104,6 +106,7 @@ class VmmProcess:
         self._woken = False
         """Whether there may be something to take that no step has looked for yet."""
         self._slowing = Slowing()
+        self._stop_flag, self._stop_flag_fd = StopFlag.allocate()
         self._worked_ns = time.monotonic_ns()
         self._execution: Execution | None = None
         self._memory = MachineMemory.allocate(self._spec.regions())
@@ -115,7 +118,7 @@ class VmmProcess:
 
     def _construct(self) -> None:
         try:
-            self._execution = Execution(self._spec, self._memory)
+            self._execution = Execution(self._spec, self._memory, self._stop_flag)
         except GodwitError as error:
             self._fail(error)
         else:
@@ -137,7 +140,11 @@ class VmmProcess:
         if self._state is not VmmState.RUNNING or self._halted:
             return None
         idle_s = 0.0 if self._woken else self._idle_s
-        return max(idle_s, self._slowing.wait_ns(time.monotonic_ns()) / 1e9)
+        return max(idle_s, self._stands_ns(time.monotonic_ns()) / 1e9)
+
+    def _stands_ns(self, now_ns: int) -> int:
+        """For how long the guest may not step, whatever there is to do."""
+        return max(self._slowing.wait_ns(now_ns), self._stop_flag.stands_ns(now_ns))
 
     def _wake(self) -> None:
         """Perhaps the next step may not come yet: then it is due as soon as it may."""
@@ -146,7 +153,7 @@ class VmmProcess:
 
     def _may_step(self) -> bool:
         running = self._state is VmmState.RUNNING and not self._stopping
-        return running and not self._halted and not self._slowing.wait_ns(time.monotonic_ns())
+        return running and not self._halted and not self._stands_ns(time.monotonic_ns())
 
     def _step(self) -> None:
         execution = self._guest()
@@ -205,6 +212,8 @@ class VmmProcess:
                 return self._status(), ()
             case wire.GetRegions():
                 return self._regions()
+            case wire.GetStopFlag():
+                return wire.Done(), [self._stop_flag_fd]
             case wire.Start(epoch):
                 return self._start(epoch), ()
             case wire.Pause():
@@ -255,6 +264,7 @@ class VmmProcess:
         return wire.Running(self._worked_ns)
 
     def _pause(self) -> wire.Paused:
+        self._stop_flag.down()  # the command is here
         if self._paused is None:
             # An idle machine was ready to work until now; the wait of a slowed one is no stun.
             now_ns = time.monotonic_ns()

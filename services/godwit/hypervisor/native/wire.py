@@ -52,6 +52,10 @@ class GetRegions(Message, frozen=True):
     """Any state; answered by ``Regions`` with one memfd a region."""
 
 
+class GetStopFlag(Message, frozen=True):
+    """Any state; answered by ``Done`` with the memfd of the flag that stops the guest."""
+
+
 class Start(Message, frozen=True):
     """GATED; answered by ``Running``."""
 
@@ -154,6 +158,7 @@ class Failed(Message, frozen=True):
 VmmCommand = (
     GetStatus
     | GetRegions
+    | GetStopFlag
     | Start
     | Pause
     | Resume

@@ -72,8 +72,8 @@ class Turns:
                 "first byte to resume", "s", elapsed, 1.1, False, f"size / {bare}", at_bare_s
             ),
             records.Row("prepare", "s", prepared, 1.1, False, "populate alone", self.populate_s),
-            records.Row("control plane, of the time until it runs there", "%", control, 2.0),
-            records.Row("from then to the end", "s", [move.release_s for move in self.plain]),
+            records.Row("control plane, of all the time to the end", "%", control, 2.0),
+            records.Row("from the first step there to the end", "s", [move.release_s for move in self.plain]),
         ]
         if self.iperf3:
             told = [gbit(rate) for rate in self.iperf3]

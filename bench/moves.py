@@ -77,19 +77,19 @@ class Move:
 
     @property
     def control_share(self) -> float:
-        """The part of that time that neither made nor moved memory."""
+        """The part of all the time, from the request to the end, that neither made nor moved memory.
+
+        The source frees the machine's memory after that, and it is not in it.
+        """
         parts = self.summary.marks.components_ns()
         moved_ns = sum(done.figures.duration_ns for done in self.summary.rounds)
         moved_ns += parts["scan"] + parts["copy"] + parts["receive"]
         moved_ns += self.create_ns + self.summary.populate_ns
-        return 1 - moved_ns / self.until_it_ran_ns
+        return 1 - moved_ns / self.summary.duration_ns
 
     @property
     def release_s(self) -> float:
-        """From then to the end: the source hears of it and says that it has released the machine.
-
-        The memory is freed after that, and is not in it.
-        """
+        """From then to the end: the source hears of it and says that it released the machine."""
         return (self.summary.duration_ns - self.until_it_ran_ns) / 1e9
 
 

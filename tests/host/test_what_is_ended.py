@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from godwit.destination_host.arrival import Arrival
+from godwit.host.facts import FactWriter
 from godwit.hypervisor.port import VmmState, VmmStatus
 from godwit.source_host.departure import Departure
 from godwit_protocol import register as reg
@@ -77,7 +78,7 @@ async def test_a_source_ends_only_what_the_machine_left(epoch: int, is_ended: bo
     )
     begun, _ = source.begin(started, "m", standing(), migration="now", now_ns=0)
     released = recover_source(begun, {ev.MachineReleased.TYPE}, 0, image_left=True)
-    departure = Departure(host_with(vmm), "now", "m", LEFT_IN, Mock(), "there", Mock())
+    departure = Departure(host_with(vmm), "now", "m", LEFT_IN, Mock(FactWriter), "there", Mock())
     last = await departure.run(*released)
     assert last.phase is source.Phase.RELEASED
     assert vmm.is_ended is is_ended

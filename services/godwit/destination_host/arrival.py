@@ -41,7 +41,7 @@ from godwit_protocol.roles import destination
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.destination import DestinationState
-from godwit_protocol.roles.destination_state import MAY_BE_ORDERED
+from godwit_protocol.roles.destination_state import MAY_BE_ORDERED, Phase
 from godwit_protocol.roles.effects import Address, Effect, Service
 
 STAGE_S_MAX: Final = 30.0
@@ -104,6 +104,8 @@ class Arrival(Side[DestinationState]):
 
     async def _let_go(self) -> None:
         self._listener.forget(self._link_session)
+        if self._runner.state is not None and self._runner.state.phase is Phase.ACTIVE:
+            await self._told_first()
         try:
             await self._close_link()
         except DeadlineError as error:  # one thread that hangs is no reason to end the service

@@ -181,6 +181,12 @@ class FactWriter:
         if self._last is not None:
             await asyncio.shield(self._last)
 
+    async def told(self, at_most_s: float) -> None:
+        """As ``stored``, for so long at most, and whatever becomes of it."""
+        with contextlib.suppress(GodwitError, TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await self.stored()
+
 
 def _room_for(wanted: Append) -> Room:
     """What of its journal's room the event may take."""

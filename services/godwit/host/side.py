@@ -24,6 +24,8 @@ from .role import Core, Effects, RoleRunner
 
 CAS_PACE_S: Final = 0.2
 """Between two attempts on a register that does not answer clearly."""
+TOLD_S_MAX: Final = 0.5
+"""How long memory is kept for the log to hear first how it ended."""
 
 
 class SideState(Protocol):
@@ -128,6 +130,12 @@ class Side(ABC, Generic[S]):
 
     def _refuse(self, order: str, why: str) -> None:
         self._facts.write(ev.RunOrderRefused(order=order, message=why), Durability.LAGGING)
+
+    async def _told_first(self) -> None:
+        """Before a machine's memory is let go of at its end, which keeps the cores busy: whoever
+        waits for that end hears of it first.
+        """
+        await self._facts.told(TOLD_S_MAX)
 
     def _rehearse(self, *inputs: inp.Input) -> None:
         """In the next turn of the loop, when what is waited for is under way."""

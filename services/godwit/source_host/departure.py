@@ -51,11 +51,17 @@ from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles import source
 from godwit_protocol.roles.effects import Address, Durability, Effect, Service
-from godwit_protocol.roles.source_state import MAY_BE_ORDERED, SourceState, next_deadline_ns
+from godwit_protocol.roles.source_state import (
+    MAY_BE_ORDERED,
+    Phase,
+    SourceState,
+    next_deadline_ns,
+)
 
 from .round_figures import figures_of
 
 INTENT_S_MAX: Final = 3.0
+GONE: Final = frozenset({Phase.RELEASING, Phase.RELEASED})
 PROGRESS_S: Final = 0.2
 REPLIES_S_MAX: Final = 2.0
 REPLIES_PACE_S: Final = 0.02
@@ -307,6 +313,8 @@ class Departure(Side[SourceState]):
         """Idempotent. What was said is flushed first."""
         self._break_waits("this side closed the link")
         self._pace.lift()
+        if self._has_gone:
+            await self._told_first()
         control, self._control = self._control, None
         outgoing, self._outgoing = self._outgoing, None
         if control is not None:
@@ -441,8 +449,14 @@ class Departure(Side[SourceState]):
         One that never ran or runs under a later epoch is none of ours: while this service was down,
         the machine may have come back, or be about to.
         """
+        await self._told_first()
         await freed(self._end_left)
         return inp.MemoryFreed()
+
+    @property
+    def _has_gone(self) -> bool:
+        """Whether the machine runs elsewhere, so that nothing here waits for its memory."""
+        return self._runner.state is not None and self._runner.state.phase in GONE
 
     async def _end_left(self) -> None:
         vmm = await self._host.hypervisor.find(self.machine)

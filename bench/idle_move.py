@@ -73,7 +73,9 @@ class Turns:
             ),
             records.Row("prepare", "s", prepared, 1.1, False, "populate alone", self.populate_s),
             records.Row("control plane, of all the time to the end", "%", control, 2.0),
-            records.Row("from the first step there to the end", "s", [move.release_s for move in self.plain]),
+            records.Row(
+                "from the first step there to the end", "s", [move.release_s for move in self.plain]
+            ),
         ]
         if self.iperf3:
             told = [gbit(rate) for rate in self.iperf3]

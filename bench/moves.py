@@ -77,7 +77,7 @@ class Move:
 
     @property
     def control_share(self) -> float:
-        """The part of all the time, from the request to the end, that neither made nor moved memory.
+        """The part of all time, from the request to the end, that neither made nor moved memory.
 
         The source frees the machine's memory after that, and it is not in it.
         """

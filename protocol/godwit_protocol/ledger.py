@@ -12,7 +12,7 @@ from . import subjects
 from .catalogue import Catalogue
 from .errors import CorruptError
 from .events.machine import GpuInventory
-from .events.migration import Placement
+from .events.reservation import Placement
 from .placement.clearing import Clearing, Occupant, clear
 from .placement.fleet import Fleet, GpuAt, UndecidedError
 from .placement.geometry import Seat

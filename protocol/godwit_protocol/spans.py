@@ -17,6 +17,7 @@ import msgspec
 
 from .events import Envelope, Lane, Recorded
 from .events import migration as ev
+from .events import reservation as rev
 from .events.migration import Outcome
 from .ids import UUID7_PATTERN
 
@@ -135,15 +136,15 @@ class Spans:
                 yield _span(Phase.REQUEST, envelope, now_ns)
             case ev.AbortOrdered():
                 yield _span(Phase.ABORT, envelope, now_ns)
-            case ev.ReservationRequested():
+            case rev.ReservationRequested():
                 yield _span(Phase.QUEUE, envelope, _made_ns(envelope.migration))
             case ev.PreparationOrdered():
-                asked = self._seen_of(envelope, ev.ReservationRequested.TYPE)
+                asked = self._seen_of(envelope, rev.ReservationRequested.TYPE)
                 phase = Phase.QUEUE if asked is None else Phase.RESERVE
                 start_ns = _made_ns(envelope.migration) if asked is None else asked.wall_ns
                 yield _span(phase, envelope, start_ns)
-            case ev.ReservationGranted() | ev.ReservationRefused():
-                why = event.message if isinstance(event, ev.ReservationRefused) else ""
+            case rev.ReservationGranted() | rev.ReservationRefused():
+                why = event.message if isinstance(event, rev.ReservationRefused) else ""
                 yield _span(Phase.PLACE, envelope, _made_ns(envelope.causation), failure=why)
             case ev.DestinationPrepared():
                 yield _span(Phase.PREPARE, envelope, now_ns - event.create_ns)

@@ -27,7 +27,7 @@ from godwit_protocol import ledger, subjects
 from godwit_protocol.catalogue import GpuMode
 from godwit_protocol.errors import CorruptError, InvalidInputError, NotFoundError
 from godwit_protocol.events.machine import GpuInventory
-from godwit_protocol.events.migration import Placement
+from godwit_protocol.events.reservation import Placement
 from godwit_protocol.facts import GpuTelemetry, HostTelemetry
 from godwit_protocol.ledger import EntryKind
 from godwit_protocol.stored import Stored

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -20,6 +21,7 @@ from godwit_protocol import codec, subjects
 from godwit_protocol.events import EVENT_TYPES, Event
 from structs_of import enveloped, structs
 
+EVENTS_PAGE = Path(__file__).parents[2] / "docs/generated/events.md"
 SCHEMAS = event_schemas()
 DOCUMENT = asyncapi()
 
@@ -60,6 +62,11 @@ def test_every_event_keeps_its_schema_and_a_broken_one_does_not(kind: type[Event
         assert not checks.is_valid({key: told[key] for key in told if key != "prev_hash"})
 
     keeps()
+
+
+@pytest.mark.parametrize("event_type", EVENT_TYPES)
+def test_the_page_tells_of_every_event_once(event_type: str) -> None:
+    assert EVENTS_PAGE.read_text(encoding="utf-8").count(f"\n### `{event_type}`\n") == 1
 
 
 @settings(max_examples=5, deadline=None)

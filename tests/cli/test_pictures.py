@@ -25,6 +25,7 @@ from godwit_protocol.errors import (
 from godwit_protocol.events import Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.events.migration import AbortReason, Outcome
 from godwit_protocol.facts import GpuTelemetry, HostTelemetry
 from godwit_protocol.projections import MigrationSummary
@@ -207,7 +208,7 @@ async def test_health_is_shown_for_as_long_as_it_is_of_now(
 async def test_what_sits_on_a_gpu(teller: Teller, unique_name: str) -> None:
     gpu = mev.GpuInventory(index=0, model="H100-80GB", memory_bytes=80 * 2**30, simulated=True)
     await teller.announce(unique_name, gpu)
-    placement = ev.Placement(
+    placement = rev.Placement(
         gpu=0,
         profile="H100XM-4C",
         framebuffer_bytes=4 * 2**30,

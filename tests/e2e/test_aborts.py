@@ -18,9 +18,9 @@ from godwit_protocol.events.migration import (
     MigrationAbandoned,
     Outcome,
     PrecopyStarted,
-    ReservationReleased,
     RoundCompleted,
 )
+from godwit_protocol.events.reservation import ReservationReleased
 from godwit_protocol.machine import MachineSpec
 from godwit_protocol.projections import MigrationSummary
 from operations import NO_CONVERGENCE, Operations

@@ -11,7 +11,8 @@ from godwit.cli.migration import cancel_migration
 from godwit.runtime.signing import is_signed
 from godwit_protocol import subjects
 from godwit_protocol.events import Lane
-from godwit_protocol.events.migration import Outcome, ReservationReleased, RoundCompleted
+from godwit_protocol.events.migration import Outcome, RoundCompleted
+from godwit_protocol.events.reservation import ReservationReleased
 from godwit_protocol.events.signed import LaneSigned
 from godwit_protocol.replay.findings import Verification
 from godwit_protocol.replay.signatures import Trust

@@ -13,7 +13,7 @@ from godwit.metrics.gpus import Gpus
 from godwit_protocol import ledger
 from godwit_protocol.catalogue import GpuMode
 from godwit_protocol.events.machine import GpuInventory
-from godwit_protocol.events.migration import Placement
+from godwit_protocol.events.reservation import Placement
 from godwit_protocol.ledger import EntryKind, HostPicture, LedgerEntry
 
 CATALOGUE = load(None)

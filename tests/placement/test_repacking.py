@@ -17,7 +17,7 @@ from godwit_protocol.capacity import ProfileCapacity, capacities
 from godwit_protocol.catalogue import GpuMode
 from godwit_protocol.errors import CorruptError
 from godwit_protocol.events.machine import GpuInventory
-from godwit_protocol.events.migration import Placement
+from godwit_protocol.events.reservation import Placement
 from godwit_protocol.ledger import EntryKind, HostPicture, LedgerEntry
 from godwit_protocol.placement.geometry import Seat
 from godwit_protocol.placement.repacking import Pool, Room, fragmentation

@@ -16,7 +16,7 @@ from godwit_protocol.compatibility.case import Case, Side
 from godwit_protocol.compatibility.judging import Judgement, judge
 from godwit_protocol.compatibility.verdict import Check, Status, Verdict
 from godwit_protocol.events.machine import GpuInventory, HostAnnounced
-from godwit_protocol.events.migration import Placement
+from godwit_protocol.events.reservation import Placement
 from godwit_protocol.facts import (
     Compatibility,
     GpuFacts,

@@ -12,7 +12,7 @@ from godwit_protocol import ledger, subjects
 from godwit_protocol.catalogue import GpuMode
 from godwit_protocol.errors import CorruptError, LocalProtocolError
 from godwit_protocol.events.machine import GpuInventory
-from godwit_protocol.events.migration import Placement, ReservationRefused
+from godwit_protocol.events.reservation import Placement, ReservationRefused
 from godwit_protocol.ledger import EntryKind, HostPicture, LedgerEntry, ProfileWanted, RefusalCode
 from godwit_protocol.placement.policy import DeviceGroup, Policy
 from godwit_protocol.roles import tracker

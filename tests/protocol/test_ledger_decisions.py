@@ -8,7 +8,7 @@ from test_ledger import CATALOGUE, H100, L40S, asked, held, linked, picture, ref
 
 from godwit_protocol import ledger
 from godwit_protocol.errors import CorruptError
-from godwit_protocol.events.migration import Placement
+from godwit_protocol.events.reservation import Placement
 from godwit_protocol.ledger import EntryKind, LedgerEntry, Refusal, RefusalCode
 from godwit_protocol.placement.fleet import GpuAt
 from godwit_protocol.placement.policy import DeviceGroup, Policy

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from godwit_protocol import ledger
 from godwit_protocol.catalogue import GpuMode
-from godwit_protocol.events.migration import Placement
+from godwit_protocol.events.reservation import Placement
 from godwit_protocol.ledger import (
     EntryKind,
     Holding,

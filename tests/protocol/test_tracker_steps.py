@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from test_ledger import CATALOGUE, H100, L40S, picture, wanted
 
 from godwit_protocol.events import Event
-from godwit_protocol.events.migration import (
+from godwit_protocol.events.reservation import (
     ReservationConfirmed,
     ReservationExpired,
     ReservationGranted,

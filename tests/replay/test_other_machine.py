@@ -11,7 +11,9 @@ from godwit.runtime.clock import SystemClock
 from godwit.runtime.lane import LaneWriter, Scope
 from godwit_protocol.events import Event, Lane
 from godwit_protocol.events import migration as ev
-from godwit_protocol.events.migration import AbortReason, Outcome, Placement
+from godwit_protocol.events import reservation as rev
+from godwit_protocol.events.migration import AbortReason, Outcome
+from godwit_protocol.events.reservation import Placement
 from godwit_protocol.machine import MachineSpec, VGpuSpec
 from godwit_protocol.placement.policy import DeviceGroup
 from godwit_protocol.replay.verification import verify
@@ -44,7 +46,7 @@ def reserved(writer: str, profile: str) -> tuple[Told, ...]:
     wanted = spec(profile)
 
     def requested(migration: str) -> Event:
-        return ev.ReservationRequested(
+        return rev.ReservationRequested(
             reservation=migration,
             machine="m",
             target="host-2",
@@ -53,7 +55,7 @@ def reserved(writer: str, profile: str) -> tuple[Told, ...]:
         )
 
     def granted(migration: str) -> Event:
-        return ev.ReservationGranted(
+        return rev.ReservationGranted(
             reservation=migration, target="host-2", placements=placed(profile)
         )
 

@@ -13,6 +13,7 @@ from godwit_protocol import register, subjects
 from godwit_protocol.compatibility.verdict import Check, Status
 from godwit_protocol.events import CHAIN_START, Lane, stored_hash
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.events.loss import LossOrdered
 from godwit_protocol.events.migration import AbortReason, Outcome
 from godwit_protocol.facts import DeclaredFacts, Setting
@@ -47,7 +48,7 @@ async def test_a_migration_goes_from_request_to_completed(world: World) -> None:
         assert await world.claimed_by(machine) == migration.id
         await world.move(migration, source, destination)
         ended = await watch.until(ev.MigrationEnded)
-        await watch.until(ev.ReservationConfirmed)
+        await watch.until(rev.ReservationConfirmed)
     assert ended.outcome is Outcome.COMPLETED
     assert not watch.all_of(ev.AbortOrdered)
     await world.wait_claim_free(machine)
@@ -70,7 +71,7 @@ async def test_the_reservation_follows_the_machine(world: World) -> None:
     there = await world.wait_ledger(destination, EntryKind.CONFIRMED, migration.id)
     assert there.holdings[migration.id].machine == machine
     async with world.watch(Scope.of_machine(machine)) as life:
-        released = await life.until(ev.ReservationReleased)
+        released = await life.until(rev.ReservationReleased)
     here = await world.wait_ledger(source, EntryKind.RELEASED, released.reservation)
     assert not here.holdings
 
@@ -108,7 +109,7 @@ async def test_an_unknown_machine_is_refused(world: World, machine: str) -> None
     migration = await world.request(machine, await world.host())
     async with world.watch(migration) as watch:
         await aborted(watch, AbortReason.MACHINE_UNKNOWN)
-    assert not watch.all_of(ev.ReservationRequested)
+    assert not watch.all_of(rev.ReservationRequested)
 
 
 @pytest.mark.parametrize("destination", ["nowhere", "no>where"])
@@ -170,7 +171,7 @@ async def test_a_destination_that_refuses_ends_it(world: World) -> None:
         await world.write(Lane.DESTINATION, destination, migration, refused)
         ended = await aborted(watch, AbortReason.DESTINATION_REFUSED)
         assert ended.message == "no memory"
-        await watch.until(ev.ReservationReleased)
+        await watch.until(rev.ReservationReleased)
     await world.wait_claim_free(machine)
     assert not (await world.wait_ledger(destination, EntryKind.RELEASED, migration.id)).holdings
 
@@ -184,7 +185,7 @@ async def test_a_cancel_before_the_start_ends_it_and_tells_the_destination(world
         await world.cancel(migration)
         await aborted(watch, AbortReason.CANCELLED)
         await watch.until(ev.AbortOrdered)
-        await watch.until(ev.ReservationReleased)
+        await watch.until(rev.ReservationReleased)
     told = destination_inbox(destination, migration, Lane.COORDINATOR, ev.AbortOrdered)
     assert watch.subject_of(ev.AbortOrdered) == told
     assert not watch.all_of(ev.MigrationStarted)
@@ -287,7 +288,7 @@ async def test_hosts_that_do_not_go_together_are_refused_before_anything_moves(
     refusing = {verdict.check: verdict.status for verdict in decided.refusals}
     assert refusing == {Check.ECC_MODE: Status.REFUSED, Check.DRIVER: Status.REFUSED}
     assert f"GPU 0 of {source} (SIMULATED) has ECC on, GPU 0 of {destination}" in ended.message
-    assert not watch.all_of(ev.ReservationRequested)
+    assert not watch.all_of(rev.ReservationRequested)
     assert await world.claimed_by(machine) == ""
 
 
@@ -302,8 +303,8 @@ async def test_a_gpu_that_does_not_go_with_the_source_s_is_passed_over(world: Wo
     await world.announce(destination, msgspec.structs.replace(announced, gpus=(changed, alike)))
     migration = await world.request(await world.machine(source, WHOLE), destination)
     async with world.watch(migration) as watch:
-        assert (await watch.until(ev.ReservationRequested)).gpus == (1,)
-        assert [seat.gpu for seat in (await watch.until(ev.ReservationGranted)).placements] == [1]
+        assert (await watch.until(rev.ReservationRequested)).gpus == (1,)
+        assert [seat.gpu for seat in (await watch.until(rev.ReservationGranted)).placements] == [1]
         await world.cancel(migration)
         await watch.until(ev.MigrationEnded)
 
@@ -357,6 +358,6 @@ async def test_a_machine_that_is_lost_with_both_hosts_is_given_up_once_neither_a
     assert record.epoch == ended.lost_epoch == 3
     await world.wait_ledger(destination, EntryKind.RELEASED, migration.id)
     async with world.watch(Scope.of_machine(machine)) as life:
-        left = await life.until(ev.ReservationReleased)
+        left = await life.until(rev.ReservationReleased)
     assert left.why == f"machine {machine} is lost"
     await world.wait_claim_free(machine)

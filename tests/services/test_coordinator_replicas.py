@@ -14,6 +14,7 @@ from godwit_protocol import codec, register, subjects
 from godwit_protocol.events import CHAIN_START, Event, Lane, stored_hash
 from godwit_protocol.events import bandwidth as bev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.events.estimate import EstimateMade
 from godwit_protocol.events.migration import AbortReason, Outcome
 
@@ -55,7 +56,7 @@ EACH_ONCE = Counter(
     kind.TYPE
     for kind in (
         EstimateMade,
-        ev.ReservationRequested,
+        rev.ReservationRequested,
         ev.PreparationOrdered,
         ev.StartDecided,
         ev.MigrationStarted,
@@ -81,7 +82,7 @@ async def test_a_coordinator_killed_in_every_phase_loses_and_doubles_nothing(
     migration = await world.request(machine, hosts[1])
     async with world.watch(migration) as watch:
         await killed_after(watch, ev.MigrationRequested)
-        await killed_after(watch, ev.ReservationRequested)
+        await killed_after(watch, rev.ReservationRequested)
         await killed_after(watch, ev.PreparationOrdered)
         await world.prepare(migration, hosts[1])
         await killed_after(watch, ev.StartDecided)
@@ -90,7 +91,7 @@ async def test_a_coordinator_killed_in_every_phase_loses_and_doubles_nothing(
         await killed_after(watch, ev.MachineActivated)
         await world.write(Lane.SOURCE, hosts[0], migration, ev.MachineReleased())
         await killed_after(watch, ev.MigrationEnded)
-        await watch.until(ev.ReservationConfirmed)
+        await watch.until(rev.ReservationConfirmed)
     assert watch.all_of(ev.MigrationEnded)[0].outcome is Outcome.COMPLETED
     assert decisions(watch) == EACH_ONCE
     assert_chains(watch)
@@ -146,7 +147,7 @@ async def test_a_restart_of_the_log_is_waited_out(
         await own_server.kill()
         await own_server.restart()
         await carried_out(world, watch, migration, hosts)
-        await watch.until(ev.ReservationConfirmed)
+        await watch.until(rev.ReservationConfirmed)
     assert decisions(watch) == EACH_ONCE
     assert_chains(watch)
     assert [process.stop() for process in running] == [0, 0]

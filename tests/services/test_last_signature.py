@@ -24,6 +24,7 @@ from godwit.runtime.nats_log import NatsLog
 from godwit_protocol import codec, subjects
 from godwit_protocol.events import Event, Lane, Recorded
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.events.signed import LaneSigned
 from godwit_protocol.replay.chains import Noted
 from godwit_protocol.replay.findings import Verification
@@ -77,7 +78,7 @@ class Told:
 
     async def answer(self) -> None:
         """What the tracker says last."""
-        released = ev.ReservationReleased(reservation=self.migration, target="host-2", why="over")
+        released = rev.ReservationReleased(reservation=self.migration, target="host-2", why="over")
         await self.write(*TRACKER, released)
         await self.write(*TRACKER)
 

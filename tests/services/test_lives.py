@@ -14,7 +14,7 @@ from godwit.runtime.lane import Scope
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol import codec, subjects
-from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.replay.chains import Chains
 
 CLOCK, NAME = SystemClock(), "test"
@@ -53,12 +53,12 @@ async def faults(log: NatsLog, migration: str) -> list[str]:
 async def test_a_trackers_lane_does_not_fork(log: NatsLog, late: LateLog) -> None:
     migration = CLOCK.new_id()
     scope = Scope.of_migration(migration, "m")
-    request = ev.ReservationRequested(
+    request = rev.ReservationRequested(
         reservation=migration, machine="m", target="h", profiles=(), framebuffer_bytes=()
     )
     asked = Asked(request, scope, None, "", 1, 1)
-    expired = ev.ReservationExpired(reservation=migration, target="h")
-    released = ev.ReservationReleased(reservation=migration, target="h", why="over")
+    expired = rev.ReservationExpired(reservation=migration, target="h")
+    released = rev.ReservationReleased(reservation=migration, target="h", why="over")
     first = asyncio.create_task(Answers(late, CLOCK, NAME).tell(asked, expired))
     await late.sent.wait()
     await Answers(log, CLOCK, NAME).tell(asked, released)

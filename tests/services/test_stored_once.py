@@ -25,6 +25,7 @@ from godwit_protocol.errors import UnreachableError
 from godwit_protocol.estimation.forecast import Basis, Estimate, Span
 from godwit_protocol.events import Lane
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.events.estimate import EstimateCompared
 from godwit_protocol.events.signed import LaneSigned
 from signers import SIGNERS
@@ -73,11 +74,11 @@ async def forgetful(
 
 
 async def sign_an_answer(log: ForgetfulLog, migration: str) -> str:
-    request = ev.ReservationRequested(
+    request = rev.ReservationRequested(
         reservation=migration, machine="m", target="h", profiles=(), framebuffer_bytes=()
     )
     asked = Asked(request, Scope.of_migration(migration, "m"), None, "cause", 1, 1)
-    released = ev.ReservationReleased(reservation=migration, target="h", why="over")
+    released = rev.ReservationReleased(reservation=migration, target="h", why="over")
     await Answers(log, CLOCK, NAME, SIGNER).tell(asked, released)
     return subjects.migration(migration, Lane.TRACKER, LaneSigned.TYPE)
 

@@ -16,6 +16,7 @@ from godwit_protocol.errors import CorruptError
 from godwit_protocol.events import Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.events.migration import AbortReason, Outcome
 from godwit_protocol.ledger import EntryKind, Holding, LedgerEntry, RefusalCode
 from godwit_protocol.machine import MachineSpec
@@ -28,7 +29,7 @@ LONG_AGO_NS = 1
 
 
 def held_line(host: str, machine: str, reservation: str, *, start: int = 0) -> LedgerEntry:
-    placement = ev.Placement(
+    placement = rev.Placement(
         gpu=0,
         profile=PROFILE,
         framebuffer_bytes=4096,
@@ -89,7 +90,7 @@ async def test_who_asks_again_for_an_expired_one_is_told_so(world: World, unique
     await world.wait_ledger(host, EntryKind.EXPIRED, reservation)
     await world.ask_capacity(host, unique_name, PROFILE, start=reservation)
     async with world.watch(Scope.of_machine(unique_name)) as watch:
-        refused = await watch.until(ev.ReservationRefused)
+        refused = await watch.until(rev.ReservationRefused)
     assert refused.code == RefusalCode.EXPIRED
 
 
@@ -98,7 +99,7 @@ async def test_a_grant_says_until_when(world: World, unique_name: str) -> None:
     before_ns = SystemClock().wall_ns()
     reservation = await world.ask_capacity(host, unique_name, PROFILE)
     async with world.watch(Scope.of_machine(unique_name)) as watch:
-        granted = await watch.until(ev.ReservationGranted)
+        granted = await watch.until(rev.ReservationGranted)
     held = await world.wait_ledger(host, EntryKind.HELD, reservation)
     assert held.holdings[reservation].expires_wall_ns == granted.expires_wall_ns
     life_ns = granted.expires_wall_ns - before_ns

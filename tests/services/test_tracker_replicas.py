@@ -11,6 +11,7 @@ from godwit_protocol import ledger, subjects
 from godwit_protocol.events import Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 
 from .service_processes import StartService
 from .world import Watch, World
@@ -22,11 +23,11 @@ FIT_ON_ONE = 7
 REQUESTS = 50
 
 
-async def answered(watch: Watch) -> ev.ReservationGranted | ev.ReservationRefused:
+async def answered(watch: Watch) -> rev.ReservationGranted | rev.ReservationRefused:
     while True:
         for seen in watch.seen:
             event = seen.recorded.event
-            if isinstance(event, ev.ReservationGranted | ev.ReservationRefused):
+            if isinstance(event, rev.ReservationGranted | rev.ReservationRefused):
                 return event
         await watch.until(ev.Event, times=len(watch.seen) + 1)
 
@@ -42,7 +43,7 @@ async def test_two_trackers_never_overbook_a_host(
     async def asked(machine: str) -> bool:
         await world.ask_capacity(host, machine, SMALL)
         async with world.watch(Scope.of_machine(machine)) as watch:
-            return isinstance(await answered(watch), ev.ReservationGranted)
+            return isinstance(await answered(watch), rev.ReservationGranted)
 
     granted = await asyncio.gather(*(asked(f"machine-{number}") for number in range(REQUESTS)))
     assert sum(granted) == 2 * FIT_ON_ONE
@@ -75,7 +76,7 @@ async def test_a_tracker_that_comes_back_does_what_was_left_undone(
     await world.write(Lane.SOURCE, host, Scope.of_machine("never-started"), refusal)
     tracker.restart()
     async with world.watch(Scope.of_machine(stopped)) as watch:
-        await watch.until(ev.ReservationReleased)
+        await watch.until(rev.ReservationReleased)
     new = await world.ask_capacity(host, "newcomer", "3g.40gb")
     picture = await world.wait_ledger(host, ledger.EntryKind.HELD, new)
     assert {held.machine for held in picture.holdings.values()} == {stays, "newcomer"}
@@ -94,7 +95,7 @@ async def test_a_tracker_that_comes_back_repeats_no_answer(
         await world.machine(other)
     async with world.watch(Scope.of_machine(machine)) as watch:
         await world.write(Lane.SOURCE, host, Scope.of_machine(machine), mev.MachineStopped())
-        await watch.until(ev.ReservationReleased)
+        await watch.until(rev.ReservationReleased)
     kinds = [seen.recorded.envelope.type for seen in watch.of_lane(Lane.TRACKER)]
     assert kinds == ["reservation_granted", "reservation_confirmed", "reservation_released"]
 
@@ -109,7 +110,7 @@ async def test_a_line_without_its_answer_is_answered_at_the_next_start(
     line = await write_line(world, host, start, "machine-1")
     start_service("gpu_state_tracker")
     async with world.watch(Scope.of_machine("machine-1")) as watch:
-        granted = await watch.until(ev.ReservationGranted)
+        granted = await watch.until(rev.ReservationGranted)
     assert granted.placements == line.placements
     assert len((await fold(world, host)).holdings) == 1
 
@@ -126,7 +127,7 @@ async def test_a_line_whose_writer_died_is_answered_by_another_replica(
     line = await write_line(world, host, start, "machine-1")
     tracker.thaw()
     async with world.watch(Scope.of_machine("machine-1")) as watch:
-        granted = await watch.until(ev.ReservationGranted)
+        granted = await watch.until(rev.ReservationGranted)
     assert granted.placements == line.placements
     assert len((await fold(world, host)).holdings) == 2
 
@@ -138,7 +139,7 @@ async def write_line(world: World, host: str, reservation: str, machine: str) ->
         reservation=reservation,
         machine=machine,
         host=host,
-        placements=(ev.Placement(gpu=0, profile=SMALL, framebuffer_bytes=4096),),
+        placements=(rev.Placement(gpu=0, profile=SMALL, framebuffer_bytes=4096),),
     )
     await world.log.append(
         subjects.ledger(host),

@@ -15,7 +15,7 @@ import pytest
 
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol import codec, ledger, subjects
-from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.ledger import EntryKind, HostPicture
 
 from .service_processes import StartService
@@ -30,7 +30,7 @@ APPENDS_IN_FLIGHT = 64
 """Requests are written sooner than they are answered: nearly all of them are open at once."""
 ANSWERED_S_MAX = 120.0
 COMMAND_S_MAX = 60.0
-ANSWERS = (ev.ReservationGranted, ev.ReservationRefused)
+ANSWERS = (rev.ReservationGranted, rev.ReservationRefused)
 PROFILES = ("1g.10gb", "1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "H100XM-20C", "H100XM-4C")
 
 
@@ -96,7 +96,7 @@ async def test_a_thousand_requests_at_once_to_three_replicas_overbook_nothing(
     told = await answers(world)
     assert Counter(len(kinds) for kinds in told.values()) == {1: REQUESTS}
     found = await pictures(world, hosts)
-    granted = {name for name, kinds in told.items() if kinds == [ev.ReservationGranted]}
+    granted = {name for name, kinds in told.items() if kinds == [rev.ReservationGranted]}
     assert granted == {name for picture in found.values() for name in picture.holdings}
     refused = {name for picture in found.values() for name in picture.settled}
     assert granted | refused == set(asked)
@@ -118,7 +118,7 @@ async def test_a_cluster_of_a_thousand_gpus_is_placed_on_and_shown(
         )
     )
     await answered(world, set(asked))
-    assert set(map(tuple, (await answers(world)).values())) == {(ev.ReservationGranted,)}
+    assert set(map(tuple, (await answers(world)).values())) == {(rev.ReservationGranted,)}
     running = await world.machine(hosts[0], "1g.10gb")
     command = Command(own_server.url, tmp_path)
 

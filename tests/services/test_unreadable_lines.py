@@ -10,7 +10,7 @@ from godwit.coordinator.links import not_looked_at
 from godwit.pictures.hosts import BOOKS, Hosts
 from godwit.runtime.lane import Scope
 from godwit_protocol import ledger, subjects
-from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.machine import MachineSpec, VGpuSpec
 
 from .world import CATALOGUE, World
@@ -40,7 +40,7 @@ async def test_the_next_line_is_written_after_it(
     host = await host_with_rubbish(world, of_host)
     await world.ask_capacity(host, unique_name, PROFILE)
     async with world.watch(Scope.of_machine(unique_name)) as watch:
-        assert len((await watch.until(ev.ReservationGranted)).placements) == 1
+        assert len((await watch.until(rev.ReservationGranted)).placements) == 1
 
 
 @pytest.mark.parametrize("of_host", ["", "elsewhere"])

@@ -22,6 +22,7 @@ from godwit_protocol.compatibility.host_checks import NEEDED_FEATURES
 from godwit_protocol.events import Event, Lane, Recorded
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.events.migration import AbortReason, Limits
 from godwit_protocol.facts import DeclaredFacts, HostFacts, Setting
 from godwit_protocol.machine import HypervisorKind, MachineSpec, VGpuSpec
@@ -152,7 +153,7 @@ class World:
     ) -> str:
         """A host's request before a start. Returns the reservation's id, which is the start's."""
         start = start or self._clock.new_id()
-        requested = ev.ReservationRequested(
+        requested = rev.ReservationRequested(
             reservation=start,
             machine=machine,
             target=host,
@@ -177,11 +178,11 @@ class World:
             subjects.register(name), register.encode(record), message_id=record.nonce + name
         )
         async with self.watch(scope) as watch:
-            await watch.until(ev.ReservationGranted)
+            await watch.until(rev.ReservationGranted)
             spec = replace(_spec(name, profiles), placement_policy=policy)
             started = mev.MachineStarted(start=start, spec=spec, register_epoch=1)
             await self.write(Lane.SOURCE, host, scope, started)
-            await watch.until(ev.ReservationConfirmed)
+            await watch.until(rev.ReservationConfirmed)
         return name
 
     async def request(self, machine: str, destination: str, *, deadline_s: float = 600) -> Scope:

@@ -24,7 +24,8 @@ from godwit_protocol.events import Event, Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.machine import GpuInventory
-from godwit_protocol.events.migration import GpuMode, Placement
+from godwit_protocol.events.migration import GpuMode
+from godwit_protocol.events.reservation import Placement
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles import source, source_copying, source_endings
 from godwit_protocol.roles.effects import Address, Effect, FreeMemory, Service

@@ -43,6 +43,7 @@ from godwit_protocol import register as reg
 from godwit_protocol.events import Event, Lane
 from godwit_protocol.events import bandwidth as bev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.roles import coordinator, destination, source
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
@@ -412,14 +413,14 @@ class World:
             self._obey(role, event)
 
     def _coordinate(self, event: Event) -> None:
-        if isinstance(event, ev.ReservationRequested) and not self.refuse_reservation:
-            placement = ev.Placement(gpu=0, profile="H100XM-4C", framebuffer_bytes=4 * 1024**3)
-            granted = ev.ReservationGranted(
+        if isinstance(event, rev.ReservationRequested) and not self.refuse_reservation:
+            placement = rev.Placement(gpu=0, profile="H100XM-4C", framebuffer_bytes=4 * 1024**3)
+            granted = rev.ReservationGranted(
                 reservation=MIGRATION, target=event.target, placements=(placement,)
             )
             self.say_to_log(granted, Lane.TRACKER, "tracker-1")
-        elif isinstance(event, ev.ReservationRequested):
-            refused = ev.ReservationRefused(
+        elif isinstance(event, rev.ReservationRequested):
+            refused = rev.ReservationRefused(
                 reservation=MIGRATION, target=event.target, code="does_not_fit", message="full"
             )
             self.say_to_log(refused, Lane.TRACKER, "tracker-1")

@@ -18,7 +18,8 @@ from godwit_protocol import register as reg
 from godwit_protocol.compatibility.verdict import Check, refused
 from godwit_protocol.estimation.admission import Admission
 from godwit_protocol.events.estimate import EstimateMade
-from godwit_protocol.events.migration import AbortReason, Limits, Placement, RoundFigures, Verify
+from godwit_protocol.events.migration import AbortReason, Limits, RoundFigures, Verify
+from godwit_protocol.events.reservation import Placement
 from godwit_protocol.register import RegisterRecord, RegisterValue, RegisterView
 from godwit_protocol.roles import coordinator, destination, source_state
 from godwit_protocol.roles import inputs as inp

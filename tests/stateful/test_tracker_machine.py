@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from godwit.catalogue.loading import load
 from godwit_protocol.events.machine import GpuInventory
-from godwit_protocol.events.migration import ReservationGranted, ReservationRefused
+from godwit_protocol.events.reservation import ReservationGranted, ReservationRefused
 from godwit_protocol.ledger import (
     EntryKind,
     HostPicture,

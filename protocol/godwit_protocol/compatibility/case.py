@@ -6,7 +6,7 @@ import msgspec
 
 from ..catalogue import Catalogue
 from ..events.machine import GpuInventory, HostAnnounced
-from ..events.migration import Placement
+from ..events.reservation import Placement
 from ..facts import GpuFacts, HostFacts
 from ..ledger import HostPicture
 from ..link_probe import LinkFound, LinkUnknown

@@ -19,7 +19,7 @@ import msgspec
 
 from .. import ledger
 from ..events.machine import GpuInventory
-from ..events.migration import Placement
+from ..events.reservation import Placement
 from ..facts import Setting
 from ..ledger import Refusal
 from . import gpu_checks, host_checks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import bandwidth, estimate, loss, machine, migration, signed
+from . import bandwidth, estimate, loss, machine, migration, reservation, signed
 from .envelope import (
     CHAIN_START,
     SCHEMA_VERSION,
@@ -18,7 +18,7 @@ from .envelope import (
 
 EVENT_TYPES: Final[dict[str, type[Event]]] = {
     cls.TYPE: cls
-    for module in (migration, bandwidth, loss, machine, estimate, signed)
+    for module in (migration, reservation, bandwidth, loss, machine, estimate, signed)
     for cls in vars(module).values()
     if isinstance(cls, type) and issubclass(cls, Event) and cls.TYPE
 }

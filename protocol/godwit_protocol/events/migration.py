@@ -7,14 +7,13 @@ from typing import ClassVar
 
 import msgspec
 
-from ..catalogue import GpuMode
 from ..compatibility.verdict import Verdict
 from ..compression import Compression
 from ..convergence import Decision, DecisionReason
 from ..estimation.admission import AdmissionPolicy
 from ..machine import MachineSpec
-from ..placement.policy import DeviceGroup, Policy
 from .envelope import Event
+from .reservation import Placement
 
 
 class Outcome(StrEnum):
@@ -86,20 +85,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     def longest_stun_ns(self) -> int:
         """What the stun may take at the very most."""
         return max(self.stun_limit_ns, self.stun_limit_max_ns)
-
-
-class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """One vGPU on one GPU of a host: ``slots`` of the GPU's axis in its mode, from ``start`` on.
-
-    ``start`` -1: written before places were exact; nothing else can be placed beside it.
-    """
-
-    gpu: int
-    profile: str
-    framebuffer_bytes: int
-    mode: GpuMode = GpuMode.NONE
-    start: int = -1
-    slots: int = 0
 
 
 class RoundFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,68 +160,6 @@ class CancelRequested(Event, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "cancel_requested"
     requested_by: str = ""
-
-
-class ReservationRequested(Event, frozen=True, kw_only=True):
-    """Capacity on a host is asked for. ``reservation`` is the migration's or the start's id.
-
-    ``gpus``: only on one of these; None: on any.
-    """
-
-    TYPE: ClassVar[str] = "reservation_requested"
-    reservation: str
-    machine: str
-    target: str
-    profiles: tuple[str, ...]
-    framebuffer_bytes: tuple[int, ...]
-    placement_policy: Policy = Policy.CONSOLIDATE
-    device_group: DeviceGroup = DeviceGroup.NONE
-    gpus: tuple[int, ...] | None = None
-
-
-class ReservationGranted(Event, frozen=True, kw_only=True):
-    """The tracker holds the capacity, until ``expires_wall_ns`` if nobody uses it (0: for good)."""
-
-    TYPE: ClassVar[str] = "reservation_granted"
-    reservation: str
-    target: str
-    placements: tuple[Placement, ...]
-    expires_wall_ns: int = 0
-
-
-class ReservationRefused(Event, frozen=True, kw_only=True):
-    """The tracker does not hold it. ``code`` is a ``RefusalCode``."""
-
-    TYPE: ClassVar[str] = "reservation_refused"
-    reservation: str
-    target: str
-    code: str
-    message: str
-
-
-class ReservationConfirmed(Event, frozen=True, kw_only=True):
-    """The capacity is now occupied by the machine."""
-
-    TYPE: ClassVar[str] = "reservation_confirmed"
-    reservation: str
-    target: str
-
-
-class ReservationReleased(Event, frozen=True, kw_only=True):
-    """The capacity is free again."""
-
-    TYPE: ClassVar[str] = "reservation_released"
-    reservation: str
-    target: str
-    why: str
-
-
-class ReservationExpired(Event, frozen=True, kw_only=True):
-    """Nobody has used the capacity by its deadline: it is free again."""
-
-    TYPE: ClassVar[str] = "reservation_expired"
-    reservation: str
-    target: str
 
 
 class PreparationOrdered(Event, frozen=True, kw_only=True):

@@ -14,12 +14,13 @@ from typing import Final
 from ..events import Event, Recorded
 from ..events import machine as mev
 from ..events import migration as ev
+from ..events import reservation as rev
 from ..events.loss import LossOrdered
 
 ANSWERS: Final[Mapping[type[Event], tuple[type[Event], ...]]] = {
-    ev.ReservationGranted: (ev.ReservationRequested,),
-    ev.ReservationRefused: (ev.ReservationRequested,),
-    ev.PreparationOrdered: (ev.ReservationGranted,),
+    rev.ReservationGranted: (rev.ReservationRequested,),
+    rev.ReservationRefused: (rev.ReservationRequested,),
+    ev.PreparationOrdered: (rev.ReservationGranted,),
     ev.DestinationPrepared: (ev.PreparationOrdered,),
     ev.PreparationRefused: (ev.PreparationOrdered,),
     ev.MigrationStarted: (ev.StartDecided,),

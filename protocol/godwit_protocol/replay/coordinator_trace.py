@@ -21,6 +21,7 @@ from ..estimation.admission import Admission
 from ..events import Event, Lane, Recorded
 from ..events import estimate as eev
 from ..events import migration as ev
+from ..events import reservation as rev
 from ..events.migration import AbortReason
 from ..machine import MachineSpec, VGpuSpec
 from ..roles import coordinator
@@ -142,7 +143,7 @@ class CoordinatorTrace:
 
     def _adopting(self, here: Intent, event: Event, subject: str) -> Intent | None:
         """A replica that wanted another request, and goes by the one that stands."""
-        if not isinstance(event, ev.ReservationRequested):
+        if not isinstance(event, rev.ReservationRequested):
             return None
         left = tuple(each for each in here.wanted if self._subject_of(each) != subject)
         return here._replace(wanted=left) if left != here.wanted else None
@@ -210,14 +211,14 @@ class _Known:
 
     def __init__(self, story: Sequence[Recorded]) -> None:
         self._requested: ev.MigrationRequested | None = None
-        self._reserved: ev.ReservationRequested | None = None
+        self._reserved: rev.ReservationRequested | None = None
         self._ordered: ev.PreparationOrdered | None = None
         self._estimated: eev.EstimateMade | None = None
         for recorded in story:
             match recorded.event:
                 case ev.MigrationRequested() as event:
                     self._requested = self._requested or event
-                case ev.ReservationRequested() as event:
+                case rev.ReservationRequested() as event:
                     self._reserved = event
                 case ev.PreparationOrdered() as event:
                     self._ordered = event
@@ -243,7 +244,9 @@ class _Known:
             gpus=None if self._reserved is None else self._reserved.gpus,
         )
         yield usual
-        if isinstance(event, ev.ReservationRequested):  # replicas may have found different machines
+        if isinstance(
+            event, rev.ReservationRequested
+        ):  # replicas may have found different machines
             assert usual.spec is not None
             found = usual.spec.vgpus
             other = () if found else (VGpuSpec("", 0),)
@@ -272,7 +275,7 @@ class _Known:
         )
 
 
-def _reserved_spec(reserved: ev.ReservationRequested) -> MachineSpec:
+def _reserved_spec(reserved: rev.ReservationRequested) -> MachineSpec:
     """As much of the machine as a request for capacity tells."""
     pairs = zip(reserved.profiles, reserved.framebuffer_bytes, strict=True)
     return MachineSpec(

@@ -13,6 +13,7 @@ from ..estimation import record
 from ..events import Lane, Recorded
 from ..events import estimate as eev
 from ..events import migration as ev
+from ..events import reservation as rev
 from ..events.signed import LaneSigned
 from ..projections import MigrationSummary, fold
 
@@ -20,10 +21,10 @@ ANY: Final = ""
 """Whichever tracker it is that answers."""
 _HOSTS: Final = (Lane.SOURCE, Lane.DESTINATION)
 _LAST_WORDS: Final = (
-    ev.ReservationRefused,
-    ev.ReservationConfirmed,
-    ev.ReservationReleased,
-    ev.ReservationExpired,
+    rev.ReservationRefused,
+    rev.ReservationConfirmed,
+    rev.ReservationReleased,
+    rev.ReservationExpired,
     eev.EstimateCompared,
 )
 """Of a tracker: what it signs. One that has granted leaves the rest to any other."""
@@ -55,7 +56,7 @@ def awaited(story: Sequence[Recorded]) -> frozenset[tuple[Lane, str]]:
         match event:
             case LaneSigned():
                 unsigned.discard(own)
-            case ev.ReservationRequested():
+            case rev.ReservationRequested():
                 unsigned.add((Lane.TRACKER, ANY))
             case ev.PreparationOrdered():
                 unsigned.add((Lane.DESTINATION, event.destination))

@@ -36,6 +36,7 @@ from ..estimation.admission import Admission
 from ..events import Event
 from ..events import bandwidth as bev
 from ..events import migration as ev
+from ..events import reservation as rev
 from ..events.migration import AbortReason, Outcome
 from . import effects as fx
 from . import inputs as inp
@@ -135,7 +136,7 @@ def _claimed(state: CoordinatorState, given: Input, now_ns: int) -> Result:
     if state.cancelled:
         return _give_up(state, *_CANCELLED)
     assert state.spec is not None
-    wanted = ev.ReservationRequested(
+    wanted = rev.ReservationRequested(
         reservation=state.migration,
         machine=state.machine,
         target=state.destination,

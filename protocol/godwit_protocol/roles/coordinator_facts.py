@@ -8,6 +8,7 @@ from typing import Final
 from ..events import Event
 from ..events import bandwidth as bev
 from ..events import migration as ev
+from ..events import reservation as rev
 from ..events.machine import MachineFailed
 from ..events.migration import AbortReason
 from . import inputs as inp
@@ -54,9 +55,9 @@ def input_of(event: Event, host: str = "") -> Input | None:
     if lost := _lost_on(event, host):
         return inp.ImageLost(host=lost, is_off=isinstance(event, ev.HostFenced))
     match event:
-        case ev.ReservationGranted():
+        case rev.ReservationGranted():
             return inp.Granted(placements=event.placements)
-        case ev.ReservationRefused():
+        case rev.ReservationRefused():
             return inp.Refused(reason=AbortReason.RESERVATION_REFUSED, message=event.message)
         case ev.PreparationOrdered():
             return inp.PreparationKnown(

@@ -7,7 +7,8 @@ from enum import StrEnum
 import msgspec
 
 from ..events import Event
-from ..events.migration import AbortReason, Placement, Verify
+from ..events.migration import AbortReason, Verify
+from ..events.reservation import Placement
 from ..link import LinkMessage
 from ..machine import MachineSpec
 from ..register import RegisterRecord

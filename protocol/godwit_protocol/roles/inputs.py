@@ -9,7 +9,8 @@ import msgspec
 
 from ..compatibility.verdict import Verdict
 from ..events.estimate import EstimateMade
-from ..events.migration import AbortReason, Limits, Placement, RoundFigures, Verify
+from ..events.migration import AbortReason, Limits, RoundFigures, Verify
+from ..events.reservation import Placement
 from ..machine import MachineSpec
 from ..register import NO_REGISTER, RegisterRecord, RegisterView
 

@@ -23,7 +23,7 @@ import msgspec
 from ..catalogue import Catalogue
 from ..errors import LocalProtocolError
 from ..events import Event
-from ..events import migration as ev
+from ..events import reservation as rev
 from ..events.machine import GpuInventory
 from ..ledger import (
     EntryKind,
@@ -325,7 +325,7 @@ def _matters(state: TrackerState, host: str, item: Waiting, held: Holding) -> bo
             return True
 
 
-def _line(item: ReservationWanted, decided: tuple[ev.Placement, ...] | Refusal) -> LedgerEntry:
+def _line(item: ReservationWanted, decided: tuple[rev.Placement, ...] | Refusal) -> LedgerEntry:
     refused = isinstance(decided, Refusal)
     return LedgerEntry(
         kind=EntryKind.REFUSED if refused else EntryKind.HELD,
@@ -348,22 +348,22 @@ def _told(entry: LedgerEntry) -> tuple[Effect, ...]:
             assert entry.refusal is not None
             return (_refusal(entry.reservation, entry.host, entry.refusal),)
         case EntryKind.CONFIRMED:
-            confirmed = ev.ReservationConfirmed(reservation=entry.reservation, target=entry.host)
+            confirmed = rev.ReservationConfirmed(reservation=entry.reservation, target=entry.host)
             return (_answer(entry.reservation, confirmed),)
         case EntryKind.RELEASED:
-            released = ev.ReservationReleased(
+            released = rev.ReservationReleased(
                 reservation=entry.reservation, target=entry.host, why=entry.why
             )
             return (_answer(entry.reservation, released),)
         case EntryKind.EXPIRED:
-            expired = ev.ReservationExpired(reservation=entry.reservation, target=entry.host)
+            expired = rev.ReservationExpired(reservation=entry.reservation, target=entry.host)
             return (_answer(entry.reservation, expired),)
 
 
 def _granted(
-    reservation: str, host: str, placements: tuple[ev.Placement, ...], expires_wall_ns: int
+    reservation: str, host: str, placements: tuple[rev.Placement, ...], expires_wall_ns: int
 ) -> Effect:
-    granted = ev.ReservationGranted(
+    granted = rev.ReservationGranted(
         reservation=reservation,
         target=host,
         placements=placements,
@@ -373,7 +373,7 @@ def _granted(
 
 
 def _refusal(reservation: str, host: str, refusal: Refusal) -> Effect:
-    refused = ev.ReservationRefused(
+    refused = rev.ReservationRefused(
         reservation=reservation, target=host, code=refusal.code, message=refusal.message
     )
     return _answer(reservation, refused)

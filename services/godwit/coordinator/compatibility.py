@@ -15,7 +15,7 @@ from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.compatibility.case import Case, Side
 from godwit_protocol.errors import CorruptError
 from godwit_protocol.events.machine import HostAnnounced
-from godwit_protocol.events.migration import Placement
+from godwit_protocol.events.reservation import Placement
 from godwit_protocol.ledger import Holding, HostPicture
 from godwit_protocol.link_probe import LinkFound, LinkUnknown
 from godwit_protocol.machine import MachineSpec

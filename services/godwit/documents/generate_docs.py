@@ -29,10 +29,7 @@ from godwit_protocol.events import (
     EVENT_TYPES,
     Envelope,
     Event,
-    estimate,
     machine,
-    migration,
-    signed,
 )
 from godwit_protocol.roles import coordinator, destination, source, source_state
 from godwit_protocol.roles.table import Table
@@ -154,12 +151,10 @@ def _events() -> Iterator[str]:
     )
     yield "## Envelope\n"
     yield from _struct(Envelope)
-    groups = {"migration": (migration, estimate, signed), "machine": (machine,)}
-    for scope, modules in groups.items():
+    for scope, is_of_machine in (("migration", False), ("machine", True)):
         yield f"## Of a {scope}\n"
-        names = {module.__name__ for module in modules}
         for event_type in EVENT_TYPES.values():
-            if event_type.__module__ in names:
+            if (event_type.__module__ == machine.__name__) is is_of_machine:
                 yield from _event(event_type, scope)
     yield "## Parts\n"
     for part in _parts():

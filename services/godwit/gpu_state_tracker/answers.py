@@ -21,7 +21,7 @@ from godwit.runtime.signing import Signer
 from godwit_protocol import codec
 from godwit_protocol.errors import ConflictError, CorruptError
 from godwit_protocol.events import Envelope, Event, Lane
-from godwit_protocol.events.migration import (
+from godwit_protocol.events.reservation import (
     ReservationConfirmed,
     ReservationExpired,
     ReservationGranted,

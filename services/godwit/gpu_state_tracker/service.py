@@ -27,6 +27,7 @@ from godwit_protocol import subjects
 from godwit_protocol.events import Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.roles.effects import Service
 from godwit_protocol.stored import Stored
 
@@ -35,20 +36,20 @@ ARRIVALS_MAX: Final = 1_000
 RETRY_S: Final = 1.0
 
 _ANSWERS: Final = (
-    ev.ReservationGranted,
-    ev.ReservationRefused,
-    ev.ReservationConfirmed,
-    ev.ReservationReleased,
-    ev.ReservationExpired,
+    rev.ReservationGranted,
+    rev.ReservationRefused,
+    rev.ReservationConfirmed,
+    rev.ReservationReleased,
+    rev.ReservationExpired,
 )
 _OF_MIGRATIONS: Final = (
     ev.MigrationRequested,
-    ev.ReservationRequested,
+    rev.ReservationRequested,
     ev.MigrationEnded,
     *_ANSWERS,
 )
 _OF_MACHINES: Final = (
-    ev.ReservationRequested,
+    rev.ReservationRequested,
     mev.MachineStarted,
     mev.MachineStartRefused,
     mev.MachineStopped,

@@ -21,7 +21,7 @@ from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.errors import CorruptError, UnreachableError
 from godwit_protocol.events import Envelope, Recorded
 from godwit_protocol.events.machine import HostAnnounced
-from godwit_protocol.events.migration import (
+from godwit_protocol.events.reservation import (
     ReservationExpired,
     ReservationRefused,
     ReservationReleased,

@@ -13,6 +13,7 @@ from godwit_protocol.events import Recorded
 from godwit_protocol.events import estimate as est
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 
 from . import definitions as metrics
 from .definitions import Own
@@ -22,11 +23,11 @@ MOVES_MAX: Final = 1_000
 """Migrations away from a host whose last round is remembered, the newest."""
 _NS: Final = 1e9
 _ANSWERS: Final = {
-    ev.ReservationGranted: "granted",
-    ev.ReservationRefused: "refused",
-    ev.ReservationConfirmed: "confirmed",
-    ev.ReservationReleased: "released",
-    ev.ReservationExpired: "expired",
+    rev.ReservationGranted: "granted",
+    rev.ReservationRefused: "refused",
+    rev.ReservationConfirmed: "confirmed",
+    rev.ReservationReleased: "released",
+    rev.ReservationExpired: "expired",
 }
 
 

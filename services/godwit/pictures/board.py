@@ -15,6 +15,7 @@ import msgspec
 from godwit_protocol import subjects
 from godwit_protocol.events import Recorded
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.events.migration import Outcome
 from godwit_protocol.projections import MigrationSummary, fold
 
@@ -57,7 +58,7 @@ _ENDS: Final = {
     Outcome.IN_DOUBT: Phase.IN_DOUBT,
 }
 _PHASES: Final[dict[str, Phase]] = {
-    ev.ReservationGranted.TYPE: Phase.PREPARING,
+    rev.ReservationGranted.TYPE: Phase.PREPARING,
     ev.PreparationOrdered.TYPE: Phase.PREPARING,
     ev.PrecopyStarted.TYPE: Phase.COPYING,
     ev.RoundCompleted.TYPE: Phase.COPYING,

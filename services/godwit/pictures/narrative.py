@@ -17,6 +17,7 @@ from godwit_protocol.events import estimate as eev
 from godwit_protocol.events import loss as lev
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.events import signed as sev
 from godwit_protocol.events.migration import AbortReason, Outcome
 from godwit_protocol.pacing import format_bandwidth
@@ -130,7 +131,7 @@ def _vgpus(profiles: Sequence[str], framebuffers: Sequence[int]) -> str:
     return told or "no vGPU"
 
 
-def _placements(placements: Sequence[ev.Placement]) -> str:
+def _placements(placements: Sequence[rev.Placement]) -> str:
     return ", ".join(f"{item.profile} on GPU {item.gpu}" for item in placements) or "no vGPU"
 
 
@@ -315,19 +316,19 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
         f"ordered {_bandwidth(e.bandwidth_bytes_per_second)} until the stun"
         f"{f', for {e.requested_by}' if e.requested_by else ''}"
     ),
-    ev.ReservationRequested: lambda e: (
+    rev.ReservationRequested: lambda e: (
         f"wants capacity on {e.target} for machine {e.machine}:"
         f" {_vgpus(e.profiles, e.framebuffer_bytes)}"
     ),
-    ev.ReservationGranted: lambda e: f"holds capacity on {e.target}: {_placements(e.placements)}",
-    ev.ReservationRefused: lambda e: (
+    rev.ReservationGranted: lambda e: f"holds capacity on {e.target}: {_placements(e.placements)}",
+    rev.ReservationRefused: lambda e: (
         f"refused capacity on {e.target}, because: {reason(e.code)} ({e.message})"
     ),
-    ev.ReservationConfirmed: lambda e: f"counts the capacity on {e.target} as used by the machine",
-    ev.ReservationExpired: lambda e: (
+    rev.ReservationConfirmed: lambda e: f"counts the capacity on {e.target} as used by the machine",
+    rev.ReservationExpired: lambda e: (
         f"freed the capacity on {e.target}: nobody had used it by its deadline"
     ),
-    ev.ReservationReleased: lambda e: (
+    rev.ReservationReleased: lambda e: (
         f"freed the capacity on {e.target}, because: {reason(e.why) or 'no longer needed'}"
     ),
     ev.PreparationOrdered: _preparation,

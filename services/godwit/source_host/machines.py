@@ -35,7 +35,7 @@ from godwit_protocol.errors import (
 )
 from godwit_protocol.events import Event, Lane, stored_hash
 from godwit_protocol.events import machine as mev
-from godwit_protocol.events.migration import (
+from godwit_protocol.events.reservation import (
     ReservationGranted,
     ReservationRefused,
     ReservationRequested,

@@ -30,6 +30,7 @@ from godwit_protocol.events import Lane, Recorded
 from godwit_protocol.events import bandwidth as bev
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.events.migration import AbortReason
 from godwit_protocol.register import NO_REGISTER, UNOWNED, RegisterView
 from godwit_protocol.roles import inputs as inp
@@ -138,7 +139,7 @@ class SourceHost:
                 departure.order(decision.envelope.id, event, is_new=False)
             case ev.HostFenced():
                 self._tell_departure(migration, inp.PeerFenced())
-            case ev.ReservationGranted() | ev.ReservationRefused():
+            case rev.ReservationGranted() | rev.ReservationRefused():
                 self._machines.answer_reservation(event)
             case ev.AbortOrdered():
                 wanted = inp.AbortWanted(reason=event.reason, message=event.message)

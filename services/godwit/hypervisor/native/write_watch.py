@@ -48,9 +48,11 @@ class NativeWriteWatch:
         working, self._working = self._working, None
         if working is not None:
             await asyncio.wait({working})  # it works with what is about to be closed
-        self._tracker.close()
-        # It frees the memory if the machine has ended meanwhile: gigabytes take their time.
-        await asyncio.to_thread(once(self._memory.close))
+        try:
+            self._tracker.close()
+        finally:
+            # It frees the memory if the machine has ended meanwhile: gigabytes take their time.
+            await asyncio.to_thread(once(self._memory.close))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         self._working = asyncio.create_task(asyncio.to_thread(once(work)))

@@ -101,6 +101,8 @@ class Operators:
     async def _settle(self) -> None:
         for migration in self._cluster.judge.open_migrations:
             await self._resolve(migration)
+        while self._cluster.is_switching:  # noqa: ASYNC110  # the cluster knows no tasks
+            await asyncio.sleep(LOOK_S)  # a power switch that is under way cannot be called back
         await self._renew_all()
         self.done = True
 

@@ -92,6 +92,8 @@ class Cluster:
         """Whether a host's power can be taken by a program."""
         self.running: dict[str, Running] = {}
         self.restarts: Counter[str] = Counter()
+        self.switching: list[Process] = []
+        """Who is about to take a host's power; some may have died of something meanwhile."""
         self._replicas = {name: HostClock(world, name) for name in (*COORDINATORS, *TRACKERS)}
 
     def start(self) -> None:
@@ -110,6 +112,11 @@ class Cluster:
     def clocks(self) -> list[HostClock]:
         """Every wall clock but the log server's."""
         return [place.clock for place in self.places] + list(self._replicas.values())
+
+    @property
+    def is_switching(self) -> bool:
+        """Whether some host is about to lose its power to a program, needed still or not."""
+        return any(process.alive for process in self.switching)
 
     @property
     def is_idle(self) -> bool:
@@ -286,7 +293,11 @@ class PowerSwitch:
     async def prove_off(self, host: str, vouched_by: str = "") -> Proof:
         """As ``Fencing.prove_off``: no word of an operator is needed, nor taken."""
         self._process.step(f"switch off {host}")
-        await asyncio.sleep(self._process.world.latency_s(SWITCH_S))
+        self._cluster.switching.append(self._process)
+        try:
+            await asyncio.sleep(self._process.world.latency_s(SWITCH_S))
+        finally:
+            self._cluster.switching.remove(self._process)
         self._cluster.switch_off(host)
         self._process.world.weather.injected[Fault.FENCED] += 1
         self._process.step(f"{host} is off")

@@ -40,6 +40,8 @@ class Move:
     first_byte_ns: int
     """When pre-copy began, CLOCK_MONOTONIC, as is when the move was asked for."""
     create_ns: int
+    ended_ns: int
+    """When the coordinator sealed the migration's end, CLOCK_MONOTONIC."""
 
     @property
     def first_round_bytes_per_second(self) -> float:
@@ -71,11 +73,6 @@ class Move:
         return (self.create_ns + self.summary.populate_ns) / 1e9
 
     @property
-    def until_it_ran_ns(self) -> int:
-        """From the request to the first step on the destination."""
-        return self.summary.marks.first_step_ns - self.requested_ns
-
-    @property
     def control_share(self) -> float:
         """The part of all time, from the request to the end, that neither made nor moved memory.
 
@@ -85,12 +82,12 @@ class Move:
         moved_ns = sum(done.figures.duration_ns for done in self.summary.rounds)
         moved_ns += parts["scan"] + parts["copy"] + parts["receive"]
         moved_ns += self.create_ns + self.summary.populate_ns
-        return 1 - moved_ns / self.summary.duration_ns
+        return 1 - moved_ns / (self.ended_ns - self.requested_ns)
 
     @property
     def release_s(self) -> float:
         """From then to the end: the source hears of it and says that it released the machine."""
-        return (self.summary.duration_ns - self.until_it_ran_ns) / 1e9
+        return (self.ended_ns - self.summary.marks.first_step_ns) / 1e9
 
 
 class Lab:
@@ -142,7 +139,7 @@ class Lab:
         return await self._told(summary)
 
     async def _told(self, summary: MigrationSummary) -> Move:
-        requested_ns = first_byte_ns = create_ns = 0
+        requested_ns = first_byte_ns = create_ns = ended_ns = 0
         async for stored in self.log.read(subjects.whole_migration(summary.id)):
             recorded = codec.decode(stored.data, stored.sequence)
             match recorded.event:
@@ -152,9 +149,11 @@ class Lab:
                     first_byte_ns = recorded.envelope.monotonic_ns
                 case ev.DestinationPrepared(create_ns=took_ns):
                     create_ns = took_ns
+                case ev.MigrationEnded():
+                    ended_ns = recorded.envelope.monotonic_ns
                 case _:
                     pass
-        return Move(summary, requested_ns, first_byte_ns, create_ns)
+        return Move(summary, requested_ns, first_byte_ns, create_ns, ended_ns)
 
 
 @asynccontextmanager

@@ -39,8 +39,9 @@ class Machine(Protocol):
 
     @property
     def stop_wanted(self) -> bool:
-        """Whether somebody waits for the end of this step, to pause the machine. Costs no system
-        call: what takes long may look at it and return early.
+        """Whether a migration waits for the end of this step, to stun the machine. Costs no system
+        call: what takes long may look at it, leave the rest of its own work to the next step, and
+        return early, still with one reply for each request.
         """
 
 

@@ -183,9 +183,10 @@ class FactWriter:
 
     async def told(self, at_most_s: float) -> None:
         """As ``stored``, for so long at most, and whatever becomes of it."""
-        with contextlib.suppress(GodwitError, TimeoutError):
-            async with asyncio.timeout(at_most_s):
-                await self.stored()
+        with contextlib.suppress(GodwitError):
+            self._hand_over_held()
+        if self._last is not None:
+            await asyncio.wait({self._last}, timeout=at_most_s)
 
 
 def _room_for(wanted: Append) -> Room:

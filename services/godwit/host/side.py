@@ -25,7 +25,7 @@ from .role import Core, Effects, RoleRunner
 CAS_PACE_S: Final = 0.2
 """Between two attempts on a register that does not answer clearly."""
 TOLD_S_MAX: Final = 0.5
-"""How long memory is kept for the log to hear first how it ended."""
+"""How long memory is kept for the log to hear first what this host says of the end."""
 
 
 class SideState(Protocol):
@@ -132,8 +132,8 @@ class Side(ABC, Generic[S]):
         self._facts.write(ev.RunOrderRefused(order=order, message=why), Durability.LAGGING)
 
     async def _told_first(self) -> None:
-        """Before a machine's memory is let go of at its end, which keeps the cores busy: whoever
-        waits for that end hears of it first.
+        """Before a machine's memory is let go of at the end, which keeps the cores busy: the log is
+        to have what this host has to say of that end.
         """
         await self._facts.told(TOLD_S_MAX)
 

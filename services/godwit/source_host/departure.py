@@ -61,12 +61,14 @@ from godwit_protocol.roles.source_state import (
 from .round_figures import figures_of
 
 INTENT_S_MAX: Final = 3.0
-GONE: Final = frozenset({Phase.RELEASING, Phase.RELEASED})
 PROGRESS_S: Final = 0.2
 REPLIES_S_MAX: Final = 2.0
 REPLIES_PACE_S: Final = 0.02
 LAST_WORD_S: Final = 0.5
 """How long a broken bulk connection waits for the reason, which comes by the control connection."""
+
+_HAS_LEFT: Final = frozenset({Phase.RELEASING, Phase.RELEASED})
+"""Where the machine runs elsewhere, so that nothing here waits for its memory."""
 
 _log = structlog.get_logger(__name__)
 
@@ -313,7 +315,8 @@ class Departure(Side[SourceState]):
         """Idempotent. What was said is flushed first."""
         self._break_waits("this side closed the link")
         self._pace.lift()
-        if self._has_gone:
+        state = self._runner.state
+        if state is not None and state.phase in _HAS_LEFT:
             await self._told_first()
         control, self._control = self._control, None
         outgoing, self._outgoing = self._outgoing, None
@@ -452,11 +455,6 @@ class Departure(Side[SourceState]):
         await self._told_first()
         await freed(self._end_left)
         return inp.MemoryFreed()
-
-    @property
-    def _has_gone(self) -> bool:
-        """Whether the machine runs elsewhere, so that nothing here waits for its memory."""
-        return self._runner.state is not None and self._runner.state.phase in GONE
 
     async def _end_left(self) -> None:
         vmm = await self._host.hypervisor.find(self.machine)

@@ -3,11 +3,12 @@
 The VMM owns the page; whoever is to stop the guest maps it long before, raises it, and sends
 ``Pause`` right after. The VMM looks at it between two steps, where it then stands still until the
 command is there; a guest may look at it within a step. Whoever raised it may have died: so it is
-good for a time only.
+good for a time only, and one that is older the VMM lowers.
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import time
@@ -33,9 +34,10 @@ class StopFlag:
 
     @classmethod
     def allocate(cls) -> tuple[Self, int]:
-        """A flag that is down, and a descriptor to give to others."""
-        fd = os.memfd_create("godwit-stop", os.MFD_CLOEXEC)
+        """A flag that is down, and a descriptor to give to others, who cannot shorten it."""
+        fd = os.memfd_create("godwit-stop", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, _BYTES)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         return cls(os.dup(fd)), fd
 
     def close(self) -> None:
@@ -58,6 +60,11 @@ class StopFlag:
         return raised_ns != 0 and time.monotonic_ns() - raised_ns < WANTED_NS_MAX
 
     def stands_ns(self, now_ns: int) -> int:
-        """For how long the guest is still to stand; 0 if it is not."""
+        """For how long the guest is still to stand; 0 if it is not. Lowers what is too old."""
         raised_ns = self._word[0]
-        return max(raised_ns + STANDS_NS_MAX - now_ns, 0) if raised_ns else 0
+        if not raised_ns:
+            return 0
+        left_ns = raised_ns + STANDS_NS_MAX - now_ns
+        if left_ns <= 0:
+            self.down()
+        return min(max(left_ns, 0), STANDS_NS_MAX)

@@ -257,6 +257,7 @@ class VmmProcess:
             )
         self._epoch = epoch
         self._state = VmmState.RUNNING
+        self._stop_flag.down()
         self._paused = None
         self._idle_s = 0.0
         # The first step follows as soon as the answer is in the socket's buffer.

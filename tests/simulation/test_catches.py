@@ -20,11 +20,11 @@ from godwit.runtime.lane import LaneWriter, Scope
 from godwit.source_host import machines
 from godwit_protocol import ledger, subjects
 from godwit_protocol import register as reg
+from godwit_protocol.catalogue import GpuMode
 from godwit_protocol.events import Event, Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
 from godwit_protocol.events.machine import GpuInventory
-from godwit_protocol.events.migration import GpuMode
 from godwit_protocol.events.reservation import Placement
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles import source, source_copying, source_endings

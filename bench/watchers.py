@@ -1,15 +1,14 @@
 """Does a migration pay for being watched?
 
-Idle machines are moved to and fro, with 50 subscribers and with none, turn by turn in changing
-order: four times a large one with all of what the two cores can do, four times over a link of 5
-Gbit/s, which it can fill, and twelve times a small one for its stun, which is short and varies.
-The subscribers are one process of its own with 50 connections, each as the user that may only watch
-(deploy/nats-users.conf), and each does what ``godwit watch`` does: it follows all events from the
-log, decodes them, and hears the telemetry. Who watches has a computer of his own: so the process is
-stopped while the machine moves, everything is sent to it all the same, and it reads afterwards.
-What is measured is what the server and the services do for it.
+An idle machine is moved to and fro, four times with 50 subscribers and four times with none, turn
+by turn in changing order. The subscribers are one process of its own with 50 connections, each as
+the user that may only watch (deploy/nats-users.conf), and each does what ``godwit watch`` does: it
+follows all events from the log, decodes them, and hears the telemetry. Who watches has a computer
+of his own: so the process is stopped while the machine moves, everything is sent to it all the
+same, and it reads afterwards. What is measured is what the server and the services do for it.
 In some turns the process also runs meanwhile, at the lowest priority, on the cores that the
-migration needs. No move counts unless each subscriber has heard every event of it.
+migration needs. Half of the moves have all of what the two cores can do, the others a link of 5
+Gbit/s, which they can fill. No move counts unless each subscriber has heard every event of it.
 
     python bench/watchers.py [--size-mib 1024] [--turns 24] [--quick] [--json FILE]
 """
@@ -48,10 +47,7 @@ LINK = Limits(bandwidth_bytes_per_second=5_000_000_000 // 8)
 MOVES = 4
 """Even: after them the machine is where it was, and either host has been the source as often."""
 HERE_EACH = 4
-STUNS_EACH_MOVE = 3
-"""How many moves of the small machine there are for one of the large one."""
-NAME, SMALL = "watched", "stunned"
-SMALL_MIB = 64
+NAME = "watched"
 ANSWER_S_MAX = 60.0
 LISTEN = "--listen-at"
 USERS = Path(__file__).parents[1] / "deploy" / "nats-users.conf"
@@ -194,14 +190,12 @@ async def audience(url: str, count: int = SUBSCRIBERS) -> AsyncIterator[Audience
 @dataclass(frozen=True)
 class Found:
     """Moves one after the other, watched alike. ``on_link``: those that had a link of 5 Gbit/s;
-    ``small``: the small machine's; ``server_share``: of one core, that the event log's server took
-    during the first of them.
+    ``server_share``: of one core, that the event log's server took during the others.
     """
 
     moves: tuple[Move, ...]
     server_share: float
     on_link: tuple[Move, ...]
-    small: tuple[Move, ...]
 
     @property
     def precopy_gbit(self) -> float:
@@ -215,8 +209,8 @@ class Found:
 
     @property
     def stun_ms(self) -> float:
-        """The median, of the small machine."""
-        return statistics.median(it.stun_ms for it in self.small)
+        """The median."""
+        return statistics.median(it.stun_ms for it in self.moves)
 
 
 def _precopy_gbit(moves: Sequence[Move]) -> float:
@@ -238,8 +232,7 @@ async def turn(there: Lab, audience: Audience, server_pid: int, number: int, mov
             took = time.monotonic() - began
             share = (cpu_s(server_pid) - before) / took
             on_link = [await there.move(NAME, LINK) for _ in range(moves)]
-            small = [await there.move(SMALL) for _ in range(STUNS_EACH_MOVE * moves)]
-        found[watchers] = Found(tuple(moved), share, tuple(on_link), tuple(small))
+        found[watchers] = Found(tuple(moved), share, tuple(on_link))
     return found
 
 
@@ -289,19 +282,16 @@ async def measure(
     moves: int = MOVES,
 ) -> records.Record:
     """``server_pid``: of the event log's server; ``moves``: in each way of a turn."""
-    async with there.memhog(NAME, f"{size_mib}MiB"), there.memhog(SMALL, f"{SMALL_MIB}MiB"):
+    async with there.memhog(NAME, f"{size_mib}MiB"):
         await there.move(NAME)
-        await there.move(SMALL)
         found = [await turn(there, audience, server_pid, each, moves) for each in range(turns)]
     told = rows(found)
     (stuns,) = (row.ratios for row in told if row.measure == f"stun, {Watchers.ELSEWHERE.value}")
     notes = [
-        f"An idle machine of {size_mib} MiB, for the stun one of {SMALL_MIB}; {SUBSCRIBERS}"
-        " subscribers in one process, which is stopped meanwhile (elsewhere) or has the lowest"
-        " priority (the same cores).",
-        f"A turn's figure is the median of {moves} moves, to and fro, for the stun of"
-        f" {STUNS_EACH_MOVE * moves}; in each {HERE_EACH}th turn some are watched from the same"
-        " cores.",
+        f"An idle machine of {size_mib} MiB; {SUBSCRIBERS} subscribers in one process, which is"
+        " stopped meanwhile (elsewhere) or has the lowest priority (the same cores).",
+        f"A turn's figure is the median of {moves} moves, to and fro;"
+        f" in each {HERE_EACH}th turn some are watched from the same cores.",
         "Ratios with the 95 % interval of their median.",
         verdict(stuns),
     ]

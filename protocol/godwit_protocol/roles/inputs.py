@@ -228,7 +228,9 @@ class ImageBad(Input, frozen=True, kw_only=True):
 
 
 class GateOpened(Input, frozen=True, kw_only=True):
-    """The machine runs here. ``owned_ns``: when the register named us."""
+    """The machine runs here. ``owned_ns``: when the register named us, or, if a former life of the
+    service had it do so, when this one found that.
+    """
 
     owned_ns: int
     first_step_ns: int

@@ -408,13 +408,14 @@ class Arrival(Side[DestinationState]):
         if vmm is None:
             raise UnreachableError(f"the VMM of {self.machine} is gone")
         may_be_open = self._owned_ns == 0  # a former life of this service may have got so far
+        owned_ns = self._owned_ns or self._host.clock.monotonic_ns()
         while True:
             try:
                 if may_be_open and (await vmm.status()).state is VmmState.RUNNING:
-                    now_ns = self._host.clock.monotonic_ns()
-                    return inp.GateOpened(owned_ns=self._owned_ns or now_ns, first_step_ns=now_ns)
-                first_step_ns = await vmm.open_gate(epoch)
-                return inp.GateOpened(owned_ns=self._owned_ns, first_step_ns=first_step_ns)
+                    first_step_ns = self._host.clock.monotonic_ns()
+                else:
+                    first_step_ns = await vmm.open_gate(epoch)
+                return inp.GateOpened(owned_ns=owned_ns, first_step_ns=first_step_ns)
             except DeadlineError as error:
                 _log.warning("vmm_is_silent", error=error.message)
                 may_be_open = True

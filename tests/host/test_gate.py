@@ -30,7 +30,7 @@ CLAIMED = reg.RegisterView(reg.moved(STARTED, "host-2", "now"), 2)
 
 
 class GatedVmm:
-    """``obeys_silently``: for each time that it opens its gate, or does not, and does not answer."""
+    """``obeys_silently``: for each time that it gives no answer, whether it opens its gate."""
 
     def __init__(self, state: VmmState = VmmState.LOADED, *obeys_silently: bool) -> None:
         self.commands: list[str] = []

@@ -15,8 +15,10 @@ from godwit.runtime.event_log import LogFullError
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol import register as reg
+from godwit_protocol import subjects
 from godwit_protocol.errors import UnreachableError
 from godwit_protocol.roles.inputs import CasSettled, CasUnclear
+from godwit_protocol.stored import Stored
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +80,31 @@ async def test_a_register_that_is_gone_has_gone_back(
     MarkFiles(tmp_path).write(unique_name, reg.RegisterView(record, 7))
     with pytest.raises(RegisterWentBackError):
         await Registers(log, MarkFiles(tmp_path)).read(unique_name)
+
+
+async def test_what_a_host_has_only_read_it_has_seen_too(
+    log: NatsLog, unique_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most of what it knows of a register another host has written."""
+    other, host = Registers(log), Registers(log, MarkFiles(tmp_path))
+    first = reg.started(unique_name, "host-2", None)
+    begun = await other.compare_and_set(first, 0)
+    assert isinstance(begun, CasSettled)
+    before = await log.last(subjects.register(unique_name))
+    assert await host.read(unique_name) == begun.standing
+    moved = reg.moved(first, "host-3", "some-migration")
+    settled = await other.compare_and_set(moved, begun.standing.sequence)
+    assert isinstance(settled, CasSettled)
+    assert await host.read(unique_name) == settled.standing
+
+    async def last_as_before(_subject: str) -> Stored | None:
+        return before
+
+    monkeypatch.setattr(log, "last", last_as_before)
+    for life in (host, Registers(log, MarkFiles(tmp_path))):
+        with pytest.raises(RegisterWentBackError) as raised:
+            await life.read(unique_name)
+        assert (raised.value.seen, raised.value.found) == (settled.standing, begun.standing)
 
 
 async def test_a_register_that_the_log_has_no_room_for_may_be_written_later(

@@ -1,4 +1,4 @@
-"""Running a role: what an operation that failed leaves behind."""
+"""Running a role: what its core refuses, and what an operation that failed leaves behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from types import ModuleType
 import pytest
 
 from godwit.host.role import RoleRunner
-from godwit_protocol.errors import GodwitError, UnreachableError
+from godwit_protocol.errors import (
+    GodwitError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    UnreachableError,
+)
+from godwit_protocol.events.migration import AbortReason
+from godwit_protocol.roles import effects as fx
+from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles import source
 from godwit_protocol.roles.source_state import SourceState
 
@@ -56,3 +64,51 @@ async def test_an_operation_that_failed_holds_no_memory(kind: type[Exception]) -
         await runner.start(operation(), told.append)
         assert len(told) == len(held) == 1
         assert held[0]() is None
+
+
+WRONG = inp.PeerStaged(heard_ns=1)
+LAST = inp.Resumed(first_step_ns=1)
+
+
+class Refusing:
+    """A core that takes anything but what is ``WRONG``, until the ``LAST``. Its state: how much."""
+
+    def __init__(self, refusal: GodwitError) -> None:
+        self.heard: list[inp.Input] = []
+        self._refusal = refusal
+
+    def step(self, state: int, given: inp.Input, _now_ns: int) -> tuple[int, tuple[fx.Effect, ...]]:
+        self.heard.append(given)
+        if given == WRONG:
+            raise self._refusal
+        is_last = given == LAST
+        return state + 1, (fx.Finish(reason=AbortReason.NONE),) if is_last else (fx.CloseLink(),)
+
+    def next_deadline_ns(self, _state: int) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("refusal", "comes_of_it"),
+    [
+        (
+            RemoteProtocolError("it was staged twice"),
+            (inp.LinkLost(message="it was staged twice"),),
+        ),
+        (LocalProtocolError("nothing can be staged now"), ()),
+    ],
+)
+async def test_a_peer_that_breaks_the_protocol_is_lost_and_what_we_break_changes_nothing(
+    refusal: GodwitError, comes_of_it: tuple[inp.Input, ...]
+) -> None:
+    """In either case the role goes on: nothing that it is told may end the service."""
+    core, done = Refusing(refusal), list[fx.Effect]()
+    runner: RoleRunner[int] = RoleRunner(core, done.append, lambda: 0)
+    running = asyncio.create_task(runner.run(0, ()))
+    await asyncio.sleep(0)
+    runner.tell(WRONG)
+    assert core.heard == [WRONG, *comes_of_it]
+    assert (runner.state, done) == (len(comes_of_it), [fx.CloseLink()] * len(comes_of_it))
+    assert not runner.is_over
+    runner.tell(LAST)
+    assert await running == len(comes_of_it) + 1

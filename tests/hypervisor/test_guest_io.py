@@ -1,15 +1,19 @@
 """Each request is answered once: paused and resumed, moved, with the log going away in between."""
 
 import asyncio
+import contextlib
+import queue
 import select
+import threading
 import uuid
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from native_host import Client, machine_spec
 
-from godwit.hypervisor.native import guest_queues
+from godwit.hypervisor.native import guest_queues, vmm, wire
 from godwit.hypervisor.native.execution import BATCH_MAX
 from godwit.hypervisor.native.guest_io import REPLY_BYTES_MAX, REQUEST_ID_BYTES_MAX, GuestIo
 from godwit.hypervisor.native.guest_queues import Inbox, IoState, Outbox, Reply, Request
@@ -128,6 +132,53 @@ async def test_a_paused_machine_publishes_nothing(host, client):
     assert (await vmm.status()).steps == before.steps
     await vmm.resume(1)
     await client.check_each_answered_once_in_order()
+
+
+class WatchedIo(GuestIo):
+    """Tells which replies its thread is about to publish, each time that it looks for some."""
+
+    def __init__(self, *given):
+        self.batches = queue.SimpleQueue()
+        super().__init__(*given)
+
+    async def _next_batch(self, log):
+        batch = await super()._next_batch(log)
+        self.batches.put([reply.request_id for reply in batch])
+        return batch
+
+
+async def test_what_a_paused_machine_has_answered_is_for_whoever_goes_on_to_publish(
+    nats_server, client, tmp_path, monkeypatch
+):
+    """The log is away when the guest answers, and comes back in the stun."""
+    log_is_there = threading.Event()
+
+    async def connect(url, name):
+        await asyncio.to_thread(log_is_there.wait, 20)
+        return await NatsLog.connect(url, name=name)
+
+    monkeypatch.setattr(vmm, "GuestIo", WatchedIo)
+    monkeypatch.setattr(vmm, "_connect", connect)
+    identity, sequence = await client.send("count")
+    with wire.listen(tmp_path / "vmm.sock") as listener, contextlib.ExitStack() as at_the_end:
+        process = vmm.VmmProcess(wire.Spawn(machine_spec(vgpus=()), nats_server.url), listener)
+        io = process._io
+        for end in (process._memory.close, partial(io.end, 10), log_is_there.set):
+            at_the_end.callback(end)
+        process._guest().boot()
+        process._run(1)
+        io.release()
+        io.reply([Request(sequence, identity, b"count")], [b"1"])
+        checkpoint = vmm._checkpoints.decode(process._pause().checkpoint)
+        assert [reply.request_id for reply in checkpoint.io.unacknowledged] == [identity]
+        log_is_there.set()
+        assert await asyncio.to_thread(io.batches.get, timeout=10) == []
+        assert await client.replies() == []
+        process._run(1)
+        io.release()
+        assert await asyncio.to_thread(io.batches.get, timeout=10) == [identity]
+        assert await asyncio.to_thread(io.flush, 10)
+        assert await client.replies() == [(identity, b"1")]
 
 
 async def test_a_reply_names_its_request_unless_that_has_too_long_a_name(host, client):

@@ -12,7 +12,15 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, Protocol
 
-from godwit.runtime.journal import Journal, JournalFullError, Room, make_blank, move
+from godwit.runtime.journal import (
+    Journal,
+    JournalFullError,
+    Room,
+    make_blank,
+    make_directory,
+    move,
+    unfinished,
+)
 
 from .marks import MarkFiles, Marks
 
@@ -150,8 +158,10 @@ class JournalFiles:
             try:
                 self._keep_blank()
             except JournalFullError:
+                spent = unfinished(self._blank)
+                move(self._path(name), spent)  # half cleared, it would be a damaged journal
                 journal.clear()
-                move(self._path(name), self._blank)
+                move(spent, self._blank)
             journal.remove()
 
     def _keep_blank(self) -> None:
@@ -187,5 +197,5 @@ class CursorFile:
 
 
 def _made(directory: Path) -> Path:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(directory)
     return directory

@@ -75,17 +75,18 @@ class Journal:
     def open(cls, path: Path) -> Journal:
         """Open or create the journal at ``path``, cutting a torn tail.
 
+        Its directory is made if it is not there; see ``make_directory`` for one that is.
+
         Raises ``ConflictError`` if another process holds it, ``CorruptError`` if it is damaged,
         ``JournalFullError`` if the disk has no room for another file.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        created = not path.exists()
+        if not path.parent.exists():
+            make_directory(path.parent)
         descriptor = _opened(path)
         try:
             _lock(path, descriptor)
             journal = cls(path, descriptor)
-            if created:
-                _sync_directory(path.parent)
+            _sync_directory(path.parent)  # a former life may have died before it did
         except BaseException:
             os.close(descriptor)
             raise
@@ -154,7 +155,10 @@ class Journal:
         if data[self._end :].strip(b"\0"):
             os.ftruncate(self._descriptor, self._end)
             self._reserved = self._end
-        os.fsync(self._descriptor)  # what a former life wrote counts from now on
+        # What a former life wrote counts from now on. It is written again: what a disk failed to
+        # take still reads as if it had, and is not flushed a second time.
+        _write(self._descriptor, data[: self._end], 0)
+        os.fsync(self._descriptor)
         self._flushed = self._end
         return journaled.payloads
 
@@ -193,9 +197,10 @@ def make_blank(path: Path) -> None:
 
     Raises ``JournalFullError`` if there is no room, ``JournalFailedError``: then it is not there.
     """
-    fresh = path.with_suffix(".new")
+    fresh = unfinished(path)
     descriptor = _opened(fresh)
     try:
+        os.ftruncate(descriptor, RESERVED_BYTES)
         _write(descriptor, bytes(RESERVED_BYTES), 0)
         os.fsync(descriptor)
     except OSError as error:
@@ -206,10 +211,28 @@ def make_blank(path: Path) -> None:
     move(fresh, path)
 
 
+def unfinished(blank: Path) -> Path:
+    """Where a file lies before it is the blank: it may hold anything, and no restart reads it."""
+    return blank.with_suffix(".new")
+
+
 def move(path: Path, to: Path) -> None:
     """Rename a journal that nobody holds, durably. Raises ``FileNotFoundError``."""
     path.rename(to)
     _sync_directory(to.parent)
+
+
+def make_directory(directory: Path) -> None:
+    """Have a directory, durably, and those above it: a file is lost with any of them. Idempotent.
+
+    One above it that is there already was made by this function, or is the installation's.
+    """
+    if not directory.exists():
+        make_directory(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
+    if not directory.is_mount():
+        with contextlib.suppress(PermissionError):  # who may not read there made nothing there
+            _sync_directory(directory.parent)
 
 
 def _opened(path: Path) -> int:

@@ -12,7 +12,7 @@ from godwit.proof.checker.cores import DESTINATION, SOURCE, Work
 from godwit.proof.checker.facts import Fact, FactTypes
 from godwit.proof.checker.happenings import What
 from godwit.proof.checker.moves import RUNNING, Moves
-from godwit.proof.checker.search import Search, runs_or_is_lost
+from godwit.proof.checker.search import Report, Search, runs_or_is_lost
 from godwit.proof.checker.world import Budget, Draft, Image, Violation, Vmm, World
 
 SECONDS_MAX = 100.0
@@ -26,30 +26,35 @@ SEARCHES = {
     "a write comes late": Budget(strays=1),
     "a VMM dies": Budget(vmm_deaths=1),
     "a crash, and a VMM dies": Budget(crashes=1, vmm_deaths=1),
+    "a crash, and both hosts die": Budget(crashes=1, host_deaths=2),
+    "a crash, and a message comes twice": Budget(crashes=1, doubled_messages=1),
+    "a crash, and a message is lost": Budget(crashes=1, lost_messages=1),
+    "a message comes twice, and a write is lost": Budget(doubled_messages=1, lost_writes=1),
     "something local fails": Budget(local_failures=1),
     "an operator orders what nobody asked for": Budget(orders=1),
 }
 
 
 @pytest.mark.parametrize("budget", SEARCHES.values(), ids=SEARCHES.keys())
-def test_nothing_breaks_a_rule(budget: Budget) -> None:
+def test_nothing_breaks_a_rule(budget: Budget, clean: list[Report]) -> None:
     moves = Moves(SOURCE, DESTINATION)
-    assert_holds(moves, stun_intended(moves, budget))
+    clean.append(assert_holds(moves, stun_intended(moves, budget)))
 
 
 @pytest.mark.parametrize("budget", [Budget(crashes=1), Budget(lost_messages=1)])
-def test_nothing_breaks_a_rule_from_the_preparation_on(budget: Budget) -> None:
+def test_nothing_breaks_a_rule_from_the_preparation_on(budget: Budget, clean: list[Report]) -> None:
     moves = Moves(SOURCE, DESTINATION)
-    assert_holds(moves, preparation(moves, budget))
+    clean.append(assert_holds(moves, preparation(moves, budget)))
 
 
-def assert_holds(moves: Moves, start: World) -> None:
+def assert_holds(moves: Moves, start: World) -> Report:
     report = Search(moves, start).run(seconds_max=SECONDS_MAX)
     print(words.report_line(report))
     assert report.finding is None, words.tell(moves, report.finding)
     assert report.is_complete, words.report_line(report)
     assert report.states > 2000
     assert report.depth > 20
+    return report
 
 
 def given_up(moves: Moves, budget: Budget) -> World:
@@ -60,12 +65,15 @@ def given_up(moves: Moves, budget: Budget) -> World:
     return world._replace(left=budget)
 
 
-def test_hosts_that_come_back_after_the_machine_was_given_up_run_nothing() -> None:
+def test_hosts_that_come_back_after_the_machine_was_given_up_run_nothing(
+    clean: list[Report],
+) -> None:
     moves = Moves(SOURCE, DESTINATION)
     start = given_up(moves, Budget(host_returns=2, crashes=1, link_losses=1))
     report = Search(moves, start).run(seconds_max=SECONDS_MAX)
     assert report.finding is None, words.tell(moves, report.finding)
     assert report.is_complete
+    clean.append(report)
     worlds = all_worlds(moves, start)
     assert all(world.is_given_up for world in worlds)
     assert not any(side.vmm is Vmm.RUNNING for world in worlds for side in world[:2])

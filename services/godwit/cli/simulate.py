@@ -21,7 +21,7 @@ SHOWN_MAX: Final = 3
 def simulate(
     seed: Annotated[int | None, typer.Option(help="Replay one run, event by event.")] = None,
     seeds: Annotated[str, typer.Option(help="Run many, such as 1..400.")] = "1..40",
-    jobs: Annotated[int, typer.Option(help="On how many cores; 0 takes all.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="On how many cores; 0 takes all.")] = 0,
 ) -> None:
     """Run the real services on simulated clocks, disks, links and memory, and look for faults.
 

@@ -6,9 +6,12 @@ import signal
 
 import aftermath
 import pytest
-from arena import LIMITS, REACHED_S_MAX, Arena, send, until
+from arena import LIMITS, REACHED_S_MAX, Arena, ViolatedError, send, until
+from stamped_trainer import TRAINED
 from steps import step
 
+from godwit.cli.guest_client import REQUEST_HEADER
+from godwit_protocol import subjects
 from godwit_protocol.events.migration import Outcome
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
@@ -64,3 +67,29 @@ async def test_a_source_that_slept_after_go_does_not_run_what_has_moved(arena: A
     send(arena.cluster.pid(f"{source}-source_host"), signal.SIGCONT)
     assert await aftermath.check(arena, migration)
     assert await arena.owner() == destination
+
+
+async def test_a_doubled_reply_is_seen_of_a_machine_that_died_too(arena: Arena) -> None:
+    """The check itself: nothing but a second reply to one question is wrong."""
+    subject = await arena.machine()
+    source = await arena.owner()
+    await arena.operations.ask(subject.name, TRAINED)
+    is_reached = arena.plan(source, step("s5"))
+    migration = await arena.operations.request(subject.name, arena.other(source), LIMITS)
+    await until(is_reached, REACHED_S_MAX, "s5")
+    vmm = arena.vmm_pid(source)
+    assert vmm is not None
+    send(vmm, signal.SIGKILL)
+    send(arena.pid(f"{source}-source_host"), signal.SIGCONT)
+    await aftermath.ended(arena, migration)
+    assert not await aftermath.check(arena, migration)
+    replies = subjects.guest_reply(subject.name)
+    reply = await arena.operations.log.last(replies)
+    assert reply is not None
+    headers = {REQUEST_HEADER: reply.headers[REQUEST_HEADER]}
+    await arena.operations.log.append(
+        replies, reply.data, message_id=f"{subject.name}-again", headers=headers
+    )
+    with pytest.raises(ViolatedError, match="has 2 replies"):
+        await aftermath.check(arena, migration)
+    await arena.bury_machine()

@@ -157,7 +157,7 @@ class Machines:
             async for stored in self._host.log.read(Scope.of_machine(name).filters()):
                 summary = fold_machine(summary, codec.decode(stored.data, stored.sequence))
             if not summary.failure_in(record.epoch):
-                _log.error("machine_failed", machine=name, message=message)
+                _log.error("machine_failed", machine=name, error=message)
                 failed = mev.MachineFailed(message=message, register_epoch=record.epoch)
                 await self._append(await self._writer(name), failed)
             return record.epoch

@@ -1,24 +1,29 @@
-"""A host's service dies, at any time, and is started again: by the production's own recovery.
+"""A service dies, at any time, and is started again: by the production's own recovery.
 
-What it had under way was done or not; its journal keeps what was on the disk, and perhaps more.
+What a host's had under way was done or not; its journal keeps what was on the disk, and perhaps
+more. A coordinator has no journal: it folds the log again.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parts import MIGRATION, PAGES, SOURCE, SPEC, Pending, Role
+import msgspec
+from parts import COORDINATOR, MIGRATION, PAGES, SOURCE, SPEC, Pending, Role
 
 from godwit_protocol.events import migration as ev
-from godwit_protocol.roles import destination, recovery, source, succession
+from godwit_protocol.roles import coordinator, destination, recovery, source, succession
 from godwit_protocol.roles import effects as fx
+from godwit_protocol.roles.coordinator_facts import Facts
 
 if TYPE_CHECKING:
     from harness import World
 
 
 def may_crash(world: World, role: Role) -> bool:
-    """Whether there is a journal that a restart would find."""
+    """Whether there is a journal that a restart would find, or a migration to be coordinated."""
+    if role is COORDINATOR:
+        return role not in world.down | world.finished
     if role not in world.decisions or role in world.dead | world.down:
         return False
     return role not in world.finished or bool(world.log.outbox[role])
@@ -28,6 +33,9 @@ def crash(world: World, role: Role, *, keeps: bool, done: bool) -> None:
     """``keeps``: the disk has got also what nobody waited for. ``done``: what VMM and register had
     been told, they have done; if not, a write of the register may still arrive.
     """
+    if role is COORDINATOR:
+        _crash_coordinator(world, keeps=keeps, done=done)
+        return
     lost = 0 if keeps else world.journals[role].lose()
     world.story.outside(world.now_ns, f"{role.host}'s service dies, and {lost} facts are lost")
     world.journals[role].flush()
@@ -41,6 +49,20 @@ def crash(world: World, role: Role, *, keeps: bool, done: bool) -> None:
     for pending in [item for item in world.pending if item.role is role]:
         world.pending.remove(pending)
         _leave(world, pending, done=done)
+
+
+def _crash_coordinator(world: World, *, keeps: bool, done: bool) -> None:
+    """``keeps``: the decision that was on its way reaches the log. ``done``: so does the claim."""
+    outbox = world.log.outbox[COORDINATOR]
+    if keeps and outbox:
+        world.log.store_next(COORDINATOR, world.now_ns)
+    world.story.outside(world.now_ns, f"the coordinator dies, and {len(outbox)} decisions are lost")
+    world.log.forget(COORDINATOR, len(outbox))
+    world.states[COORDINATOR] = None
+    world.down.add(COORDINATOR)
+    for pending in [item for item in world.pending if item.role is COORDINATOR]:
+        world.pending.remove(pending)
+        world.claimed |= done and isinstance(pending.effect, fx.TakeClaim)
 
 
 def _leave(world: World, pending: Pending, *, done: bool) -> None:
@@ -68,12 +90,26 @@ def restart(world: World, role: Role) -> None:
     """
     world.down.discard(role)
     world.restarted.add(role)
+    if role is COORDINATOR:
+        _fold_again(world)
+        return
     facts = frozenset(world.journals[role].types)
     told = ", ".join(sorted(facts))
     world.begin(
         role, f"goes on with {world.register[-1].value}, and {told}", *_gone_on(world, role, facts)
     )
     world.hear_again(role)
+
+
+def _fold_again(world: World) -> None:
+    """From the beginning of the log. A migration that has ended is left alone, its claim freed."""
+    begun, told = coordinator.begin(MIGRATION), world.log.recorded
+    world.known, world.folds_until, world.cursors[COORDINATOR] = Facts(), len(told), 0
+    if any(isinstance(recorded.event, ev.MigrationEnded) for recorded in told):
+        begun = msgspec.structs.replace(begun, phase=coordinator.Phase.ENDED)
+        world.finished.add(COORDINATOR)
+        world.cursors[COORDINATOR] = len(told)
+    world.begin(COORDINATOR, f"folds the {len(told)} events of the log", begun, ())
 
 
 def _gone_on(world: World, role: Role, facts: frozenset[str]) -> tuple[Any, tuple[fx.Effect, ...]]:

@@ -47,7 +47,7 @@ from godwit_protocol.events import reservation as rev
 from godwit_protocol.roles import coordinator, destination, source
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
-from godwit_protocol.roles.coordinator_facts import input_of
+from godwit_protocol.roles.coordinator_facts import Facts, input_of
 from godwit_protocol.roles.inputs import Input
 
 
@@ -87,6 +87,11 @@ class World:
         self.final_round = 0
         self.refuse_reservation = False
         self.quarantined = False
+        self.known = Facts()
+        """What the coordinator has been told since it started."""
+        self.folds_until = 0
+        """So many events stood in the log when the coordinator was last started."""
+        self.claimed = False
         self.effects: list[tuple[Role, fx.Effect]] = []
         self.story = Story()
         request = ev.MigrationRequested(
@@ -110,13 +115,13 @@ class World:
             if self.log.outbox[role]:
                 found.append(Action(f"store of {role.value}", lambda r=role: self._store_next(r)))
         for role in Role:
-            if role in self.dead | self.down:
+            if role in self.dead | self.down or self._waits_for_claim(role):
                 continue
             if self.cursors[role] < len(self.log.recorded):
                 found.append(Action(f"tell {role.value}", lambda r=role: self._read_log(r)))
         for pending in self.pending:
             found += self._outcomes(pending)
-        for role in (SOURCE, DESTINATION):
+        for role in Role:
             if role in self.down:
                 found.append(Action(f"restart of {role.value}", lambda r=role: restart(self, r)))
         for stray in self.strays:
@@ -188,21 +193,31 @@ class World:
             return not self.link.up and self.final_round not in self.rounds_received
         return isinstance(effect, ON_LINK) and not self.link.up
 
+    def _waits_for_claim(self, role: Role) -> bool:
+        """A coordinator folds no more of the history before it knows what became of the claim."""
+        return self._folds(role) and any(item.role is role for item in self.pending)
+
+    def _folds(self, role: Role) -> bool:
+        return role is COORDINATOR and self.cursors[role] < self.folds_until
+
     def _can_fail(self, role: Role, effect: fx.Effect) -> bool:
+        if isinstance(effect, fx.TakeClaim) and self.claimed:
+            return False
         if isinstance(effect, fx.SendRound) and self.link.up:
             return effect.round not in self.rounds_sent
         return isinstance(effect, (*ON_LINK, *FALLIBLE))
 
     # Doing it.
 
-    def tell(self, role: Role, given: Input) -> None:
-        """One step of a role's core, and its effects."""
+    def tell(self, role: Role, given: Input, at_ns: int | None = None) -> None:
+        """One step of a role's core, and its effects. ``at_ns``: when that was so; None: now."""
         state = self.states[role]
         if state is None or role in self.dead:
             return
         self.now_ns += 10_000
         self.samples.setdefault((role, str(state.phase)), []).append(state)
-        after, effects = CORES[role].step(state, given, self.now_ns)
+        core_ns = self.now_ns if at_ns is None else at_ns
+        after, effects = CORES[role].step(state, given, core_ns)
         self.story.told(self.now_ns, role, given, state.phase, after.phase)
         self._take(role, after, effects)
 
@@ -391,7 +406,7 @@ class World:
         self.log.put(role, effect, self.now_ns, self.register[-1].epoch)
 
     def _store_next(self, role: Role) -> None:
-        outgoing = self.log.store_next(role)
+        outgoing = self.log.store_next(role, self.now_ns)
         if outgoing.acknowledges:
             self.tell(role, inp.Appended(type=outgoing.event.TYPE))
 
@@ -408,12 +423,15 @@ class World:
         self.cursors[role] += 1
         event, to = self.log.recorded[index].event, self.log.addressed[index]
         if role is COORDINATOR:
-            self._coordinate(event)
+            was_ns = self.log.times_ns[index] if index < self.folds_until else None
+            self._coordinate(event, was_ns)
         elif to is not None and to.host == role.host:
             self._obey(role, event)
 
-    def _coordinate(self, event: Event) -> None:
-        if isinstance(event, rev.ReservationRequested) and not self.refuse_reservation:
+    def _coordinate(self, event: Event, was_ns: int | None) -> None:
+        if isinstance(event, rev.ReservationRequested) and self._is_answered():
+            pass  # this is after a restart
+        elif isinstance(event, rev.ReservationRequested) and not self.refuse_reservation:
             placement = rev.Placement(gpu=0, profile="H100XM-4C", framebuffer_bytes=4 * 1024**3)
             granted = rev.ReservationGranted(
                 reservation=MIGRATION, target=event.target, placements=(placement,)
@@ -425,8 +443,12 @@ class World:
             )
             self.say_to_log(refused, Lane.TRACKER, "tracker-1")
         given = self._fact(event)
-        if given is not None:
-            self.tell(COORDINATOR, given)
+        if given is not None and self.known.is_new(event):
+            self.tell(COORDINATOR, given, was_ns)
+
+    def _is_answered(self) -> bool:
+        answers = (rev.ReservationGranted, rev.ReservationRefused)
+        return any(isinstance(recorded.event, answers) for recorded in self.log.recorded)
 
     def _fact(self, event: Event) -> Input | None:
         if not isinstance(event, ev.MigrationRequested):
@@ -495,7 +517,8 @@ class World:
     def deadlines(self) -> dict[Role, int]:
         found = {}
         for role in Role:
-            if self.states[role] is not None and role not in self.dead | self.finished:
+            waits = role not in self.dead | self.finished and not self._folds(role)
+            if self.states[role] is not None and waits:
                 deadline_ns = DEADLINES[role](self.states[role])
                 if deadline_ns is not None:
                     found[role] = deadline_ns

@@ -52,6 +52,7 @@ def succeed(world: World, role: Role, effect: fx.Effect) -> None:
         case fx.FencePeer() if peer(role) in world.dead:
             world.tell(role, inp.PeerFenced())
         case fx.TakeClaim():
+            world.claimed = True
             world.tell(role, inp.ClaimSettled(won=True, holder=MIGRATION))
         case fx.WriteOff():
             lost = reg.lost(world.register[-1], effect.machine, MIGRATION, effect.epoch)

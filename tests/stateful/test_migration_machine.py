@@ -89,7 +89,7 @@ class MigrationMachine(RuleBasedStateMachine):
             deadline_ns=deadline_s * 1_000_000_000,
             rounds_max=LIMITS.rounds_max,
         )
-        self.trouble, self.crashes = trouble, 0
+        self.trouble, self.crashes, self.coordinator_crashes = trouble, 0, 0
         self.world = World(limits, verify)
         role, phase = beginning
         while self.world.phase(role) != phase and self._nominal():
@@ -137,6 +137,17 @@ class MigrationMachine(RuleBasedStateMachine):
             self.crashes += 1
             hypothesis.event(f"crash of {role.value} [{self.world.phase(role)}]")
             crash(self.world, role, keeps=keeps, done=done)
+
+    @rule(keeps=st.booleans(), done=st.booleans())
+    def crash_coordinator(self, keeps: bool, done: bool) -> None:
+        """The coordinator dies, at any time but in a world without trouble. What it knew is gone:
+        started again, it folds the log.
+        """
+        is_enough = self.coordinator_crashes == CRASHES_MAX or self.trouble is Trouble.NONE
+        if not is_enough and may_crash(self.world, COORDINATOR):
+            self.coordinator_crashes += 1
+            hypothesis.event(f"crash of coordinator [{self.world.phase(COORDINATOR)}]")
+            crash(self.world, COORDINATOR, keeps=keeps, done=done)
 
     @rule()
     def lose_a_write(self) -> None:

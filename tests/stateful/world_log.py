@@ -9,6 +9,7 @@ from parts import MIGRATION, SPEC, Outgoing, Role
 
 from godwit_protocol import codec
 from godwit_protocol.events import CHAIN_START, Envelope, Event, Lane, Recorded, stored_hash
+from godwit_protocol.events.bandwidth import BandwidthOrdered
 from godwit_protocol.ids import uuid7
 from godwit_protocol.roles import effects as fx
 
@@ -20,20 +21,37 @@ class WorldLog:
         self.recorded: list[Recorded] = []
         self.stored: list[bytes] = []
         self.addressed: list[fx.Address | None] = []
+        self.times_ns: list[int] = []
+        """When each event was stored."""
         self.outbox: dict[Role, deque[Outgoing]] = {role: deque() for role in Role}
         self._chains: dict[str, list[bytes]] = {}
         self._ids = 0
 
     def put(self, role: Role, effect: fx.Append, now_ns: int, epoch: int) -> None:
-        """Seal an event and leave it in the role's outbox."""
+        """Seal an event and leave it in the role's outbox, unless it is a decision that stands."""
+        if role is Role.COORDINATOR and self._stands(effect):
+            return
         data = self._seal(effect.event, role.lane, role.host, now_ns, epoch)
         waits = effect.durability is fx.Durability.LOGGED
         self.outbox[role].append(Outgoing(data, effect.event, effect.to, waits))
 
-    def store_next(self, role: Role) -> Outgoing:
+    def _stands(self, decision: fx.Append) -> bool:
+        """Whether the coordinator has written it before, or a later one of its kind."""
+        told = [(item.event, item.to) for item in self.outbox[Role.COORDINATOR]]
+        for recorded, to in zip(self.recorded, self.addressed, strict=True):
+            if recorded.envelope.lane is Lane.COORDINATOR:
+                told.append((recorded.event, to))
+        return any(
+            type(event) is type(decision.event)
+            and to == decision.to
+            and _number(event) >= _number(decision.event)
+            for event, to in told
+        )
+
+    def store_next(self, role: Role, now_ns: int) -> Outgoing:
         """The oldest event of the outbox reaches the log."""
         outgoing = self.outbox[role].popleft()
-        self._store(outgoing.data, outgoing.event, outgoing.to)
+        self._store(outgoing.data, outgoing.event, outgoing.to, now_ns)
         return outgoing
 
     def give_up_waiting(self, role: Role) -> Event:
@@ -54,13 +72,14 @@ class WorldLog:
 
     def say(self, event: Event, lane: Lane, host: str, now_ns: int, epoch: int) -> None:
         """Store an event of somebody outside."""
-        self._store(self._seal(event, lane, host, now_ns, epoch), event, None)
+        self._store(self._seal(event, lane, host, now_ns, epoch), event, None, now_ns)
 
-    def _store(self, data: bytes, event: Event, to: fx.Address | None) -> None:
+    def _store(self, data: bytes, event: Event, to: fx.Address | None, now_ns: int) -> None:
         recorded = codec.decode(data, len(self.recorded) + 1)
         assert recorded.event == event
         self.stored.append(data)
         self.addressed.append(to)
+        self.times_ns.append(now_ns)
         self.recorded.append(recorded)
 
     def _seal(self, event: Event, lane: Lane, host: str, now_ns: int, epoch: int) -> bytes:
@@ -86,3 +105,8 @@ class WorldLog:
         data = codec.encode(envelope)
         chain.append(stored_hash(data))
         return data
+
+
+def _number(event: Event) -> int:
+    """Of a decision among those of its kind: all but one kind are taken once."""
+    return event.change if isinstance(event, BandwidthOrdered) else 1

@@ -41,6 +41,9 @@ RESERVATIONS = [f"r{number}" for number in range(8)]
 CHOICE = st.integers(0, 63)
 TIME = st.integers(0, 10)
 WHICH = st.integers(0, TRACKERS_MAX - 1)
+GONE = -1
+"""Whose write it was: of a life that nobody answers any more."""
+Fate = tracker.ReservationUsed | tracker.ReservationOver
 
 
 class Line(NamedTuple):
@@ -63,6 +66,8 @@ class TrackerMachine(RuleBasedStateMachine):
         self.writes: list[tuple[int, tracker.WriteLedger]] = []
         self.answers: list[dict[str, list[object]]] = []
         self.wanted: dict[str, tracker.ReservationWanted] = {}
+        self.outlived: list[set[str]] = [set() for _ in range(TRACKERS_MAX)]
+        """What each replica, started again, found over before it was decided."""
 
     @initialize(trackers=st.integers(1, TRACKERS_MAX))
     def begin(self, trackers: int) -> None:
@@ -162,7 +167,20 @@ class TrackerMachine(RuleBasedStateMachine):
         which %= len(self.states)
         if self.read[which] < len(self.ledger):
             self.read[which] += 1
-            self.tell(which, tracker.LedgerStored(**self.ledger[self.read[which] - 1]._asdict()))
+            line = self.ledger[self.read[which] - 1]
+            self.tell(which, tracker.LedgerStored(**line._asdict()))
+            if line.entry.kind is EntryKind.HELD:
+                self.say_fate(which, line.entry.reservation)
+
+    def say_fate(self, which: int, reservation: str) -> None:
+        """What the events that were heard say of a reservation, once the ledger has it."""
+        fate = self.fates(which).get(reservation)
+        if fate is not None:
+            self.tell(which, fate)
+
+    def fates(self, which: int) -> dict[str, Fate]:
+        heard = self.events[: self.seen[which]]
+        return {event.reservation: event for event in heard if isinstance(event, Fate)}
 
     @rule(which=WHICH, choice=CHOICE)
     def hear_again(self, which: int, choice: int) -> None:
@@ -183,13 +201,42 @@ class TrackerMachine(RuleBasedStateMachine):
         if self.writes:
             which, write = self.writes.pop(choice % len(self.writes))
             stored = self.store(write) if answered or not lost else False
-            if not (stored and answered):
+            if which != GONE and not (stored and answered):
                 self.tell(which, tracker.LedgerRefused(host=write.entry.host))
 
     @rule(which=WHICH)
     def retry(self, which: int) -> None:
         which %= len(self.states)
         self.take(which, tracker.retry(self.states[which]))
+
+    @rule(which=WHICH)
+    def restart(self, which: int) -> None:
+        """A replica dies and is started again: as production, it folds the ledgers first and then
+        the events, and does what these lack. What it was writing may arrive, now or later.
+        """
+        which %= len(self.states)
+        self.writes = [(GONE if of == which else of, write) for of, write in self.writes]
+        self.states[which] = tracker.TrackerState(catalogue=CATALOGUE)
+        for line in self.ledger:
+            self.tell(which, tracker.LedgerStored(**line._asdict()))
+        self.read[which], self.seen[which] = len(self.ledger), len(self.events)
+        for event in self.events:
+            if isinstance(event, tracker.HostSeen):
+                self.tell(which, event)
+        self.do_what_lacks(which)
+
+    def do_what_lacks(self, which: int) -> None:
+        """Ask again for what nobody has answered, unless it is over; end what is left held."""
+        fates = self.fates(which)
+        for event in self.events:
+            if isinstance(event, tracker.ReservationWanted):
+                if event.reservation in fates:
+                    self.outlived[which].add(event.reservation)
+                elif event.reservation not in self.answers[which]:
+                    self.tell(which, event)
+        for picture in self.states[which].hosts.values():
+            for reservation in picture.holdings:
+                self.say_fate(which, reservation)
 
     # What must hold.
 
@@ -257,8 +304,8 @@ class TrackerMachine(RuleBasedStateMachine):
         return heard and followed and not waiting and not self.writes
 
     def check_answers(self) -> None:
-        for answers in self.answers:
-            assert answers.keys() == self.wanted.keys()
+        for answers, outlived in zip(self.answers, self.outlived, strict=False):
+            assert answers.keys() | outlived == self.wanted.keys()
         for entry, sequence in self.ledger:
             if entry.kind in (EntryKind.HELD, EntryKind.REFUSED):
                 wanted = self.wanted[entry.reservation]

@@ -14,6 +14,7 @@ from godwit_protocol.events import migration as ev
 from godwit_protocol.machine import MachineSpec, VGpuSpec
 from godwit_protocol.roles import coordinator, destination, source
 from godwit_protocol.roles import effects as fx
+from godwit_protocol.roles.inputs import Input
 from godwit_protocol.roles.source_state import next_deadline_ns as source_deadline_ns
 
 PAGES = 4
@@ -45,6 +46,8 @@ class Role(Enum):
 
 SOURCE, DESTINATION, COORDINATOR = Role
 CORES = {SOURCE: source, DESTINATION: destination, COORDINATOR: coordinator}
+Step = Callable[[Any, Input, int], tuple[Any, tuple[fx.Effect, ...]]]
+STEPS: dict[Role, Step] = {role: core.step for role, core in CORES.items()}
 DEADLINES: dict[Role, Callable[[Any], int | None]] = {
     SOURCE: source_deadline_ns,
     DESTINATION: destination.next_deadline_ns,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from enum import Enum, auto
 
 import hypothesis
@@ -20,7 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from invariants import check_invariants
-from parts import COORDINATOR, DESTINATION, LIMITS, PAGES, SOURCE, Action, Role
+from parts import COORDINATOR, DESTINATION, LIMITS, PAGES, SOURCE, STEPS, Action, Role, Step
 from scenarios import bandwidth
 
 from godwit_protocol.events import migration as ev
@@ -66,6 +68,9 @@ class Trouble(Enum):
 class MigrationMachine(RuleBasedStateMachine):
     """Anything that can happen, in any order."""
 
+    steps: Mapping[Role, Step] = STEPS
+    is_strict = True
+
     @initialize(
         stun_limit_ms=st.sampled_from([500, 8, 2]),
         deadline_s=st.sampled_from([60, 1]),
@@ -90,7 +95,7 @@ class MigrationMachine(RuleBasedStateMachine):
             rounds_max=LIMITS.rounds_max,
         )
         self.trouble, self.crashes, self.coordinator_crashes = trouble, 0, 0
-        self.world = World(limits, verify)
+        self.world = World(limits, verify, self.steps, is_strict=self.is_strict)
         role, phase = beginning
         while self.world.phase(role) != phase and self._nominal():
             self._nominal()[0].do()
@@ -184,7 +189,8 @@ class MigrationMachine(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         try:
-            self._come_to_rest(self.world)
+            if sys.exc_info()[0] is None:  # what has failed already needs no end
+                self._come_to_rest(self.world)
         finally:
             hypothesis.note(self.world.story)  # that of the shrunk failure is printed, and no other
 

@@ -149,9 +149,9 @@ class World:
             found.append(Action("log does not answer", self._append_fails, fault=True))
         if DESTINATION not in self.dead and self.states[DESTINATION] is not None:
             found.append(Action("destination host dies", self.kill_destination, fault=True))
-        if DESTINATION in self.dead and self.states[SOURCE] is not None:
-            fenced = inp.PeerFenced()
-            found.append(Action("fenced", lambda: self.tell(SOURCE, fenced), fault=True))
+        for role in (SOURCE, DESTINATION):
+            if peer(role) in self.dead and self.states[role] is not None:
+                found.append(Action("fenced", lambda r=role: self._proven(r), fault=True))
         return found
 
     def _outcomes(self, pending: Pending) -> list[Action]:
@@ -368,20 +368,28 @@ class World:
         self.tell(*notice)
 
     def kill_destination(self) -> None:
+        self.kill(DESTINATION)
+
+    def kill(self, role: Role) -> None:
         """The host is gone for good, with its memory, and all that it had not sent."""
-        self.dead.add(DESTINATION)
-        self.down.discard(DESTINATION)
-        self.dies(DESTINATION)
-        self.vmms[DESTINATION] = Vmm(broken=True)
-        self.pending = [item for item in self.pending if item.role is not DESTINATION]
-        self.log.outbox[DESTINATION].clear()
+        self.dead.add(role)
+        self.down.discard(role)
+        self.dies(role)
+        self.vmms[role] = Vmm(broken=True)
+        self.pending = [item for item in self.pending if item.role is not role]
+        self.log.outbox[role].clear()
         if self.link.up:
             self.break_link()
+
+    def _proven(self, role: Role) -> None:
+        """``role`` has the proof that the other host is off."""
+        self.tell(role, inp.PeerFenced())
 
     def dies(self, role: Role) -> None:
         """What held the machine at ``role``, if it did, is dead."""
         self.vmm_died = True
-        self.is_lost |= not has_image(self, peer(role))
+        goes = any(item == Pending(peer(role), fx.FreeMemory()) for item in self.pending)
+        self.is_lost |= goes or not has_image(self, peer(role))
         self.vmms[role].broken = True
         self.vmms[role].executes = False
 

@@ -11,17 +11,19 @@ import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
-import broken_cores as broken
 import hypothesis
 import pytest
 from harness import World
-from hypothesis import Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis import Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, run_state_machine_as_test
 from parts import DESTINATION, SOURCE, STEPS, Role
 from test_golden import FOLDER, check_story
-from test_migration_machine import MigrationMachine
+from test_migration_machine import MigrationMachine, Trouble
 
+import broken_cores as broken
 from godwit.proof.checker.cores import Core
+from godwit_protocol.events.migration import Verify
 
 CAUGHT_FOLDER = FOLDER / "caught"
 
@@ -31,21 +33,30 @@ class Broken(NamedTuple):
     role: Role
     rule: str
     """What is said of the rule that is broken."""
+    beginning: tuple[Role, str]
+    """The world comes well as far as this."""
+    trouble: Trouble = Trouble.NONE
+    seed: int = 0
+    """With which it is found soon."""
 
 
+TWO_RUN, NONE_LEFT = "I1: two sides execute", "I2: no whole image is left"
+STAGED, GONE, RUNS = (DESTINATION, "staged"), (SOURCE, "committed"), (DESTINATION, "active")
 DEMANDED = [
-    Broken(broken.resumes_on_a_lost_acknowledgement, SOURCE, "I1: two sides execute"),
-    Broken(broken.trusts_the_register_alone, SOURCE, "I1: two sides execute"),
-    Broken(broken.claims_without_fencing, DESTINATION, "I1: two sides execute"),
-    Broken(broken.resumes_on_a_timeout_after_go, SOURCE, "I1: two sides execute"),
+    Broken(broken.resumes_on_a_lost_acknowledgement, SOURCE, TWO_RUN, GONE, seed=2),
+    Broken(broken.trusts_the_register_alone, SOURCE, TWO_RUN, RUNS, Trouble.LOST_WRITES, 4),
+    Broken(broken.claims_without_fencing, DESTINATION, TWO_RUN, STAGED, Trouble.LOST_WRITES, 1),
+    Broken(
+        broken.drops_the_image_on_a_local_failure, DESTINATION, NONE_LEFT, STAGED, Trouble.DEATHS
+    ),
+    Broken(broken.resumes_on_a_timeout_after_go, SOURCE, TWO_RUN, GONE, seed=1),
 ]
 CASES = {case.build.__name__.replace("_", "-"): case for case in DEMANDED}
 SETTINGS = settings(
-    max_examples=2000,
+    max_examples=300,
     stateful_step_count=25,
     deadline=None,
     database=None,
-    derandomize=True,
     report_multiple_bugs=False,
     phases=[Phase.generate, Phase.shrink],
     suppress_health_check=list(hypothesis.HealthCheck),
@@ -56,13 +67,18 @@ def caught(case: Broken) -> tuple[str, World]:
     """What the machine says of the broken protocol, and the shortest world that it found."""
     ends: list[World] = []
 
+    @seed(case.seed)
     class Breaking(MigrationMachine):
         steps = {**STEPS, case.role: case.build().step}
         is_strict = False
 
+        @initialize(trouble=st.just(case.trouble), beginning=st.just(case.beginning))
+        def begin(self, trouble: Trouble, beginning: tuple[Role, str]) -> None:
+            super().begin(500, 60, Verify.OFF, beginning, trouble, [])
+
         def teardown(self) -> None:
+            """It need not come to rest."""
             ends[:] = [self.world]
-            super().teardown()
 
     with pytest.raises(AssertionError) as error:
         run_state_machine_as_test(Breaking, settings=SETTINGS)

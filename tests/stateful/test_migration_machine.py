@@ -26,6 +26,8 @@ from parts import COORDINATOR, DESTINATION, LIMITS, PAGES, SOURCE, STEPS, Action
 from scenarios import bandwidth
 
 from godwit_protocol.events import migration as ev
+from godwit_protocol.roles import effects as fx
+from godwit_protocol.roles import inputs as inp
 
 CHOICES_MAX = 63
 CRASHES_MAX = 2
@@ -153,6 +155,34 @@ class MigrationMachine(RuleBasedStateMachine):
             self.coordinator_crashes += 1
             hypothesis.event(f"crash of coordinator [{self.world.phase(COORDINATOR)}]")
             crash(self.world, COORDINATOR, keeps=keeps, done=done)
+
+    @precondition(lambda self: self.trouble is Trouble.DEATHS)
+    @rule()
+    def source_host_dies(self) -> None:
+        """For good. One host at most does."""
+        if self.world.states[SOURCE] is not None and not self.world.dead:
+            hypothesis.event(f"source host dies [{self.world.phase(SOURCE)}]")
+            self.world.story.outside(self.world.now_ns, "host-1 dies")
+            self.world.kill(SOURCE)
+
+    @precondition(lambda self: self.trouble is Trouble.DEATHS)
+    @rule()
+    def destination_fails(self) -> None:
+        """Something local fails at a destination that has staged the image, which stays whole."""
+        if self.world.phase(DESTINATION) == "staged":
+            hypothesis.event("the destination fails")
+            self.world.tell(DESTINATION, inp.OperationFailed(message="something local failed"))
+
+    @rule(role=st.sampled_from([SOURCE, DESTINATION]))
+    def order(self, role: Role) -> None:
+        """An operator has a host run the machine, once a doubt was raised."""
+        doubts = any(
+            isinstance(effect, fx.Append) and isinstance(effect.event, ev.DoubtRaised)
+            for _role, effect in self.world.effects
+        )
+        if doubts and role not in self.world.dead | self.world.down:
+            hypothesis.event(f"{role.value} ordered to run [{self.world.phase(role)}]")
+            self.world.tell(role, inp.RunOrdered(standing=self.world.register_view()))
 
     @rule()
     def lose_a_write(self) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import broken_cores as broken
 import pytest
 
+import broken_cores as broken
 from godwit.proof.checker import words
 from godwit.proof.checker.beginnings import go_given, stun_intended
 from godwit.proof.checker.cores import DESTINATION, SOURCE, Core

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import broken_cores as broken
 import pytest
 
+import broken_cores as broken
 from godwit.proof.checker import limit, words
 from godwit.proof.checker.__main__ import main
 from godwit.proof.checker.beginnings import go_given, preparation, stun_intended

@@ -244,9 +244,8 @@ class _Known:
             gpus=None if self._reserved is None else self._reserved.gpus,
         )
         yield usual
-        if isinstance(
-            event, rev.ReservationRequested
-        ):  # replicas may have found different machines
+        # Replicas may have found different machines.
+        if isinstance(event, rev.ReservationRequested):
             assert usual.spec is not None
             found = usual.spec.vgpus
             other = () if found else (VGpuSpec("", 0),)

@@ -58,6 +58,7 @@ JOBS = (
     Job("calls"),
     Job("content"),
     Job("watchers"),
+    Job("watched_register"),
     Job("compression"),
     Job("slow_link"),
     Job("transfer", ("--repeats", "5"), ("--size-mib", "32", "--repeats", "1")),

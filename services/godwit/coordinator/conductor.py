@@ -173,12 +173,15 @@ class Conductor:
         since, if only because the migration takes memory.
         """
         look = not_looked_at if self._standing else self._look_at_link
+
+        async def estimate(record: RegisterRecord | None) -> EstimateMade | None:
+            return await self._estimated(requested, record)
+
         considered = await patiently(
-            lambda: consider(self._event_log, self._catalogue, requested, look)
+            lambda: consider(self._event_log, self._catalogue, requested, look, estimate)
         )
         refusals = () if self._standing else considered.refusals
-        estimated = await self._estimated(requested, considered.record)
-        return msgspec.structs.replace(considered, refusals=refusals, estimated=estimated)
+        return msgspec.structs.replace(considered, refusals=refusals)
 
     async def _estimated(
         self, requested: MigrationRequested, record: RegisterRecord | None
@@ -186,7 +189,7 @@ class Conductor:
         estimates = self._estimates
         if estimates is None or record is None or record.owner == requested.destination:
             return None
-        return await patiently(lambda: estimates.of(self.migration, requested, record.owner))
+        return await estimates.of(self.migration, requested, record.owner)
 
     async def _step(self, given: Input, now_ns: int, lane: LaneWriter, cause: str = "") -> None:
         """Tell the core, do what it wants, and tell it what came of that."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 import msgspec
 
@@ -14,9 +16,17 @@ from godwit_protocol.catalogue import Catalogue
 from godwit_protocol.compatibility.judging import judge
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events.estimate import EstimateMade
 from godwit_protocol.machine import MachineSpec
 from godwit_protocol.register import RegisterRecord
 from godwit_protocol.roles import inputs as inp
+
+Estimate: TypeAlias = Callable[[RegisterRecord | None], Awaitable[EstimateMade | None]]
+"""What a move is expected to take, from the machine's record."""
+
+
+async def no_estimate(_record: RegisterRecord | None) -> None:
+    """Of whoever asks for none."""
 
 
 async def consider(
@@ -24,19 +34,29 @@ async def consider(
     catalogue: Catalogue,
     requested: ev.MigrationRequested,
     look_at_link: LookAtLink,
+    estimate: Estimate = no_estimate,
 ) -> inp.Considered:
     """Return the request with what the log knows of its machine and its hosts, and the hosts of
-    the link between them.
+    the link between them; meanwhile the estimate is made.
 
     Raises ``UnreachableError``, and ``CorruptError`` if their records cannot be read.
     """
-    found = await _known(log, requested)
-    spec, record = found.spec, found.record
-    if spec is None or record is None or not found.destination_known:
-        return found
-    case = await gather(log, catalogue, spec, record.owner, requested.destination, look_at_link)
+    known = await _known(log, requested)
+    judged, estimated = await asyncio.gather(
+        _judged(log, catalogue, known, look_at_link), estimate(known.record)
+    )
+    return msgspec.structs.replace(judged, estimated=estimated)
+
+
+async def _judged(
+    log: EventLog, catalogue: Catalogue, known: inp.Considered, look_at_link: LookAtLink
+) -> inp.Considered:
+    spec, record = known.spec, known.record
+    if spec is None or record is None or not known.destination_known:
+        return known
+    case = await gather(log, catalogue, spec, record.owner, known.destination, look_at_link)
     judged = judge(case)
-    return msgspec.structs.replace(found, refusals=judged.objections, gpus=judged.gpus)
+    return msgspec.structs.replace(known, refusals=judged.objections, gpus=judged.gpus)
 
 
 async def _known(log: EventLog, requested: ev.MigrationRequested) -> inp.Considered:

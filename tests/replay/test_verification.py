@@ -16,8 +16,9 @@ from godwit.runtime.log_file import LogFile
 from godwit_protocol import codec, subjects
 from godwit_protocol.convergence import Decision
 from godwit_protocol.errors import CorruptError, InvalidInputError
-from godwit_protocol.events import CHAIN_START, Lane, stored_hash
+from godwit_protocol.events import CHAIN_START, Event, Lane, stored_hash
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events.machine import MachineFailed
 from godwit_protocol.replay import lines
 from godwit_protocol.replay.chains import note, parse_noted
 from godwit_protocol.replay.stories import Story
@@ -152,6 +153,43 @@ def test_a_clock_that_goes_back_keeps_nobody_searching_for_ever(staged_ns: int) 
     migration, messages = until_staged(staged_ns)
     changed = with_doubt(messages, "", 75 * 10**9)
     assert verify(migration, changed).events == len(changed)
+
+
+RUN_THERE = ("cli-x", Lane.OPERATOR, ev.RunOrdered(target="host-2"))
+NOTHING_RUNS = ("host-1", Lane.SOURCE, MachineFailed(message="the VMM is dead"))
+IS_OFF = ("host-2", Lane.DESTINATION, ev.HostFenced(target="host-1", vouched_by="ada@desk"))
+RUNS_THERE = (
+    "host-2",
+    Lane.DESTINATION,
+    ev.MachineActivated(register_sequence=9, owned_ns=1, first_step_ns=1),
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_wrong"),
+    [
+        ([RUNS_THERE], True),
+        ([RUN_THERE, RUNS_THERE], True),
+        ([NOTHING_RUNS, RUNS_THERE], True),
+        ([IS_OFF, RUNS_THERE], True),
+        ([RUNS_THERE, NOTHING_RUNS, RUN_THERE], True),
+        ([NOTHING_RUNS, RUN_THERE, RUNS_THERE], False),
+        ([RUN_THERE, IS_OFF, RUNS_THERE], False),
+    ],
+)
+def test_only_an_operator_has_a_machine_run_elsewhere_that_was_taken_back(
+    said: list[tuple[str, Lane, Event]], is_wrong: bool
+) -> None:
+    """And only when nothing can run any more where it was."""
+    file = LogFile(LOGS / "v1-rolled-back.ndjson")
+    messages = list(file.messages())
+    for host, lane, event in said:
+        scope = Scope.of_migration(file.head().of, "m")
+        sealed = LaneWriter(SystemClock(), lane, host, scope).seal(event)
+        sequence = messages[-1].sequence + 1
+        messages.append(Stored(sealed.subject, sequence, 0, sealed.data, {}))
+    told = [str(fault) for fault in verify(file.head().of, messages).faults]
+    assert any("activated and taken back, both" in each for each in told) is is_wrong
 
 
 def test_one_that_goes_on_is_not_wrong_and_not_proven() -> None:

@@ -14,6 +14,7 @@ from .. import codec
 from ..errors import CorruptError
 from ..events import Event, Lane, Recorded
 from ..events import migration as ev
+from ..events.machine import MachineFailed
 from ..stored import Stored
 from .chains import Chains, Noted, note
 from .findings import Fault, Verification
@@ -93,8 +94,32 @@ def _faults_of_ends(story: Sequence[Recorded]) -> Iterator[Fault]:
     for kind in (ev.MigrationEnded, ev.MachineActivated, ev.MachineReleased, ev.GoGiven):
         if types[kind] > 1:
             yield Fault(0, f"{kind.TYPE} stands {types[kind]} times")
-    if types[ev.MachineActivated] and types[ev.MachineTakenBack]:
+    hosts = {
+        type(recorded.event): recorded.envelope.host
+        for recorded in story
+        if isinstance(recorded.event, ev.MachineActivated | ev.MachineTakenBack)
+    }
+    if len(hosts) == 2 and not any(_is_overruled(story, kind) for kind in hosts):
         yield Fault(0, "activated and taken back, both")
+
+
+def _is_overruled(story: Sequence[Recorded], kind: type[Event]) -> bool:
+    """Whether the machine ran where ``kind`` says because an operator had ordered it to, when the
+    other host had said that nothing runs there, or was proven to be off.
+    """
+    ordered: set[str] = set()
+    silenced: set[str] = set()
+    for recorded in story:
+        event, host = recorded.event, recorded.envelope.host
+        if isinstance(event, ev.RunOrdered):
+            ordered.add(event.target)
+        elif isinstance(event, ev.HostFenced):
+            silenced.add(event.target)
+        elif isinstance(event, MachineFailed):
+            silenced.add(host)
+        elif isinstance(event, kind):
+            return host in ordered and bool(silenced - {host})
+    return False
 
 
 def _faults_of_causes(story: Sequence[Recorded]) -> Iterator[Fault]:

@@ -49,9 +49,9 @@ test-fast: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -m "not e2e" -n 2 --dist loadfile $(if $(RESULTS),--junitxml=$(RESULTS)/fast.xml)
 
 # Goes on where it was interrupted, as long as what it tests is the same: docs may change. It says how
-# long it will still take. ARENAS: clusters at once.
+# long it will still take. ARENAS: clusters at once. ONLY: patterns, such as '@c* @x2'.
 chaos: $(VENV)/.installed-dev
-	@PYTHONPATH=tests/chaos:tests/support $(BIN)/python tests/chaos/matrix.py $(or $(ARENAS),4)
+	@set -f; PYTHONPATH=tests/chaos:tests/support $(BIN)/python tests/chaos/matrix.py $(or $(ARENAS),4) $(ONLY)
 
 mutation: $(VENV)/.installed-dev
 	@$(BIN)/python tests/mutation/driver.py

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections import Counter
 from typing import Final
 
-from arena import HOSTS, POLL_S, SETTLED_S_MAX, Arena, Subject, ViolatedError
+from arena import HOSTS, POLL_S, SETTLED_S_MAX, Arena, Exchanges, Subject, ViolatedError
 from processes import memfds, sockets
 from stamped_trainer import TRAINED
+from steps import Role
 
 from godwit.cli.guest_client import REQUEST_HEADER, GuestClient
 from godwit.cli.resolve import find_doubt, order_run
 from godwit.hypervisor.port import VmmState
 from godwit.local_cluster import process_tree
-from godwit_protocol import codec, subjects
+from godwit_protocol import codec, ledger, subjects
 from godwit_protocol import register as reg
+from godwit_protocol.events import Lane
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events import reservation as rev
 from godwit_protocol.replay.verification import UNENDED, verify
 from godwit_protocol.stored import MESSAGE_ID_HEADER, Stored
 
 END_S_MAX: Final = 75.0
-VMM_SOCKETS_MAX: Final = 3
-"""What a service may hold to watch a machine. One that leaks a socket a migration soon has more."""
+VMM_SOCKETS: Final = 1
+"""What the source's service of the machine's host holds to watch it. No other service holds any."""
+TOLD: Final = {
+    ledger.EntryKind.HELD: rev.ReservationGranted,
+    ledger.EntryKind.REFUSED: rev.ReservationRefused,
+    ledger.EntryKind.CONFIRMED: rev.ReservationConfirmed,
+    ledger.EntryKind.RELEASED: rev.ReservationReleased,
+    ledger.EntryKind.EXPIRED: rev.ReservationExpired,
+}
+"""What the tracker says of each line of a ledger."""
 
 
 async def ended(arena: Arena, migration: str) -> ev.MigrationEnded | None:
@@ -93,6 +103,7 @@ async def check(arena: Arena, migration: str) -> bool:
         faults += await _faults_of_replies(arena, subject, lives=lives)
     if faults:
         raise ViolatedError("; ".join(faults))
+    subject.former = migration
     return lives
 
 
@@ -133,6 +144,7 @@ async def _unsettled(arena: Arena, name: str, migration: str) -> list[str]:
     for host in HOSTS:
         faults += await _left_on(arena, host, name, is_owner=host == record.owner)
     faults += await _left_in_claims(arena, name)
+    faults += await _left_untold(arena, name)
     return faults or _left_in_processes(arena, record.owner)
 
 
@@ -176,6 +188,29 @@ async def _left_in_claims(arena: Arena, name: str) -> list[str]:
     return [f"migration {holder} holds the claim"] if holder else []
 
 
+async def _left_untold(arena: Arena, name: str) -> list[str]:
+    """Of each of the machine's reservations the events say what the ledger does."""
+    kinds: dict[str, ledger.EntryKind] = {}
+    for host in HOSTS:
+        for stored in await _stored(arena, (subjects.ledger(host),)):
+            entry = ledger.decode_entry(stored.data)
+            if entry.machine == name:
+                kinds[entry.reservation] = entry.kind
+    types = [each.TYPE for each in TOLD.values()]
+    filters = [*subjects.whole_machine(name)]
+    filters += [subjects.migration("*", Lane.TRACKER, each) for each in types]
+    told = set()
+    for stored in await _stored(arena, tuple(filters)):
+        event = codec.decode(stored.data, stored.sequence).event
+        if isinstance(event, tuple(TOLD.values())):
+            told.add((event.reservation, type(event)))
+    return [
+        f"nobody was told that reservation {reservation} is {kind}"
+        for reservation, kind in kinds.items()
+        if (reservation, TOLD[kind]) not in told
+    ]
+
+
 def _left_in_processes(arena: Arena, owner: str) -> list[str]:
     """Processes that are nobody's, and what the services still hold of machines and peers."""
     faults = []
@@ -187,7 +222,8 @@ def _left_in_processes(arena: Arena, owner: str) -> list[str]:
         ]
     for name, pid in services.items():
         held, at_rest = sockets(pid), arena.sockets_at_rest[name]
-        if held > at_rest + VMM_SOCKETS_MAX:
+        may_hold = VMM_SOCKETS if name == arena.service(owner, Role.SOURCE) else 0
+        if held > at_rest + may_hold:
             faults.append(f"{name} holds {held} sockets, and {at_rest} when there was no machine")
     known = {*services.values(), *launchers.values(), arena.vmm_pid(owner) or 0}
     found = set(process_tree.find_processes(arena.cluster.directory))
@@ -206,33 +242,53 @@ async def _faults_of_memory(arena: Arena, subject: Subject) -> list[str]:
     return faults + await asyncio.to_thread(subject.twin.faults, trained)
 
 
+async def look_once_more(arena: Arena, subject: Subject | None) -> None:
+    """At the end, when no cell follows that would see it: whether a question of any cell has been
+    answered a second time since. Raises ``ViolatedError``.
+    """
+    if subject is not None:
+        await _read_exchanges(arena, subject)
+        if faults := _doubled(subject.exchanges):
+            raise ViolatedError("; ".join(faults))
+
+
 async def _faults_of_replies(arena: Arena, subject: Subject, *, lives: bool) -> list[str]:
-    """No question in the log has two replies. Of a machine that lives, each has one by the end."""
-    counts = await (_all_replies if lives else _replies)(arena, subject)
-    doubled = {asked: count for asked, count in counts.items() if count > 1}
-    return [f"question {asked} has {count} replies" for asked, count in doubled.items()]
+    """No question of the machine's life has two replies. If it lives, each has one by the end."""
+    if lives:
+        async with GuestClient(arena.operations.log, subject.name) as client:
+            last = await client.exchange(json.dumps(TRAINED).encode())
+        async with asyncio.timeout(SETTLED_S_MAX):
+            while await _is_one_open(arena, subject, last.sequence):  # noqa: ASYNC110
+                await asyncio.sleep(POLL_S)
+    else:
+        await _read_exchanges(arena, subject)
+    return _doubled(subject.exchanges)
 
 
-async def _all_replies(arena: Arena, subject: Subject) -> dict[int, int]:
-    """How many replies each question until now has, when each has one. Raises ``TimeoutError``."""
-    async with GuestClient(arena.operations.log, subject.name) as client:
-        last = await client.exchange(json.dumps(TRAINED).encode())
-    async with asyncio.timeout(SETTLED_S_MAX):
-        while 0 in (counts := await _replies(arena, subject, last.sequence)).values():  # noqa: ASYNC110
-            await asyncio.sleep(POLL_S)
-    subject.asked_after = last.sequence
-    return counts
+async def _is_one_open(arena: Arena, subject: Subject, until: int) -> bool:
+    """Whether a question has no reply yet, of those up to a place in the log."""
+    await _read_exchanges(arena, subject)
+    known = subject.exchanges
+    return any(
+        not known.replies[question] for question, asked in known.asked.items() if asked <= until
+    )
 
 
-async def _replies(arena: Arena, subject: Subject, until: int = sys.maxsize) -> dict[int, int]:
-    """How many replies each question has, by its sequence, which is at most ``until``."""
-    log, after = arena.operations.log, subject.asked_after
-    asked = {
-        stored.headers[MESSAGE_ID_HEADER]: stored.sequence
-        async for stored in log.read([subjects.guest_request(subject.name)], after_sequence=after)
-        if stored.sequence <= until
-    }
-    replies = Counter[str]()
-    async for stored in log.read([subjects.guest_reply(subject.name)], after_sequence=after):
-        replies[stored.headers[REQUEST_HEADER]] += 1
-    return {sequence: replies[request] for request, sequence in asked.items()}
+async def _read_exchanges(arena: Arena, subject: Subject) -> None:
+    """Go on reading where it was left: questions and replies are in one stream."""
+    known, name = subject.exchanges, subject.name
+    filters = [subjects.guest_request(name), subjects.guest_reply(name)]
+    async for stored in arena.operations.log.read(filters, after_sequence=known.read_until):
+        if stored.subject == subjects.guest_request(name):
+            known.asked[stored.headers[MESSAGE_ID_HEADER]] = stored.sequence
+        else:
+            known.replies[stored.headers[REQUEST_HEADER]] += 1
+        known.read_until = stored.sequence
+
+
+def _doubled(known: Exchanges) -> list[str]:
+    return [
+        f"question {known.asked.get(question, question)} has {count} replies"
+        for question, count in known.replies.items()
+        if count > 1
+    ]

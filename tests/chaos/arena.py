@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,19 +24,22 @@ import wires
 from processes import is_stopped, sockets
 from run_service import plan_path
 from stamped_trainer import STAMPED_TRAINER
-from steps import Role, Step
+from steps import HOST_ROLES, Role, Step
 from twin import Twin
 from wires import Wires
 
+from godwit.cli.connection import append_as_operator
 from godwit.cli.guest_client import GuestClient
 from godwit.hypervisor.native.paths import MachineFolder
 from godwit.hypervisor.port import VmmState, VmmStatus
 from godwit.local_cluster.cluster import CLUSTER_SERVICES, HOST_SERVICES, LAUNCHER, Cluster
 from godwit.local_cluster.supervised import Program, Supervised, answers_healthy
+from godwit.runtime.lane import Scope
 from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol.errors import GodwitError
 from godwit_protocol.events import migration as ev
+from godwit_protocol.events.reservation import ReservationConfirmed
 from nats_cluster import SERVERS, NatsCluster
 from operations import Operations
 
@@ -61,6 +65,17 @@ class Setting(StrEnum):
 
 
 @dataclass
+class Exchanges:
+    """All questions to a machine and all replies, as far as they have been read."""
+
+    read_until: int = 0
+    asked: dict[str, int] = field(default_factory=dict)
+    """By the question's id, its place in the log."""
+    replies: Counter[str] = field(default_factory=Counter)
+    """By the question's id: a second one is found however late it comes."""
+
+
+@dataclass
 class Subject:
     """The machine under test, and what was seen of it."""
 
@@ -68,8 +83,9 @@ class Subject:
     twin: Twin
     asking: asyncio.Task[None]
     watching: asyncio.Task[None]
-    asked_after: int = 0
-    """Questions up to this sequence have been found to have one reply each."""
+    former: str = ""
+    """The last migration that was checked: what its services still do is none of the next one's."""
+    exchanges: Exchanges = field(default_factory=Exchanges)
     violations: list[str] = field(default_factory=list)
 
 
@@ -166,6 +182,8 @@ class Arena:
             await self.operations.start(
                 name, STAMPED_TRAINER, ram="4MiB", vgpus=["H100XM-4C"], env=[ONE_THREAD]
             )
+            # The tracker has said the last of the start: what it says next is of a migration.
+            await self.operations.event_of_machine(name, ReservationConfirmed)
             violations: list[str] = []
             self.subject = Subject(
                 name,
@@ -240,20 +258,43 @@ class Arena:
     # Steps and processes.
 
     def plan(self, host: str, step: Step) -> Callable[[], bool]:
-        """Stop the service of ``host`` at ``step``; what is returned says whether it has."""
+        """Stop the service at ``step`` that takes it, of ``host`` if it is a host's; what is
+        returned says whether it has.
+        """
         assert self.subject is not None
-        plan = plan_path(self.cluster.directory, host, step.role)
+        plan = self._plan_path(host, step.role)
         reached = plan.with_suffix(".reached")
         reached.unlink(missing_ok=True)
-        plan.write_text(json.dumps({"machine": self.subject.name, "step": step.name}))
-        service = f"{host}-{step.role}"
+        wanted = {"machine": self.subject.name, "step": step.name, "former": self.subject.former}
+        written = plan.with_suffix(".new")
+        written.write_text(json.dumps(wanted))
+        written.rename(plan)
+        service = self.service(host, step.role)
         return lambda: reached.exists() and is_stopped(self.pid(service))
 
     def unplan(self) -> None:
         """No service stops anywhere any more."""
         for host in HOSTS:
             for role in Role:
-                plan_path(self.cluster.directory, host, role).unlink(missing_ok=True)
+                self._plan_path(host, role).unlink(missing_ok=True)
+
+    def _plan_path(self, host: str, role: Role) -> Path:
+        environ = self.cluster.environ()
+        ids = {
+            Role.COORDINATOR: environ["GODWIT_COORDINATOR_ID"],
+            Role.TRACKER: environ["GODWIT_TRACKER_ID"],
+        }
+        return plan_path(self.cluster.directory, ids.get(role, host), role)
+
+    def service(self, host: str, role: Role) -> str:
+        """The name of a service, which ``pid`` takes; ``host`` only matters if it is a host's."""
+        return f"{host}-{role}" if role in HOST_ROLES else str(role)
+
+    async def cancel(self, migration: str) -> None:
+        """An operator asks for the migration's end, and does not wait for it."""
+        assert self.subject is not None
+        scope = Scope.of_migration(migration, self.subject.name)
+        await append_as_operator(self.operations.log, scope, ev.CancelRequested(), once=True)
 
     def machine_folder(self, host: str) -> MachineFolder:
         """Where the machine's files on a host are, if there are any."""

@@ -1,6 +1,7 @@
 """One cell of the matrix: a migration, stopped at a step, with a fault at one party; and what came.
 
-The step is where a service has stopped itself; while it stands there, the fault is done.
+The step is where a service has stopped itself; while it stands there, the fault is done. On the way
+to a step of an abort another one has stopped before, at a step of a migration that goes well.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 import aftermath
 from arena import (
     LIMITS,
+    POLL_S,
     REACHED_S_MAX,
     Arena,
     Setting,
@@ -23,13 +25,16 @@ from arena import (
     until,
 )
 from processes import is_dead
-from steps import BEFORE_THE_SOURCE, Role, Step
+from steps import BEFORE_THE_SOURCE, Course, Role, Step, step
 
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol.errors import GodwitError
+from godwit_protocol.events import Event
+from godwit_protocol.events import migration as ev
 from godwit_protocol.events.migration import Outcome
 from godwit_protocol.subjects import EVENTS, REGISTER
 from nats_cluster import NatsCluster
+from operations import NO_CONVERGENCE
 
 
 class Party(StrEnum):
@@ -102,8 +107,16 @@ PROCESSES: Final = frozenset(
 VMMS: Final = frozenset({Party.SOURCE_VMM, Party.DESTINATION_VMM})
 HELD_BY_SOURCE: Final = frozenset(
     {"s1", "s2", "s3", "s4", "s5", "s6", "s7", "d1", "d2", "d3", "d4"}
+    | {"x1", "x2", "x3", "x4", "x5", "x6", "b4", "b5", "r6"}
 )
-"""Here the source's VMM alone has the machine: the last pages are still to be sent."""
+"""Here the source's VMM alone has the machine: the last pages are still to be sent, or it has run
+again, and what the destination has is stale.
+"""
+TAKEN_BACK: Final = frozenset({"b1", "b2", "b3", "r2", "r3", "r4", "r5"})
+"""The register gives the machine back to the source, or is about to, whose VMM has not run: the
+destination's has the machine, and runs it only if an operator says so."""
+CONTESTED: Final = "r1"
+"""The source is about to write that it aborts, and the destination that it owns the machine."""
 CLAIMED: Final = "d10"
 """The register names the destination, whose VMM has not run: the source's has the machine, and runs
 it only if an operator says so."""
@@ -163,17 +176,24 @@ class Cell:
             is_early = self.party is Party.DISK_OF_SOURCE and self.step in BEFORE_THE_SOURCE
             return runs if is_early else frozenset({Result.MOVED})
         if self.party not in VMMS:
-            return runs
+            is_abort = self.step.course is not Course.GOES_WELL and self.step.key != CONTESTED
+            return frozenset({Result.STAYED}) if is_abort else runs
         if self.step.key in ABSENT[self.party]:
             may_leave = self.step.key == MAY_LEAVE
             return frozenset({Result.NONE, Result.MOVED} if may_leave else {Result.NONE})
-        return frozenset({self._of_a_dead_vmm}) if self.fault is Fault.KILL else runs
+        if self.fault is not Fault.KILL:
+            return runs
+        if self.step.key == CONTESTED:
+            return frozenset({Result.MOVED, Result.DOUBT})
+        return frozenset({self._of_a_dead_vmm})
 
     @property
     def _of_a_dead_vmm(self) -> Result:
         """What must become of the machine: it runs where the other VMM has it, if one has it."""
         key = self.step.key
         if self.party is Party.SOURCE_VMM:
+            if key in TAKEN_BACK:
+                return Result.DOUBT
             return Result.DEAD if key in HELD_BY_SOURCE else Result.MOVED
         if key in HELD_BY_DESTINATION:
             return Result.DEAD
@@ -190,6 +210,26 @@ class CellOutcome:
     took_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How a migration comes to its abort. It has these limits. ``at`` this step a service stands;
+    if ``is_cancelled``, an operator cancels now. The service goes on when an event of the kind
+    ``until`` is in the log, or when the step that is looked for is reached before.
+    """
+
+    at: Step
+    until: type[Event]
+    is_cancelled: bool = True
+    limits: ev.Limits = LIMITS
+
+
+OPENINGS: Final = {
+    Course.CANCELLED: Opening(step("s3"), ev.AbortOrdered, limits=NO_CONVERGENCE),
+    Course.TAKEN_BACK: Opening(step("d7"), ev.MigrationAbandoned),
+    Course.RECLAIMED: Opening(step("d8"), ev.AbortIntended, is_cancelled=False),
+}
+
+
 async def run_cell(arena: Arena, cell: Cell) -> CellOutcome:
     """Run it. A violation is an outcome too; after one nothing in the arena can be relied on."""
     loop = asyncio.get_running_loop()
@@ -199,7 +239,9 @@ async def run_cell(arena: Arena, cell: Cell) -> CellOutcome:
         if result not in cell.may_become:
             result, detail = Result.BAD, f"{result} is none of this cell's: {detail}"
         if result is Result.DEAD:
+            subject = arena.subject
             await arena.bury_machine()
+            await aftermath.look_once_more(arena, subject)
     except (ViolatedError, GodwitError, TimeoutError, AssertionError) as error:
         result, detail = Result.BAD, f"{type(error).__name__}: {error}"
     arena.unplan()
@@ -210,11 +252,8 @@ async def _run(arena: Arena, cell: Cell) -> tuple[Result, str]:
     subject = await arena.machine()
     source = await arena.owner()
     destination = arena.other(source)
-    at = source if cell.step.role is Role.SOURCE else destination
-    is_reached = arena.plan(at, cell.step)
-    migration = await arena.operations.request(subject.name, destination, LIMITS)
-    await until(is_reached, REACHED_S_MAX, f"step {cell.step.key}")
-    stopped = arena.pid(f"{at}-{cell.step.role}")
+    migration = await _come_to(arena, subject.name, cell.step, source, destination)
+    stopped = _who_takes(arena, cell.step, source, destination)
     victim = _victim(arena, cell.party, source, destination)
     if victim is None:
         send(stopped, signal.SIGCONT)
@@ -234,6 +273,43 @@ async def _run(arena: Arena, cell: Cell) -> tuple[Result, str]:
     if not lives:
         return Result.DEAD, detail
     return (Result.MOVED if end.outcome is Outcome.COMPLETED else Result.STAYED), detail
+
+
+async def _come_to(arena: Arena, machine: str, wanted: Step, source: str, destination: str) -> str:
+    """Ask for a migration, and return its id when a service stands at the step. No other does."""
+    opening = OPENINGS.get(wanted.course)
+    at = _host_of(wanted, source, destination)
+    if opening is None:
+        is_reached = arena.plan(at, wanted)
+        migration = await arena.operations.request(machine, destination, LIMITS)
+        await until(is_reached, REACHED_S_MAX, f"step {wanted.key}")
+        return migration
+    stands = arena.plan(_host_of(opening.at, source, destination), opening.at)
+    migration = await arena.operations.request(machine, destination, opening.limits)
+    await until(stands, REACHED_S_MAX, f"step {opening.at.key}")
+    stopped = _who_takes(arena, opening.at, source, destination)
+    is_reached = arena.plan(at, wanted)
+    if opening.is_cancelled:
+        await arena.cancel(migration)
+    async with asyncio.timeout(REACHED_S_MAX):
+        while not (is_reached() or await _has_come(arena, migration, opening.until)):  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
+    send(stopped, signal.SIGCONT)
+    await until(is_reached, REACHED_S_MAX, f"step {wanted.key}")
+    return migration
+
+
+async def _has_come(arena: Arena, migration: str, kind: type[Event]) -> bool:
+    return kind.TYPE in await arena.operations.types(migration)
+
+
+def _host_of(taken: Step, source: str, destination: str) -> str:
+    return source if taken.role is Role.SOURCE else destination
+
+
+def _who_takes(arena: Arena, taken: Step, source: str, destination: str) -> int:
+    """The process that takes a step."""
+    return arena.pid(arena.service(_host_of(taken, source, destination), taken.role))
 
 
 Hit = Callable[[Fault, int], Awaitable[None]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import aftermath
 import pytest
 import pytest_asyncio
 from arena import Arena
@@ -14,3 +15,4 @@ async def arena(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Arena
     """A cluster of two hosts, and a machine that is asked all the time."""
     async with Arena.open(tmp_path_factory.mktemp("chaos") / "c", wired=False) as opened:
         yield opened
+        await aftermath.look_once_more(opened, opened.subject)

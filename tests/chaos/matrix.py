@@ -1,8 +1,8 @@
 """Runs the whole matrix and writes it as a page of the docs: ``make chaos``.
 
-``matrix.py ARENAS [PATTERN …]`` runs the cells whose names match a pattern, in so many arenas at
-once. What came of each is kept by the code's digest (see ``results``): a run that was interrupted
-goes on.
+``matrix.py ARENAS [PATTERN …]`` runs the cells whose names match a pattern, or whose steps do (as
+``@c10``), in so many arenas at once. What came of each is kept by the code's digest (see
+``results``): a run that was interrupted goes on.
 The page is written when every cell of the matrix was run. Ends with status 1 if anything that must
 hold did not, or nothing can be said of some cell.
 """
@@ -22,23 +22,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
+import aftermath
 import structlog
 import table
 import wires
-from arena import Arena, Setting
-from cells import (
-    Cell,
-    CellOutcome,
-    Fault,
-    Party,
-    Result,
-    faults_of,
-    is_wired,
-    run_cell,
-    setting_of,
-)
+from arena import Arena, Setting, ViolatedError
+from cells import Cell, CellOutcome, Result, is_wired, run_cell, setting_of
 from results import ROOT, Results, revision
-from steps import STEPS
+from sections import all_cells
 
 PAGE: Final = ROOT / "docs" / "chaos.md"
 SUMMARY: Final = ROOT / "docs" / "reliability.md"
@@ -48,15 +39,6 @@ OPENINGS_MAX: Final = 5
 
 class CodeChangedError(Exception):
     """The code is no longer the one whose cells are being run."""
-
-
-def all_cells() -> list[Cell]:
-    """The most valuable first: the hardest fault, then in the order of the parties."""
-    cells = [
-        Cell(party, fault, step) for party in Party for fault in faults_of(party) for step in STEPS
-    ]
-    rank = {fault: number for number, fault in enumerate(Fault)}
-    return sorted(cells, key=lambda cell: rank[cell.fault])
 
 
 class Queue:
@@ -89,6 +71,8 @@ class Run:
         self._count = len(cells)
         self._done = self._known = sum(cell in results.outcomes for cell in cells)
         self._began_s = time.monotonic()
+        self.late: list[str] = []
+        """What was seen to be wrong after the last cell of an arena."""
 
     async def work(self, worker: int) -> None:
         """Open arenas and run cells in them until there is none."""
@@ -121,6 +105,11 @@ class Run:
             self._say(outcome)
             if outcome.result is Result.BAD:
                 return False
+        try:
+            await aftermath.look_once_more(arena, arena.subject)
+        except ViolatedError as error:
+            self.late.append(str(error))
+            return False
         return True
 
     def _check_code(self) -> None:
@@ -149,6 +138,11 @@ async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
     await task
 
 
+def _is_wanted(cell: Cell, patterns: list[str]) -> bool:
+    names = (str(cell), f"@{cell.step.key}")
+    return any(fnmatch.fnmatch(name, pattern) for name in names for pattern in patterns)
+
+
 async def _work_all(run: Run, arenas: int) -> None:
     await asyncio.gather(*(run.work(number) for number in range(arenas)))
 
@@ -157,15 +151,16 @@ def main() -> None:
     # What the connections of the runner itself go through is the faults' own doing.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     arenas, patterns = int(sys.argv[1]), sys.argv[2:] or ["*"]
-    cells = [each for each in all_cells() if any(fnmatch.fnmatch(str(each), p) for p in patterns)]
+    cells = [each for each in all_cells() if _is_wanted(each, patterns)]
     if not wires.is_possible():
         print("cuts and full disks need root, and are left out")
         cells = [each for each in cells if not is_wired(each.party)]
     found = revision()
     results = Results(found.code)
     print(f"revision {found}: {len(results.outcomes)} cells were run before")
+    run = Run(cells, results)
     try:
-        asyncio.run(_until_stopped(_work_all(Run(cells, results), arenas)))
+        asyncio.run(_until_stopped(_work_all(run, arenas)))
     except asyncio.CancelledError:
         print("interrupted; the next run goes on")
     outcomes = [results.outcomes[cell] for cell in cells if cell in results.outcomes]
@@ -173,12 +168,14 @@ def main() -> None:
     bad = [each for each in outcomes if each.result is Result.BAD]
     for each in bad:
         print(f"✗ {each.cell}: {each.detail}")
-    print(f"{len(outcomes)} of {len(cells)} cells, {len(bad)} bad")
-    if len(outcomes) == len(all_cells()):
+    for late in run.late:
+        print(f"✗ after the last cell of an arena: {late}")
+    print(f"{len(outcomes)} of {len(cells)} cells, {len(bad) + len(run.late)} bad")
+    if len(outcomes) == len(all_cells()) and not run.late:
         PAGE.write_text(table.page(outcomes, date.today(), str(found)))
         summary = table.summary(outcomes, date.today(), str(found))
         SUMMARY.write_text(table.with_summary(SUMMARY.read_text(), summary))
-    sys.exit(bool(bad) or len(outcomes) < len(cells))
+    sys.exit(bool(bad or run.late) or len(outcomes) < len(cells))
 
 
 if __name__ == "__main__":

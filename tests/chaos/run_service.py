@@ -1,15 +1,17 @@
-"""Runs a service of a host, and stops it (SIGSTOP) at a step that a test has named, once.
+"""Runs a service, and stops it (SIGSTOP) at a step that a test has named, once.
 
 ``python -m run_service godwit.source_host``. The production code knows nothing of it: this module
-wraps the runner of the roles and runs the service's own module. A plan is a file named after the
-service; it is renamed when the step is reached, so that the service passes that step from then on,
-also in its next life. What becomes of the stopped process is the test's to decide.
+wraps the runner of the hosts' roles, what the coordinator does for its core, or what the tracker
+writes, and runs the service's own module. A plan is a file named after the service; it is renamed
+when the step is reached, so that the service passes that step from then on, also in its next life.
+What becomes of the stopped process is the test's to decide.
 
 Where the hosts are wired (see ``wires``), a file says how: the service then makes the sockets of
 the direct link in its host's network namespace.
 
 Steps: ``do say go`` is reached before an effect is performed, ``hear peer_staged`` when an input is
-told, before the core has seen it.
+told, before the core has seen it; ``did append start_decided`` when the log has acknowledged it,
+and nothing has followed.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from godwit.host import context, role, side
+from godwit.runtime.lane import LaneWriter
 from godwit.transfer import connection, listener
 from godwit_protocol.errors import UnreachableError
 from godwit_protocol.framing import FrameKind, Preamble, encode_preamble
@@ -37,14 +40,14 @@ from godwit_protocol.roles.effects import Effect
 from godwit_protocol.roles.inputs import Input
 
 
-def plan_path(directory: Path, host: str, service: str) -> Path:
-    """Where the plan for a service is."""
-    return directory / "plans" / f"{host}-{service}.json"
+def plan_path(directory: Path, place: str, service: str) -> Path:
+    """Where the plan for a service is. ``place``: its host, or the name of this replica."""
+    return directory / "plans" / f"{place}-{service}.json"
 
 
-def effect_step(effect: Effect) -> str:
-    """The name of the step before an effect."""
-    name = f"do {_snake(type(effect).__name__)}"
+def effect_step(effect: Effect, when: str = "do") -> str:
+    """The name of the step before an effect, or after it."""
+    name = f"{when} {_snake(type(effect).__name__)}"
     match effect:
         case fx.Append(event=event):
             return f"{name} {event.TYPE}"
@@ -82,19 +85,72 @@ class SteppedRunner(role.RoleRunner[Any]):
         super().tell(given)
 
 
-def _reach(machine: str, step: str) -> None:
-    plan = plan_path(Path(os.environ["GODWIT_DIR"]), os.environ["GODWIT_HOST"], _service())
+def _stop_at_coordinators_steps() -> None:
+    from godwit.coordinator.conductor import Conductor
+
+    plain = Conductor._do
+
+    async def reach_and_do(
+        self: Conductor, effect: Effect, lane: LaneWriter, cause: str
+    ) -> Input | None:
+        _reach(self._machine, effect_step(effect), self.migration)
+        result = await plain(self, effect, lane, cause)
+        _reach(self._machine, effect_step(effect, "did"), self.migration)
+        return result
+
+    Conductor._do = reach_and_do  # type: ignore[method-assign]
+
+
+def _stop_at_trackers_steps() -> None:
+    from godwit.gpu_state_tracker.answers import AnswerEvent, Answers, Asked
+    from godwit.gpu_state_tracker.tracker import Tracker
+    from godwit_protocol.roles.tracker import WriteLedger
+
+    plain_write, plain_tell = Tracker._write, Answers.tell
+
+    async def reach_and_write(self: Tracker, effect: WriteLedger) -> None:
+        machine, kind = effect.entry.machine, effect.entry.kind
+        _reach(machine, f"do write {kind}")
+        await plain_write(self, effect)
+        _reach(machine, f"did write {kind}")
+
+    async def reach_and_tell(self: Answers, asked: Asked, event: AnswerEvent) -> None:
+        _reach(asked.request.machine, f"do tell {event.TYPE}")
+        await plain_tell(self, asked, event)
+
+    Tracker._write = reach_and_write  # type: ignore[method-assign]
+    Answers.tell = reach_and_tell  # type: ignore[method-assign]
+
+
+def _stop_at_hosts_steps() -> None:
+    side.RoleRunner = SteppedRunner  # type: ignore[misc]
+
+
+def _reach(machine: str, step: str, migration: str = "") -> None:
+    """``migration``, where it is known: a plan is not for the one before."""
+    plan = plan_path(Path(os.environ["GODWIT_DIR"]), _place(), _service())
     try:
         wanted = json.loads(plan.read_bytes())
     except FileNotFoundError:
         return
-    if wanted == {"machine": machine, "step": step}:
+    is_former = migration != "" and migration == wanted["former"]
+    if (wanted["machine"], wanted["step"]) == (machine, step) and not is_former:
         plan.rename(plan.with_suffix(".reached"))
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def _service() -> str:
     return sys.argv[1].rpartition(".")[2]
+
+
+def _place() -> str:
+    match _service():
+        case "coordinator":
+            return os.environ["GODWIT_COORDINATOR_ID"]
+        case "gpu_state_tracker":
+            return os.environ["GODWIT_TRACKER_ID"]
+        case _:
+            return os.environ["GODWIT_HOST"]
 
 
 def _wire() -> None:
@@ -169,7 +225,13 @@ def _enter(namespace: int) -> None:
 
 def main() -> None:
     _wire()
-    side.RoleRunner = SteppedRunner  # type: ignore[misc]
+    match _service():
+        case "coordinator":
+            _stop_at_coordinators_steps()
+        case "gpu_state_tracker":
+            _stop_at_trackers_steps()
+        case _:
+            _stop_at_hosts_steps()
     runpy.run_module(sys.argv[1], run_name="__main__")
 
 

@@ -1,4 +1,4 @@
-"""The named steps of a migration, in their order, and who takes each."""
+"""The named steps of a migration, in their order, who takes each, and what leads there."""
 
 from __future__ import annotations
 
@@ -8,10 +8,24 @@ from typing import Final
 
 
 class Role(StrEnum):
-    """Who takes a step."""
+    """Who takes a step: a service, by its name."""
 
     SOURCE = "source_host"
     DESTINATION = "destination_host"
+    COORDINATOR = "coordinator"
+    TRACKER = "gpu_state_tracker"
+
+
+HOST_ROLES: Final = (Role.SOURCE, Role.DESTINATION)
+
+
+class Course(StrEnum):
+    """How a migration goes that nothing is done to but this."""
+
+    GOES_WELL = "it goes well"
+    CANCELLED = "an operator cancels it in pre-copy"
+    TAKEN_BACK = "an operator cancels it when the image is staged, and GO is not given"
+    RECLAIMED = "GO is given, and no answer comes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +36,7 @@ class Step:
     role: Role
     name: str
     meaning: str
+    course: Course = Course.GOES_WELL
 
 
 _SOURCE: Final = (
@@ -53,14 +68,84 @@ _DESTINATION: Final = (
     ("hear gate_opened", "the machine runs here; ACTIVE is not journaled"),
     ("do finish", "ACTIVE is journaled and said; the journal is there"),
 )
-
-STEPS: Final = tuple(
-    Step(f"{role.value[0]}{number}", role, name, meaning)
-    for role, steps in ((Role.SOURCE, _SOURCE), (Role.DESTINATION, _DESTINATION))
-    for number, (name, meaning) in enumerate(steps, start=1)
+_COORDINATOR: Final = (
+    ("do take_claim", "the request is considered; the claim is not written"),
+    ("do append reservation_requested", "the claim stands; nothing is asked for"),
+    ("did append reservation_requested", "capacity is asked for; no answer is heard"),
+    ("do append preparation_ordered", "the reservation is heard of; nobody is told to prepare"),
+    ("did append preparation_ordered", "the destination is told to prepare"),
+    ("do append start_decided", "the destination listens; nothing is decided"),
+    ("did append start_decided", "the start is decided; that has not come back"),
+    ("do append migration_started", "the decision has come back; the source is not told"),
+    ("did append migration_started", "the source is told to start"),
+    ("do append migration_ended", "RELEASED is heard; the end is not written"),
+    ("do release_claim", "the end is written; the claim stands"),
+    ("did release_claim", "the claim is free; the migration is not forgotten"),
+)
+_TRACKER: Final = (
+    ("do write held", "the request is heard; the ledger has no line"),
+    ("did write held", "the line is written; it has not come back"),
+    ("do tell reservation_granted", "the line has come back; the answer is not written"),
+    ("do write confirmed", "the move's end is heard; the ledger says held"),
+    ("do tell reservation_confirmed", "the ledger says confirmed; the answer is not written"),
+    ("do write released", "the source's reservation stands"),
+    ("do tell reservation_released", "it is released; the answer is not written"),
+)
+_CANCELLED: Final = (
+    (Role.COORDINATOR, "do append abort_ordered", "hears the cancel; has told nobody"),
+    (Role.SOURCE, "hear abort_wanted", "is told to abort; the machine runs, rounds go out"),
+    (Role.SOURCE, "do append migration_abandoned", "has let go of the link; nothing is journaled"),
+    (Role.DESTINATION, "do free_memory", "hears of the abort; the VMM is there"),
+    (Role.DESTINATION, "do append image_discarded", "the VMM is gone; that is not journaled"),
+    (Role.TRACKER, "do write released", "hears the end; the reservation stands"),
+)
+_TAKEN_BACK: Final = (
+    (Role.SOURCE, "do compare_and_set", "wants the machine back; the register is not written"),
+    (Role.SOURCE, "hear cas_settled", "the register gives it back; that is not journaled"),
+    (Role.SOURCE, "do resume_machine", "that is journaled; the machine is paused"),
+    (Role.SOURCE, "hear resumed", "the machine runs here; the end is not journaled"),
+    (Role.DESTINATION, "do free_memory", "hears that it runs there; the image is whole"),
+)
+_RECLAIMED: Final = (
+    (Role.SOURCE, "do compare_and_set", "wants to abort; the register is not written"),
+    (Role.SOURCE, "do append abort_intended", "the register says so; that is not journaled"),
+    (Role.DESTINATION, "hear cas_settled", "its claim is too late; it has promised nothing"),
+    (Role.SOURCE, "hear peer_quarantined", "the promise is heard; the register says: abort"),
+    (Role.SOURCE, "do append machine_taken_back", "the register gives it back; not journaled"),
+    (Role.DESTINATION, "do free_memory", "hears that it runs there; the image is whole"),
 )
 
-BEFORE_THE_SOURCE: Final = STEPS[len(_SOURCE) :][:2]
+
+def _of_role(key: str, role: Role, steps: tuple[tuple[str, str], ...]) -> tuple[Step, ...]:
+    return tuple(
+        Step(f"{key}{number}", role, name, meaning)
+        for number, (name, meaning) in enumerate(steps, start=1)
+    )
+
+
+def _of_course(
+    key: str, course: Course, steps: tuple[tuple[Role, str, str], ...]
+) -> tuple[Step, ...]:
+    return tuple(
+        Step(f"{key}{number}", role, name, meaning, course)
+        for number, (role, name, meaning) in enumerate(steps, start=1)
+    )
+
+
+OF_SOURCE: Final = _of_role("s", Role.SOURCE, _SOURCE)
+OF_DESTINATION: Final = _of_role("d", Role.DESTINATION, _DESTINATION)
+OF_COORDINATOR: Final = _of_role("c", Role.COORDINATOR, _COORDINATOR)
+OF_TRACKER: Final = _of_role("t", Role.TRACKER, _TRACKER)
+OF_CANCELLED: Final = _of_course("x", Course.CANCELLED, _CANCELLED)
+OF_TAKEN_BACK: Final = _of_course("b", Course.TAKEN_BACK, _TAKEN_BACK)
+OF_RECLAIMED: Final = _of_course("r", Course.RECLAIMED, _RECLAIMED)
+
+HOST_STEPS: Final = OF_SOURCE + OF_DESTINATION
+STEPS: Final = (
+    HOST_STEPS + OF_COORDINATOR + OF_TRACKER + OF_CANCELLED + OF_TAKEN_BACK + OF_RECLAIMED
+)
+
+BEFORE_THE_SOURCE: Final = OF_DESTINATION[:2]
 """Steps of the destination when the source knows of no migration."""
 
 

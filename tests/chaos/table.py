@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from datetime import date
 
 from cells import Cell, CellOutcome, Party, Result, faults_of
-from steps import STEPS, Role
+from sections import SECTIONS, Section
+from steps import Step
 
 _BEGIN = "<!-- chaos: written by make chaos -->"
 _END = "<!-- end of chaos -->"
@@ -48,11 +49,22 @@ def tables(outcomes: Iterable[CellOutcome]) -> str:
     """What came of each cell, as far as is known, and what the steps are."""
     found = {outcome.cell: outcome for outcome in outcomes}
     parts = []
-    for role, name in ((Role.SOURCE, "source"), (Role.DESTINATION, "destination")):
-        parts += [f"## At each step of the {name}", "", *_table(role, found), ""]
-        steps = [step for step in STEPS if step.role is role]
-        parts += [*(f"- `{step.key}` {step.meaning}" for step in steps), ""]
+    for section in SECTIONS:
+        if not any(cell in found for cell in section.cells()):
+            continue
+        parts += [f"## {section.title}", ""]
+        parts += [section.told, ""] if section.told else []
+        is_of_one = len({step.role for step in section.steps}) == 1
+        parts += [*_table(section, found), ""]
+        parts += [*(_legend(step, names_who=not is_of_one) for step in section.steps), ""]
     return "\n".join(parts)
+
+
+def _legend(step: Step, *, names_who: bool) -> str:
+    who = ""
+    if names_who:
+        who = f"the {step.role.removesuffix('_host').rpartition('_')[2]}: "
+    return f"- `{step.key}` {who}{step.meaning}"
 
 
 def with_summary(page: str, summary: str) -> str:
@@ -65,21 +77,33 @@ def with_summary(page: str, summary: str) -> str:
 
 
 def summary(outcomes: Iterable[CellOutcome], on: date, revision: str) -> str:
-    """One row a party and fault, with how often each result came."""
+    """How often each result came: a row a section, and a row a party and fault."""
     outcomes = list(outcomes)
+    by_section = [
+        (
+            section.title[0].lower() + section.title[1:],
+            Counter(o.result for o in outcomes if o.cell.step in section.steps),
+        )
+        for section in SECTIONS
+    ]
     by_row: dict[tuple[Party, str], Counter[Result]] = {}
     for outcome in outcomes:
         row = by_row.setdefault((outcome.cell.party, outcome.cell.fault), Counter())
         row[outcome.result] += 1
     head = " | ".join(f"{result} {meaning}" for result, meaning in _MEANINGS.items())
-    rows = [f"| party | fault | {head} |", "|---|---|" + "--:|" * len(_MEANINGS)]
+    rows = [f"| where | {head} |", "|---|" + "--:|" * len(_MEANINGS)]
+    rows += [f"| {title} | {_row(counts)} |" for title, counts in by_section]
+    rows += ["", f"| party | fault | {head} |", "|---|---|" + "--:|" * len(_MEANINGS)]
     for party in Party:
         for fault in faults_of(party):
             counts = by_row.get((party, fault), Counter())
-            cells = " | ".join(str(counts[result] or "") for result in _MEANINGS)
-            rows.append(f"| {party} | {fault} | {cells} |")
+            rows.append(f"| {party} | {fault} | {_row(counts)} |")
     told = f"{len(outcomes)} cells at revision `{revision}` on {on.isoformat()}: "
     return "\n".join([told + _counts(outcomes) + ".", "", *rows])
+
+
+def _row(counts: Counter[Result]) -> str:
+    return " | ".join(str(counts[result] or "") for result in _MEANINGS)
 
 
 def _counts(outcomes: Iterable[CellOutcome]) -> str:
@@ -87,15 +111,17 @@ def _counts(outcomes: Iterable[CellOutcome]) -> str:
     return ", ".join(f"{counts[result]} {result}" for result in Result if counts[result])
 
 
-def _table(role: Role, found: dict[Cell, CellOutcome]) -> list[str]:
-    steps = [step for step in STEPS if step.role is role]
+def _table(section: Section, found: dict[Cell, CellOutcome]) -> list[str]:
+    steps = section.steps
     rows = [
         "| party | fault | " + " | ".join(step.key for step in steps) + " |",
         "|---|---|" + "---|" * len(steps),
     ]
-    for party in Party:
-        for fault in faults_of(party):
+    for party, faults in section.hits.items():
+        for fault in faults:
             cells = [found.get(Cell(party, fault, step)) for step in steps]
+            if not any(cells):
+                continue
             shown = " | ".join("" if cell is None else str(cell.result) for cell in cells)
             rows.append(f"| {party} | {fault} | {shown} |")
     return rows

@@ -23,6 +23,20 @@ CELLS = [
     (Party.DESTINATION_VMM, Fault.KILL, "d8", Result.STAYED),
     (Party.SOURCE_VMM, Fault.KILL, "s10", Result.MOVED),
     (Party.SOURCE_VMM, Fault.KILL, "s5", Result.DEAD),
+    (Party.COORDINATOR, Fault.KILL, "c2", Result.MOVED),
+    (Party.COORDINATOR, Fault.KILL, "c8", Result.MOVED),
+    (Party.COORDINATOR, Fault.KILL, "c11", Result.MOVED),
+    (Party.NATS, Fault.KILL, "c6", Result.MOVED),
+    (Party.TRACKER, Fault.KILL, "t2", Result.MOVED),
+    (Party.TRACKER, Fault.KILL, "t7", Result.MOVED),
+    (Party.COORDINATOR, Fault.KILL, "x1", Result.STAYED),
+    (Party.SOURCE, Fault.KILL, "x3", Result.STAYED),
+    (Party.DESTINATION, Fault.KILL, "x5", Result.STAYED),
+    (Party.SOURCE, Fault.KILL, "b2", Result.STAYED),
+    (Party.NATS, Fault.KILL, "b3", Result.STAYED),
+    (Party.SOURCE_VMM, Fault.KILL, "b4", Result.DEAD),
+    (Party.SOURCE, Fault.KILL, "r2", Result.STAYED),
+    (Party.DESTINATION, Fault.KILL, "r3", Result.STAYED),
 ]
 
 

@@ -21,7 +21,9 @@ async def replicated(tmp_path: Path) -> AsyncIterator[Arena]:
         yield opened
 
 
-@pytest.mark.parametrize(("fault", "key"), [(Fault.KILL, "d2"), (Fault.STOP_SHORT, "s11")])
+@pytest.mark.parametrize(
+    ("fault", "key"), [(Fault.KILL, "d2"), (Fault.STOP_SHORT, "s11"), (Fault.STOP_SHORT, "c6")]
+)
 async def test_two_coordinators_end_a_migration_once(arena: Arena, fault: Fault, key: str) -> None:
     """That each decision stands once is the verifier's to see."""
     async with arena.second_coordinator():

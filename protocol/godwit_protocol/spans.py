@@ -196,7 +196,7 @@ class Spans:
     def _made_by_destination(self, recorded: Recorded) -> Iterator[Span]:
         envelope, event = recorded.envelope, recorded.event
         match event:
-            case ev.ImageStaged():
+            case ev.ImageStaged() if event.staged_ns:
                 start_ns = _wall_ns(envelope, event.received_ns)
                 end_ns = _wall_ns(envelope, event.staged_ns)
                 told = {"received_bytes": event.received_bytes}

@@ -65,7 +65,7 @@ async def activated(vmm: GatedVmm, standing: reg.RegisterView) -> ev.MachineActi
     host.registers.compare_and_set = AsyncMock(return_value=won)
     begun, _ = destination.begin(preparation(SPEC), standing, migration="now", now_ns=0)
     facts_before = {ev.ImageStaged.TYPE, ev.ActivationStarted.TYPE}
-    recovered = recover_destination(begun, facts_before, 0, machine_runs=False)
+    recovered = recover_destination(begun, facts_before, 0, machine_runs=False, image_loaded=True)
     arrival = Arrival(host, "now", SPEC, facts, Mock(), "host-1", Mock())
     assert (await arrival.run(*recovered)).phase is Phase.ACTIVE
     (told,) = [call.args[0].event for call in facts.append.call_args_list]

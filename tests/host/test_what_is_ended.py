@@ -108,7 +108,7 @@ async def test_a_restarted_destination_ends_only_what_never_ran(
         register_epoch=LEFT_IN,
     )
     begun, _ = destination.begin(ordered, standing(), migration="now", now_ns=0)
-    discarding = recover_destination(begun, frozenset(), 0, machine_runs=False)
+    discarding = recover_destination(begun, frozenset(), 0, machine_runs=False, image_loaded=False)
     arrival = Arrival(host_with(vmm), "now", SPEC, Mock(), Mock(), "there", Mock())
     last = await arrival.run(*discarding)
     assert last.phase is destination.Phase.DISCARDED

@@ -76,6 +76,16 @@ GUARDS = [
         Budget(crashes=1, host_deaths=1),
         Violation.STALE_RUNS,
     ),
+    Broken(
+        broken.discards_what_the_vmm_has_loaded,
+        Budget(crashes=1, vmm_deaths=1),
+        Violation.NONE_LEFT,
+    ),
+    Broken(
+        broken.refuses_without_a_promise,
+        Budget(crashes=1, local_failures=1, host_deaths=1),
+        Violation.STALE_RUNS,
+    ),
     Broken(broken.aborts_by_the_link_alone, Budget(lost_writes=1, link_losses=1), Violation.STUCK),
     Broken(broken.never_claims, Budget(host_deaths=1), Violation.STUCK),
     Broken(

@@ -46,7 +46,7 @@ def without_flush(core: Core, kind: type) -> Core:
     ("kind", "budget", "violation"),
     [
         (ev.MachineStunned, Budget(crashes=1, host_deaths=1), Violation.STALE_RUNS),
-        (ev.ImageStaged, Budget(crashes=1), Violation.STUCK),
+        (ev.ImageStaged, Budget(crashes=1, vmm_deaths=1), Violation.STUCK),
         (ev.GoGiven, Budget(crashes=1, lost_writes=1), Violation.TWO_RUN),
         (ev.ActivationStarted, Budget(crashes=1, lost_writes=1), Violation.STUCK),
     ],

@@ -80,6 +80,8 @@ def _leave(world: World, pending: Pending, *, done: bool) -> None:
             world.at_stun = list(vmm.pages or ())
         case fx.PrepareMachine() if done:
             vmm.pages = [0] * PAGES
+        case fx.LoadImage() if done:
+            vmm.whole = vmm.pages is not None and vmm.pages == world.at_stun
         case fx.FreeMemory() if done:
             vmm.pages = None
 
@@ -126,4 +128,8 @@ def _gone_on(world: World, role: Role, facts: frozenset[str]) -> tuple[Any, tupl
     begun, _ = destination.begin(decision, view, migration=MIGRATION, now_ns=now_ns)
     if begun.has_gone_on(view):
         return succession.destination_after(begun, facts, image_left=vmm.pages is not None)
-    return recovery.recover_destination(begun, facts, now_ns, machine_runs=vmm.executes)
+    return recovery.recover_destination(
+        *(begun, facts, now_ns),
+        machine_runs=vmm.executes,
+        image_loaded=vmm.whole and vmm.pages is not None and not (vmm.executes or vmm.broken),
+    )

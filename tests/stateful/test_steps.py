@@ -257,6 +257,7 @@ JOURNALS: dict[Role, tuple[tuple[Any, ...], ...]] = {
     ),
     DESTINATION: (
         (),
+        (ev.ImageQuarantined,),
         (ev.ImageDiscarded,),
         _STAGED,
         (*_STAGED, ev.ImageDiscarded),
@@ -287,13 +288,19 @@ def by_register(recovered: Any) -> Iterator[tuple[str, Outcome]]:
             yield f"{HOLDS}{name}", (f"refused: {error.message}",)
 
 
-def restarted(role: Role, facts: frozenset[str], register: Any, *, found: bool) -> Outcome:
-    """``found``: whether the source's VMM lives, or the destination's runs."""
+def restarted(
+    role: Role, facts: frozenset[str], register: Any, *, found: bool, loaded: bool = False
+) -> Outcome:
+    """``found``: whether the source's VMM lives, or the destination's runs; ``loaded``: whether the
+    latter has loaded the image.
+    """
     begun = situations(role, next(iter(phases(role))))[0].state
     begun = msgspec.structs.replace(begun, register=register)
     if role is SOURCE:
         return outcome(begun, *recovery.recover_source(begun, facts, SOON_NS, image_left=found))
-    recovered = recovery.recover_destination(begun, facts, SOON_NS, machine_runs=found)
+    recovered = recovery.recover_destination(
+        begun, facts, SOON_NS, machine_runs=found, image_loaded=loaded
+    )
     return outcome(begun, *recovered)
 
 
@@ -308,15 +315,18 @@ def test_each_recovery_of_a_source_is_the_one_that_was_reviewed(*, left: bool) -
     compared(f"recovery-of-source-{'with' if left else 'without'}-image", lines)
 
 
-@pytest.mark.parametrize("runs", [False, True], ids=["stands", "runs"])
-def test_each_recovery_of_a_destination_is_the_one_that_was_reviewed(*, runs: bool) -> None:
+@pytest.mark.parametrize("vmm", ["stands", "is-loaded", "runs"])
+def test_each_recovery_of_a_destination_is_the_one_that_was_reviewed(vmm: str) -> None:
     lines = []
     for name, facts in journals(DESTINATION):
         lines.append(f"journal: {name}")
+        found = {"found": vmm == "runs", "loaded": vmm == "is-loaded"}
         lines += table(
-            by_register(lambda view, facts=facts: restarted(DESTINATION, facts, view, found=runs))
+            by_register(
+                lambda view, facts=facts, found=found: restarted(DESTINATION, facts, view, **found)
+            )
         )
-    compared(f"recovery-of-destination-that-{'runs' if runs else 'stands'}", lines)
+    compared(f"recovery-of-destination-that-{vmm}", lines)
 
 
 def test_each_succession_is_the_one_that_was_reviewed() -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from godwit.proof.checker.cores import DESTINATION, SOURCE, Core, Effects
+from godwit.proof.checker.cores import DESTINATION, SOURCE, Core, Effects, Found
 from godwit_protocol import register as reg
 from godwit_protocol.events import migration as ev
-from godwit_protocol.roles import coordinator, destination, recovery, source
+from godwit_protocol.roles import coordinator, destination, source
 from godwit_protocol.roles import effects as fx
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.coordinator import CoordinatorState
@@ -99,7 +99,7 @@ def resumes_on_a_timeout_after_go() -> Core:
 # One for each guard that the checker was the reason for.
 
 
-def recovering(recover: Callable[[Any, AbstractSet[str], bool], Result]) -> Core:
+def recovering(recover: Callable[[Any, AbstractSet[str], Found], Result]) -> Core:
     """The destination, with another recovery."""
     return dataclasses.replace(DESTINATION, recover=recover)
 
@@ -107,20 +107,18 @@ def recovering(recover: Callable[[Any, AbstractSet[str], bool], Result]) -> Core
 def forgets_the_vmm_after_a_restart() -> Core:
     """A restarted destination does not look whether its VMM runs."""
     return recovering(
-        lambda begun, facts, _runs: recovery.recover_destination(
-            begun, facts, 0, machine_runs=False
-        )
+        lambda begun, facts, found: DESTINATION.recover(begun, facts, min(found, Found.IMAGE))
     )
 
 
 def believes_the_register_before_its_promise() -> Core:
     """A restarted destination runs what it promised not to run, if the register names it."""
 
-    def recover(begun: Any, facts: AbstractSet[str], runs: bool) -> Result:
+    def recover(begun: Any, facts: AbstractSet[str], found: Found) -> Result:
         record = begun.register.record
         if ev.ImageStaged.TYPE in facts and reg.may_run(record, begun.host):
             facts = type(facts)(set(facts) - {ev.ImageQuarantined.TYPE})
-        return recovery.recover_destination(begun, facts, 0, machine_runs=runs)
+        return DESTINATION.recover(begun, facts, found)
 
     return recovering(recover)
 
@@ -128,7 +126,7 @@ def believes_the_register_before_its_promise() -> Core:
 def claims_what_the_source_took_back() -> Core:
     """A restarted destination that had begun to claim goes on, whoever took the machine since."""
 
-    def recover(begun: Any, facts: AbstractSet[str], runs: bool) -> Result:
+    def recover(begun: Any, facts: AbstractSet[str], found: Found) -> Result:
         record = begun.register.record
         if ev.ActivationStarted.TYPE in facts and reg.may_run(record, begun.source):
             cas = fx.CompareAndSet(
@@ -136,9 +134,24 @@ def claims_what_the_source_took_back() -> Core:
                 expected_sequence=begun.register.sequence,
             )
             return replace(begun, phase=Target.ACTIVATING), (cas,)
-        return recovery.recover_destination(begun, facts, 0, machine_runs=runs)
+        return DESTINATION.recover(begun, facts, found)
 
     return recovering(recover)
+
+
+def discards_what_the_vmm_has_loaded() -> Core:
+    """A restarted destination takes no image for whole that its journal does not call so."""
+    return recovering(
+        lambda begun, facts, found: DESTINATION.recover(
+            begun, facts, Found.NOTHING if found is Found.IMAGE else found
+        )
+    )
+
+
+def refuses_without_a_promise() -> Core:
+    """An image that is loaded is refused on the link alone: the journal knows nothing of it."""
+    give_up = destination_does(Target.RECEIVING, inp.ImageBad)
+    return destination_with({(Target.LOADING, inp.ImageBad): give_up})
 
 
 def aborts_by_the_link_alone() -> Core:

@@ -293,7 +293,9 @@ class FinalCopySent(Event, frozen=True, kw_only=True):
 
 
 class ImageStaged(Event, frozen=True, kw_only=True):
-    """STAGED: the destination has every byte, verified, and holds it without running."""
+    """STAGED: the destination has every byte, verified, and holds it without running. One without
+    figures is of a service that found it so when it was started again.
+    """
 
     TYPE: ClassVar[str] = "image_staged"
     pages: int
@@ -360,7 +362,7 @@ class MigrationAbandoned(Event, frozen=True, kw_only=True):
 
 
 class ImageQuarantined(Event, frozen=True, kw_only=True):
-    """The destination keeps the staged bytes and will not run them."""
+    """The destination will not run what it has loaded. What it had staged, it keeps."""
 
     TYPE: ClassVar[str] = "image_quarantined"
     reason: AbortReason

@@ -2,7 +2,9 @@
 
 Theory of operation. Before ``STAGED`` there is no whole image here: any trouble ends in discarding
 it; but once the source has said that all is sent, only its word that it runs is a reason, for this
-may become the only good copy. In ``STAGED`` it waits for GO, as long as it takes; without it, it
+may become the only good copy. What the VMM has loaded then was verified: if the service dies before
+it has journaled ``STAGED``, its next life does; so an image that is refused there is promised first
+not to be run. In ``STAGED`` it waits for GO, as long as it takes; without it, it
 claims only with proof that the source's host is fenced. After GO it journals, and writes D into the
 register by compare-and-set: the one append inside the stun. It opens the gate only when the
 register names it. If another value stands, the image is quarantined: kept, not run, until the
@@ -86,7 +88,8 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[DestinationState]]:
         (p.RECEIVING, inp.PeerStage): row(receiving.stage, p.LOADING),
         (p.RECEIVING, inp.ImageBad): row(receiving.give_up, p.DISCARDING),
         (p.LOADING, inp.ImageLoaded): row(receiving.loaded, p.STAGED),
-        (p.LOADING, inp.ImageBad): row(receiving.give_up, p.DISCARDING),
+        (p.LOADING, inp.ImageBad): row(receiving.refuse_loaded, p.DISCARDING),
+        (p.LOADING, inp.PeerRuns): row(receiving.refuse_loaded, p.DISCARDING),
         (p.STAGED, inp.PeerGo): row(deciding.go, p.ACTIVATING),
         (p.STAGED, inp.PeerAbort): row(deciding.hold_back, p.QUARANTINED),
         (p.STAGED, inp.PeerFenced): row(deciding.claim_fenced, p.ACTIVATING, p.DOUBTING),
@@ -129,7 +132,7 @@ def _rows() -> dict[tuple[StrEnum, type[Input]], Row[DestinationState]]:
     )
     for phase in INCOMPLETE:
         for given in troubles:
-            if phase is not p.LOADING or given is inp.PeerRuns:
+            if phase is not p.LOADING:
                 rows.setdefault((phase, given), row(receiving.give_up, phase, p.DISCARDING))
     for given, phases in _LATE.items():
         for late in phases:

@@ -9,7 +9,7 @@ from ..events import migration as ev
 from ..events.migration import AbortReason
 from . import effects as fx
 from . import inputs as inp
-from .destination_endings import Result, discard, journaled, lagging, why
+from .destination_endings import Result, discard, journaled, lagging, to_source, why
 from .destination_state import GRACE_NS, LOOK_NS, DestinationState, Phase
 from .inputs import Input
 
@@ -78,8 +78,8 @@ def loaded(state: DestinationState, given: Input, now_ns: int) -> Result:
 
 
 def give_up(state: DestinationState, given: Input, now_ns: int) -> Result:
-    """Refuse. The source relies on it, though nothing is journaled: without STAGED in the journal,
-    not even a restarted destination runs this image.
+    """Refuse. The source relies on it, though nothing is journaled: nothing is loaded here, and
+    what is not, not even a restarted destination runs.
     """
     if isinstance(given, inp.Tick) and now_ns < state.deadline_ns:
         return state, ()
@@ -87,3 +87,11 @@ def give_up(state: DestinationState, given: Input, now_ns: int) -> Result:
     refused = fx.Say(message=link.Refuse(reason=reason, message=message))
     after, effects = discard(state, reason, message)
     return after, (refused, *effects)
+
+
+def refuse_loaded(state: DestinationState, given: Input, now_ns: int) -> Result:
+    """As ``give_up``, but the VMM may have loaded the image all the same: the promise not to run it
+    is journaled, for the next life would take what is loaded for whole.
+    """
+    after, effects = give_up(state, given, now_ns)
+    return after, (to_source(state, ev.ImageQuarantined(reason=after.abort_reason)), *effects)

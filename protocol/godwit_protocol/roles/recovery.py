@@ -19,6 +19,7 @@ from ..events.migration import AbortReason
 from . import destination_deciding as deciding
 from . import destination_state, source_state
 from . import effects as fx
+from .destination_endings import journaled
 from .destination_state import DestinationState
 from .effects import Effect
 from .source_deciding import run_again
@@ -107,9 +108,15 @@ def _take_back(
 
 
 def recover_destination(
-    begun: DestinationState, facts: AbstractSet[str], now_ns: int, *, machine_runs: bool
+    begun: DestinationState,
+    facts: AbstractSet[str],
+    now_ns: int,
+    *,
+    machine_runs: bool,
+    image_loaded: bool,
 ) -> tuple[DestinationState, Effects]:
     """As ``recover_source``, for the destination. ``machine_runs``: whether its VMM runs now.
+    ``image_loaded``: whether the VMM that this migration prepared has loaded the image.
 
     A VMM that runs is the best witness: it was given the machine, whatever the register has lost
     since. A promise not to run the image binds also if the register, too late, names this host.
@@ -119,11 +126,15 @@ def recover_destination(
         return _at(begun, phase.ACTIVE), (fx.Finish(reason=AbortReason.NONE),)
     if machine_runs:
         return deciding.run_on(begun)
-    if ev.ImageStaged.TYPE not in facts or ev.ImageDiscarded.TYPE in facts:
+    is_staged = ev.ImageStaged.TYPE in facts
+    is_whole = is_staged or (image_loaded and ev.ImageQuarantined.TYPE not in facts)
+    if not is_whole or ev.ImageDiscarded.TYPE in facts:
         state = msgspec.structs.replace(
             begun, abort_reason=AbortReason.SERVICE_RESTARTED, abort_message=RESTARTED
         )
         return _at(state, phase.DISCARDING), (fx.FreeMemory(),)
+    if not is_staged:
+        return _found_whole(begun, now_ns)
     state = msgspec.structs.replace(begun, deadline_ns=now_ns)
     record = state.register.record
     if ev.ImageQuarantined.TYPE in facts:
@@ -137,10 +148,23 @@ def recover_destination(
         return _at(state, phase.ACTIVATING), (_cas(state, moved),)
     if ev.ActivationStarted.TYPE in facts and deciding.is_wanted_back(state, record):
         return deciding.quarantine(state, AbortReason.SERVICE_RESTARTED, now_ns)
-    alarm_ns = now_ns + destination_state.GRACE_NS
-    return _at(msgspec.structs.replace(state, alarm_ns=alarm_ns), phase.STAGED), (
-        fx.ReadRegister(),
+    return _wait_for_go(state, now_ns)
+
+
+def _found_whole(begun: DestinationState, now_ns: int) -> tuple[DestinationState, Effects]:
+    """The service died before STAGED was journaled. What is loaded was verified before, and nobody
+    was told that it is refused: for that the journal would hold a promise.
+    """
+    staged = ev.ImageStaged(
+        pages=0, received_bytes=0, received_ns=0, staged_ns=0, verified=begun.verify
     )
+    waiting, effects = _wait_for_go(msgspec.structs.replace(begun, deadline_ns=now_ns), now_ns)
+    return waiting, (journaled(staged), *effects)
+
+
+def _wait_for_go(state: DestinationState, now_ns: int) -> tuple[DestinationState, Effects]:
+    waiting = msgspec.structs.replace(state, alarm_ns=now_ns + destination_state.GRACE_NS)
+    return _at(waiting, destination_state.Phase.STAGED), (fx.ReadRegister(),)
 
 
 def _is_moved(record: reg.RegisterRecord | None, state: SourceState) -> bool:

@@ -176,27 +176,31 @@ class DestinationHost:
             left = await self._is_image_left(state.machine)
             state, effects = succession.destination_after(state, opened.past_types, image_left=left)
         else:
-            runs = await self._is_running(state.machine)
+            found = await self._vmm_state(state.machine)
+            is_its_own = not self._is_arriving(state.machine) and _has_prepared(opened)
             state, effects = recover_destination(
-                state, opened.past_types, now_ns, machine_runs=runs
+                state,
+                opened.past_types,
+                now_ns,
+                machine_runs=found is VmmState.RUNNING,
+                image_loaded=found is VmmState.LOADED and is_its_own,
             )
         _log.warning("migration_recovered", migration=migration, phase=state.phase)
         self._run(opened, ordered, state, effects)
         await self._tell_again(migration)
 
-    async def _is_running(self, machine: str) -> bool:
-        """Whether the VMM runs. It answers in the order in which it was asked: what a former life
-        of this service ordered has been done by now.
+    async def _vmm_state(self, machine: str) -> VmmState | None:
+        """What the VMM does; None if there is none. It answers in the order in which it was asked:
+        what a former life of this service ordered has been done by now.
         """
         vmm = await self._host.hypervisor.find(machine)
-        return vmm is not None and (await vmm.status()).state is VmmState.RUNNING
+        return None if vmm is None else (await vmm.status()).state
 
     async def _is_image_left(self, machine: str) -> bool:
         """Whether an image that never ran is here, and is no later migration's."""
         if self._is_arriving(machine):
             return False
-        vmm = await self._host.hypervisor.find(machine)
-        return vmm is not None and (await vmm.status()).state in (VmmState.GATED, VmmState.LOADED)
+        return await self._vmm_state(machine) in (VmmState.GATED, VmmState.LOADED)
 
     async def _tell_again(self, migration: str) -> None:
         """What was addressed to this migration before the restart may not have been heard."""
@@ -235,3 +239,10 @@ class DestinationHost:
                 del self._arrivals[opened.migration]
 
         return self._tasks.create_task(run())
+
+
+def _has_prepared(opened: OpenMigration) -> bool:
+    """Whether a VMM that never ran here is the migration's: while there is another's, none is
+    prepared. What was written outlives a service; a loss of power takes the VMM, too.
+    """
+    return ev.DestinationPrepared.TYPE in opened.past_types

@@ -220,6 +220,8 @@ def _staged(event: ev.ImageStaged) -> str:
         ev.Verify.WIRE: "what was sent and what was applied compared by digest",
         ev.Verify.FULL: "every byte compared by digest",
     }[event.verified]
+    if not event.staged_ns:
+        return "found the whole machine loaded when its service was started again, not running"
     return (
         f"has the whole machine, not running: {size(event.received_bytes)} in the last round;"
         f" {verified}; loading took {duration(event.staged_ns - event.received_ns)}"
@@ -372,7 +374,7 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
     ),
     ev.MigrationAbandoned: _abandoned,
     ev.ImageQuarantined: lambda e: (
-        f"keeps the bytes but will not run them, because: {_because(e.reason)}"
+        f"will not run what it has of the machine, because: {_because(e.reason)}"
     ),
     ev.MemoryLeft: lambda e: f"ALARM: could not free the machine's memory, because: {e.message}",
     ev.ImageDiscarded: lambda e: (

@@ -79,6 +79,16 @@ class DeedKind(IntEnum):
     FLUSH = 5
 
 
+class Found(IntEnum):
+    """What a restarted service finds of its VMM."""
+
+    NOTHING = 0
+    """None, a dead one, or one without an image."""
+    IMAGE = 1
+    """It stands still, with the whole machine."""
+    RUNNING = 2
+
+
 class Deed(NamedTuple):
     """An effect, as the checker carries it out."""
 
@@ -132,10 +142,8 @@ class Core:
     """The functions of one role. A broken protocol is a core of which one is replaced."""
 
     step: Callable[[Any, Input, int], tuple[Any, Effects]]
-    recover: Callable[[Any, AbstractSet[str], bool], tuple[Any, Effects]]
-    """Takes the state that the role began in, its journal's types, and what it finds of its VMM: a
-    source whether it lives, a destination whether it runs.
-    """
+    recover: Callable[[Any, AbstractSet[str], Found], tuple[Any, Effects]]
+    """Takes the state that the role began in, its journal's types, and what it finds of its VMM."""
     begin: Callable[[reg.RegisterView], tuple[Any, Effects]]
     next_deadline_ns: Callable[[Any], int | None]
     terminal: AbstractSet[Any]
@@ -150,16 +158,20 @@ def _begin_destination(register: reg.RegisterView) -> tuple[Any, Effects]:
     return destination.begin(ORDERED, register, migration="m", now_ns=0)
 
 
-def _recover_source(begun: Any, facts: AbstractSet[str], lives: bool) -> tuple[Any, Effects]:
+def _recover_source(begun: Any, facts: AbstractSet[str], found: Found) -> tuple[Any, Effects]:
     if begun.has_gone_on(begun.register):
         return succession.source_after(begun, facts)
-    return recovery.recover_source(begun, facts, 0, image_left=lives)
+    return recovery.recover_source(begun, facts, 0, image_left=found is not Found.NOTHING)
 
 
-def _recover_destination(begun: Any, facts: AbstractSet[str], runs: bool) -> tuple[Any, Effects]:
+def _recover_destination(begun: Any, facts: AbstractSet[str], found: Found) -> tuple[Any, Effects]:
     if begun.has_gone_on(begun.register):  # which it does only when both hosts have been off
         return succession.destination_after(begun, facts, image_left=False)
-    return recovery.recover_destination(begun, facts, 0, machine_runs=runs)
+    return recovery.recover_destination(
+        *(begun, facts, 0),
+        machine_runs=found is Found.RUNNING,
+        image_loaded=found is Found.IMAGE,
+    )
 
 
 SOURCE: Final = Core(
@@ -236,7 +248,7 @@ class Roles:
         self._numbers: dict[RoleState, int] = {}
         self._known: list[Known] = []
         self._steps: dict[tuple[int, int, bool], Outcome] = {}
-        self._recoveries: dict[tuple[int, Shown, bool], Outcome] = {}
+        self._recoveries: dict[tuple[int, Shown, Found], Outcome] = {}
 
     def known(self, role: int) -> Known:
         """What the world may see of a state."""
@@ -257,13 +269,13 @@ class Roles:
             outcome = self._steps[key] = self._try(role, given, LATE_NS if is_late else 0)
         return outcome
 
-    def recover(self, facts: int, register: Shown, *, vmm_found: bool) -> Outcome:
+    def recover(self, facts: int, register: Shown, found: Found) -> Outcome:
         """Where a restarted service goes on, from its journal, the register and the VMM."""
-        key = (facts, register, vmm_found)
+        key = (facts, register, found)
         outcome = self._recoveries.get(key)
         if outcome is None:
             begun, _ = self._core.begin(self._records.view(register))
-            recovered = self._core.recover(begun, types_of(facts), vmm_found)
+            recovered = self._core.recover(begun, types_of(facts), found)
             outcome = self._recoveries[key] = self._outcome(*recovered)
         return outcome
 

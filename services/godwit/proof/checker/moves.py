@@ -21,6 +21,7 @@ from .cores import (
     Core,
     Deed,
     DeedKind,
+    Found,
     Known,
     Operation,
     Outcome,
@@ -72,6 +73,11 @@ _AS_IT_IS: Final = 0
 _OLD: Final = 1
 _GONE_BACK: Final = 2
 """What a restarted service is shown of the register."""
+_FOUND: Final = {
+    Vmm.LOADED: Found.IMAGE,
+    Vmm.PAUSED: Found.IMAGE,
+    Vmm.RUNNING: Found.RUNNING,
+}
 _POSTED: Final = tuple(sum(fact for fact, _ in ADDRESSED[1 - who]) for who in (SOURCE, DESTINATION))
 """The facts that each side addresses to the other, as bits."""
 
@@ -320,7 +326,7 @@ class Moves:
         """It reads its journal and the register, which may show what it held before. Of one that
         shows less than its host has seen of it, it is shown nothing.
         """
-        found = side.vmm is Vmm.RUNNING if who else Vmm.NONE < side.vmm < Vmm.DEAD
+        found = _FOUND.get(side.vmm, Found.NOTHING)
         shown = standing(world.register)
         may_show = []
         if not world.knowing & 1 << who:
@@ -330,7 +336,7 @@ class Moves:
         if self.records.has_gone_back(shown, world.seen):
             may_show.append((_GONE_BACK, world.seen._replace(record=NOTHING), Kind.DUE))
         for detail, register, kind in may_show:
-            outcome = self.roles[who].recover(side.journal, register, vmm_found=found)
+            outcome = self.roles[who].recover(side.journal, register, found)
             draft = Draft(world)
             draft.knowing |= (detail == _GONE_BACK) << who
             yield from self._carry_out(draft, Label(What.RESTART, who, detail), kind, outcome)

@@ -90,7 +90,10 @@ class Results:
                 left = failing.left
                 failing.left = left._replace(local_failures=left.local_failures - 1)
                 if is_done:
+                    image = failing.sides[who].image
                     apply(failing, who, work)
+                    # What it says that it has loaded, and was told to be bad, is not whole.
+                    failing.sides[who] = failing.sides[who]._replace(image=image)
                 yield Result(What.FAILS, Kind.FAULT, failing, bad)
 
     # The register.

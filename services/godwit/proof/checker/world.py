@@ -11,7 +11,6 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 from .cores import NOTHING, Operation, Shown, standing
-from .facts import Fact
 from .script import Message
 
 SOURCE: Final = 0
@@ -38,8 +37,8 @@ class Vmm(IntEnum):
 
 
 class Image(IntEnum):
-    """What a host's memory holds of the machine. A destination's image counts once STAGED stands in
-    its journal: only then it knows that it has it.
+    """What a host's memory holds of the machine. A destination's image counts once its VMM has
+    loaded it, also where no journal says so yet.
     """
 
     NONE = 0
@@ -281,14 +280,10 @@ class Draft:
     def free(self, who: int) -> None:
         """The VMM ends, and its memory with it."""
         side = self.sides[who]
-        if self._counts(who) and (who == SOURCE or not self._counts(SOURCE)):
+        is_only = who == SOURCE or self.sides[SOURCE].image is not Image.CURRENT
+        if side.image is Image.CURRENT and is_only:
             self.violation = Violation.NONE_LEFT
         self.sides[who] = side._replace(vmm=Vmm.NONE, image=Image.NONE)
-
-    def _counts(self, who: int) -> bool:
-        side = self.sides[who]
-        staged = who == SOURCE or side.journal & Fact.STAGED
-        return bool(side.image is Image.CURRENT and staged)
 
     # The direct link.
 

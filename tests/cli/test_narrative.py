@@ -135,6 +135,15 @@ def test_a_round_says_what_it_left_out() -> None:
     assert "never written" not in sentence(event)
 
 
+def test_an_image_that_a_restarted_service_found_whole_has_no_figures_to_tell() -> None:
+    found = ev.ImageStaged(
+        pages=0, received_bytes=0, received_ns=0, staged_ns=0, verified=ev.Verify.FULL
+    )
+    assert sentence(found) == (
+        "found the whole machine loaded when its service was started again, not running"
+    )
+
+
 def test_a_request_is_told_with_its_limits() -> None:
     told = sentence(
         ev.MigrationRequested(

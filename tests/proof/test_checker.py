@@ -27,6 +27,7 @@ SEARCHES = {
     "a VMM dies": Budget(vmm_deaths=1),
     "a crash, and a VMM dies": Budget(crashes=1, vmm_deaths=1),
     "a crash, and both hosts die": Budget(crashes=1, host_deaths=2),
+    "a crash, and something local fails": Budget(crashes=1, local_failures=1),
     "a crash, and a message comes twice": Budget(crashes=1, doubled_messages=1),
     "a crash, and a message is lost": Budget(crashes=1, lost_messages=1),
     "a message comes twice, and a write is lost": Budget(doubled_messages=1, lost_writes=1),

@@ -155,6 +155,13 @@ def test_a_service_that_forgot_a_beginning_makes_a_span_without_length() -> None
     assert span.start_ns == span.end_ns
 
 
+def test_what_a_restarted_service_found_staged_took_no_time_that_is_known() -> None:
+    staged = ev.ImageStaged(
+        pages=0, received_bytes=0, received_ns=0, staged_ns=0, verified=ev.Verify.OFF
+    )
+    assert list(Spans().of(Recorded(enveloped(staged, migration=MIGRATION), staged))) == []
+
+
 def test_a_header_tells_the_trace_and_the_span_that_the_event_makes() -> None:
     for recorded in told("v1-completed.ndjson"):
         headers = with_traceparent(cloudevents.headers(recorded.envelope))

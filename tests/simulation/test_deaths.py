@@ -312,6 +312,62 @@ def test_a_source_whose_machine_dies_after_the_destination_has_gone_ends_its_par
     _is_told_dead_and_stopped(calm)
 
 
+STAGED_IN_THE_NEXT_LIFE = """
+The destination's service died when its VMM had loaded the image, before STAGED was journaled. The
+source took the machine back, and its VMM died before it ran. The image that the VMM had loaded is
+the last one: the next life keeps it, and an operator has it run.
+"""
+
+
+@pytest.fixture
+def killed_at_load(calm: CalmCluster, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A migration whose destination's service was killed when its VMM had loaded the image. The
+    source has just taken the machine back, and does not run it yet.
+    """
+    step = Process.step
+
+    def die(process: Process, name: str) -> None:
+        if process.host == "host-2" and name == "load m: done":
+            process.die(f"killed at: {name}")
+        step(process, name)
+
+    monkeypatch.setattr(Process, "step", die)
+    calm.start()
+    calm.until(calm.has_told(mev.MachineStarted))
+    migration = calm.migrate()
+    calm.until(lambda: calm.judge.registers["m"].value is RegisterValue.TAKEN_BACK)
+    return migration
+
+
+def test_an_image_that_is_loaded_is_let_go_of_when_the_source_runs(
+    calm: CalmCluster, killed_at_load: str
+) -> None:
+    calm.until(calm.has_told(ev.ImageDiscarded))
+    (staged,) = calm.told(ev.ImageStaged)
+    assert isinstance(staged, ev.ImageStaged) and not staged.staged_ns
+    calm.until(calm.has_told(ev.MigrationEnded))
+    calm.until(lambda: calm.cluster.is_idle)
+    check(calm)
+    verifies(calm, killed_at_load)
+
+
+def test_an_image_that_is_loaded_outlives_a_service_that_could_not_say_so(
+    calm: CalmCluster, killed_at_load: str
+) -> None:
+    """Seed 89580."""
+    here, there = calm.place("host-1").host, calm.place("host-2").host
+    here.kill(here.vmms["m"], "killed")
+    calm.until(calm.has_told(ev.DoubtRaised))
+    calm.rest()
+    assert there.vmms["m"].state is VmmState.LOADED
+    order(calm, killed_at_load, is_off=False)
+    calm.until(calm.has_told(ev.MigrationEnded))
+    assert there.vmms["m"].state is VmmState.RUNNING
+    calm.until(lambda: calm.cluster.is_idle)
+    check(calm)
+    check_story(calm, "staged-in-the-next-life", STAGED_IN_THE_NEXT_LIFE)
+
+
 def give_up(calm: CalmCluster, migration: str) -> None:
     calm.put(Scope.of_migration(migration, "m"), LossOrdered(requested_by="ada@desk"))
 

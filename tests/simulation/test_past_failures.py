@@ -117,6 +117,40 @@ def test_a_source_that_is_restarted_resumes_no_machine_that_was_stopped(
     assert not any(isinstance(effect, fx.ResumeMachine) for effect in effects)
 
 
+def test_a_destination_takes_for_whole_what_its_vmm_has_loaded() -> None:
+    """Killed in the middle of the journal's write of STAGED, its next life freed the last image:
+    the source's VMM had died before it ran again (seed 89580).
+    """
+    state, effects = recovery.recover_destination(
+        begun_destination(STILL_HERE), frozenset(), 0, machine_runs=False, image_loaded=True
+    )
+    assert state.phase is destination.Phase.STAGED
+    staged, reading = effects
+    assert isinstance(staged, fx.Append) and isinstance(staged.event, ev.ImageStaged)
+    assert staged.durability is fx.Durability.JOURNALED, "its next life may find the VMM dead"
+    assert reading == fx.ReadRegister()
+
+
+def test_a_destination_that_refuses_what_may_be_loaded_promises_first_not_to_run_it() -> None:
+    """The source resumes at the refusal, and writes no register."""
+    loading = msgspec.structs.replace(
+        begun_destination(STILL_HERE), phase=destination.Phase.LOADING
+    )
+    bad = inp.ImageBad(reason=AbortReason.VERIFICATION_FAILED, message="the VMM is silent")
+    _, effects = destination.step(loading, bad, 0)
+    promise, refusal, freeing = effects
+    assert isinstance(promise, fx.Append) and promise.durability is fx.Durability.JOURNALED
+    assert isinstance(refusal, fx.Say)
+    assert freeing == fx.FreeMemory()
+    state, effects = recovery.recover_destination(
+        *(begun_destination(STILL_HERE), {promise.event.TYPE}, 0),
+        machine_runs=False,
+        image_loaded=True,
+    )
+    assert state.phase is destination.Phase.DISCARDING
+    assert effects == (fx.FreeMemory(),)
+
+
 @pytest.mark.parametrize("released", [False, True])
 def test_a_source_of_the_past_frees_what_the_machine_left(released: bool) -> None:
     facts = {ev.MachineStunned.TYPE, ev.GoGiven.TYPE}

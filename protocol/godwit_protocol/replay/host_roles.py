@@ -83,13 +83,11 @@ def destination_trace(
             if not facts:
                 yield begun, effects
             for yes in (False, True):
+                # One that finds the image loaded goes on as if it had loaded it: that is a step.
                 yield recovery.recover_destination(
                     begun, facts, seen.now_ns, machine_runs=yes, image_loaded=False
                 )
                 yield succession.destination_after(begun, facts, image_left=yes)
-            yield recovery.recover_destination(
-                begun, facts, seen.now_ns, machine_runs=False, image_loaded=True
-            )
 
     def guesses(kind: type[Input], state: DestinationState, event: Event) -> Iterable[Input]:
         if kind in _ORDERED:

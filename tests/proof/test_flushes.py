@@ -1,4 +1,5 @@
-"""Each flush of the switchover is needed: without it, a crash at the wrong moment breaks a rule.
+"""Each flush of the switchover is needed: without it, a crash at the wrong moment breaks a rule;
+without that of STAGED, a crash and a VMM's death.
 
 It is also why no more of them is done beside something else: FROZEN may reach the disk together
 with the last pages, but each of the other three is what the very next message stands on.

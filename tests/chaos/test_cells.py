@@ -17,6 +17,7 @@ CELLS = [
     (Party.SOURCE, Fault.KILL, "d9", Result.MOVED),
     (Party.SOURCE, Fault.KILL, "s12", Result.MOVED),
     (Party.DESTINATION, Fault.KILL, "s2", Result.STAYED),
+    (Party.DESTINATION, Fault.KILL, "d6", Result.STAYED),
     (Party.DESTINATION, Fault.KILL, "d7", Result.STAYED),
     (Party.DESTINATION, Fault.KILL, "d10", Result.MOVED),
     (Party.NATS, Fault.KILL, "d9", Result.MOVED),

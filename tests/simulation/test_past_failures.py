@@ -285,6 +285,15 @@ def test_what_was_seen_of_another_ends_a_doubt_also_if_the_register_has_lost_it(
     state, effects = source.step(restarted_source(), over(STARTED_ANEW), 0)
     assert state.phase is SourcePhase.RELEASING
     assert fx.FreeMemory() in effects
+    doubting = msgspec.structs.replace(
+        begun_destination(STILL_HERE),
+        phase=destination.Phase.DOUBTING,
+        register=reg.RegisterView(None, 10),
+        fenced=True,
+    )
+    after, effects = destination.step(doubting, over(STARTED_ANEW), 0)
+    assert after.phase is destination.Phase.DISCARDING
+    assert effects == (fx.FreeMemory(),)
 
 
 def test_a_source_that_never_stunned_its_machine_does_not_say_that_it_left() -> None:

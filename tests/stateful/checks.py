@@ -42,10 +42,11 @@ def check_end(world: World) -> None:
 
 def check_lanes(world: World) -> None:
     """Each lane counts from 1 without a gap, and each event holds the hash of the one before."""
-    positions: dict[str, tuple[int, bytes]] = {}
+    positions: dict[tuple[str, str], tuple[int, bytes]] = {}
     for data, recorded in zip(world.log.stored, world.log.recorded, strict=True):
         envelope = recorded.envelope
-        count, previous = positions.get(envelope.host, (0, CHAIN_START))
+        writer = envelope.host, envelope.life
+        count, previous = positions.get(writer, (0, CHAIN_START))
         assert envelope.lane_sequence == count + 1
         assert envelope.prev_hash == previous
-        positions[envelope.host] = (count + 1, stored_hash(data))
+        positions[writer] = (count + 1, stored_hash(data))

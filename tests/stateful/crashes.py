@@ -52,12 +52,12 @@ def crash(world: World, role: Role, *, keeps: bool, done: bool) -> None:
 
 
 def _crash_coordinator(world: World, *, keeps: bool, done: bool) -> None:
-    """``keeps``: the decision that was on its way reaches the log. ``done``: so does the claim."""
-    outbox = world.log.outbox[COORDINATOR]
-    if keeps and outbox:
-        world.log.store_next(COORDINATOR, world.now_ns)
-    world.story.outside(world.now_ns, f"the coordinator dies, and {len(outbox)} decisions are lost")
-    world.log.forget(COORDINATOR, len(outbox))
+    """``keeps``: the decision that was on its way has reached the log; if not, it may still arrive.
+    ``done``: so has the claim.
+    """
+    lost = max(len(world.log.outbox[COORDINATOR]) - keeps, 0)
+    world.story.outside(world.now_ns, f"the coordinator dies, and {lost} decisions are lost")
+    world.log.end_life(world.now_ns, world.register[-1].epoch, is_stored=keeps)
     world.states[COORDINATOR] = None
     world.down.add(COORDINATOR)
     for pending in [item for item in world.pending if item.role is COORDINATOR]:
@@ -73,11 +73,12 @@ def _leave(world: World, pending: Pending, *, done: bool) -> None:
             world.write_register(effect)
         case fx.CompareAndSet() as effect:
             world.strays.append(effect)
-        case fx.ResumeMachine() | fx.OpenGate() if not done and vmm.pages == world.at_stun:
-            vmm.executes = False  # it was stunned, and the guest has written nothing since
-        case fx.PauseMachine() if done:
+        case fx.ResumeMachine() | fx.OpenGate() if not done and not vmm.has_run:
             vmm.executes = False
-            world.at_stun = list(vmm.pages or ())
+        case fx.ResumeMachine() | fx.OpenGate():
+            vmm.has_run = True
+        case fx.PauseMachine() if done:
+            world.stun(pending.role)
         case fx.PrepareMachine() if done:
             vmm.pages = [0] * PAGES
         case fx.LoadImage() if done:
@@ -117,19 +118,19 @@ def _fold_again(world: World) -> None:
 def _gone_on(world: World, role: Role, facts: frozenset[str]) -> tuple[Any, tuple[fx.Effect, ...]]:
     decision, view, now_ns = world.decisions[role], world.register_view(), world.now_ns
     vmm = world.vmms[role]
+    lives = vmm.pages is not None and not vmm.broken
     if role is SOURCE:
         assert isinstance(decision, ev.MigrationStarted)
         left, _ = source.begin(decision, SPEC.name, view, migration=MIGRATION, now_ns=now_ns)
         if left.has_gone_on(view):
             return succession.source_after(left, facts)
-        lives = vmm.pages is not None and not vmm.broken
         return recovery.recover_source(left, facts, now_ns, image_left=lives)
     assert isinstance(decision, ev.PreparationOrdered)
     begun, _ = destination.begin(decision, view, migration=MIGRATION, now_ns=now_ns)
     if begun.has_gone_on(view):
-        return succession.destination_after(begun, facts, image_left=vmm.pages is not None)
+        return succession.destination_after(begun, facts, image_left=lives)
     return recovery.recover_destination(
         *(begun, facts, now_ns),
         machine_runs=vmm.executes,
-        image_loaded=vmm.whole and vmm.pages is not None and not (vmm.executes or vmm.broken),
+        image_loaded=vmm.whole and lives and not vmm.executes,
     )

@@ -30,6 +30,7 @@ from parts import (
     Action,
     Journal,
     Link,
+    Outgoing,
     Pending,
     Role,
     Step,
@@ -85,7 +86,7 @@ class World:
         self.writes_lost = 0
         self.register = [reg.started(SPEC.name, SOURCE.host, None)]
         self.strays: list[fx.CompareAndSet] = []
-        self.vmms = {SOURCE: Vmm([0] * PAGES, executes=True), DESTINATION: Vmm()}
+        self.vmms = {SOURCE: Vmm([0] * PAGES, executes=True, has_run=True), DESTINATION: Vmm()}
         self.link = Link()
         self.log = WorldLog()
         self.cursors = dict.fromkeys(Role, 0)
@@ -137,6 +138,8 @@ class World:
                 found.append(Action(f"restart of {role.value}", lambda r=role: restart(self, r)))
         for stray in self.strays:
             found.append(Action("stray lands", lambda s=stray: self._stray_lands(s), fault=True))
+        for late in self.log.late:
+            found.append(Action("late decision lands", lambda x=late: self._late_lands(x), True))
         return found + self._troubles()
 
     def _troubles(self) -> list[Action]:
@@ -147,7 +150,7 @@ class World:
         head = next(iter(self.log.outbox[SOURCE]), None)
         if head is not None and head.acknowledges:
             found.append(Action("log does not answer", self._append_fails, fault=True))
-        if DESTINATION not in self.dead and self.states[DESTINATION] is not None:
+        if DESTINATION not in self.dead and DESTINATION in self.decisions:
             found.append(Action("destination host dies", self.kill_destination, fault=True))
         for role in (SOURCE, DESTINATION):
             if peer(role) in self.dead and self.states[role] is not None:
@@ -170,7 +173,8 @@ class World:
         if self._can_succeed(role, effect):
             found.append(Action(f"{name} succeeds", come_right))
         if self._can_fail(role, effect):
-            found.append(Action(f"{name} fails", go_wrong, fault=not self._is_stuck(effect)))
+            fault = not self._is_stuck(role, effect)
+            found.append(Action(f"{name} fails", go_wrong, fault))
         if isinstance(effect, fx.CompareAndSet):
             for lands in (True, False):
 
@@ -190,6 +194,8 @@ class World:
                 return self.link.up and effect.round not in self.rounds_sent
             case fx.LoadImage():
                 return self.final_round in self.rounds_received
+            case fx.ResumeMachine() | fx.OpenGate():
+                return not self.vmms[role].broken
             case fx.FreeMemory():
                 return not any(
                     other.role is role and isinstance(other.effect, ON_VMM)
@@ -198,8 +204,10 @@ class World:
             case _:
                 return True
 
-    def _is_stuck(self, effect: fx.Effect) -> bool:
+    def _is_stuck(self, role: Role, effect: fx.Effect) -> bool:
         """Whether it can only fail, once its own deadline passes."""
+        if isinstance(effect, fx.ResumeMachine | fx.OpenGate):
+            return self.vmms[role].broken
         if isinstance(effect, fx.LoadImage):
             return not self.link.up and self.final_round not in self.rounds_received
         return isinstance(effect, ON_LINK) and not self.link.up
@@ -290,7 +298,7 @@ class World:
                     )
                     self.link.control[DESTINATION].append(hello)
             case fx.ResumeMachine() | fx.OpenGate():
-                self.vmms[role].executes = True
+                self.vmms[role].executes = not self.vmms[role].broken
                 check_invariants(self)
             case fx.FreeMemory():
                 self.vmms[role].executes = False
@@ -386,12 +394,22 @@ class World:
         self.tell(role, inp.PeerFenced())
 
     def dies(self, role: Role) -> None:
-        """What held the machine at ``role``, if it did, is dead."""
-        self.vmm_died = True
+        """What held the machine at ``role``, if it did, is dead. Though it was told to run, it may
+        not have run since the stun.
+        """
+        vmm = self.vmms[role]
+        if not vmm.has_run:
+            vmm.executes = False
         goes = any(item == Pending(peer(role), fx.FreeMemory()) for item in self.pending)
-        self.is_lost |= goes or not has_image(self, peer(role))
-        self.vmms[role].broken = True
-        self.vmms[role].executes = False
+        self.is_lost |= goes or not (vmm.broken or has_image(self, peer(role)))
+        self.vmm_died = vmm.broken = True
+        vmm.executes = False
+
+    def stun(self, role: Role) -> None:
+        """The guest has done its last step for now."""
+        vmm = self.vmms[role]
+        vmm.executes = vmm.has_run = False
+        self.at_stun = list(vmm.pages or ())
 
     # The register.
 
@@ -426,13 +444,17 @@ class World:
         self.log.put(role, effect, self.now_ns, self.register[-1].epoch)
 
     def _store_next(self, role: Role) -> None:
-        outgoing = self.log.store_next(role, self.now_ns)
+        outgoing = self.log.store_next(role, self.now_ns, self.register[-1].epoch)
         if outgoing.acknowledges:
             self.tell(role, inp.Appended(type=outgoing.event.TYPE))
 
     def _append_fails(self) -> None:
         event = self.log.give_up_waiting(SOURCE)
         self.tell(SOURCE, inp.AppendFailed(type=event.TYPE, message="no answer"))
+
+    def _late_lands(self, late: Outgoing) -> None:
+        self.story.outside(self.now_ns, f"{late.event.TYPE} of a dead coordinator arrives")
+        self.log.store_late(late, self.now_ns)
 
     def say_to_log(self, event: Event, lane: Lane = Lane.OPERATOR, host: str = "cli") -> None:
         """An event of somebody outside: the operator, the tracker."""
@@ -531,6 +553,7 @@ class World:
             memory = self.vmms[role].pages
             if self.vmms[role].executes and memory is not None:
                 self.writes += 1
+                self.vmms[role].has_run = True
                 memory[page] = self.writes
                 self.vmms[role].dirty.add(page)
 

@@ -30,12 +30,15 @@ def check_wanted(world: World, role: Role, effect: fx.Effect) -> None:
         case fx.ResumeMachine():
             assert reg.may_run(standing, role.host), f"I3: {standing} and the source would run"
         case fx.FreeMemory() if role is SOURCE and DESTINATION in world.dead:
-            assert world.phase(DESTINATION) == "active", "I2: freed before the destination ran"
+            ran = "active" in world.phases_seen[DESTINATION]
+            assert ran, "I2: freed before the destination ran"
         case fx.FreeMemory() if role is SOURCE:
-            assert world.vmms[DESTINATION].whole, "I2: the only whole image would go"
-            assert world.vmms[DESTINATION].executes, "I2: freed before the destination ran"
+            there = world.vmms[DESTINATION]
+            assert there.whole, "I2: the only whole image would go"
+            assert there.executes or there.has_run, "I2: freed before the destination ran"
         case fx.FreeMemory() if world.vmms[DESTINATION].whole:
-            assert not world.vmms[SOURCE].broken, "I2: the only good image would go"
+            here = world.vmms[SOURCE]
+            assert not here.broken or world.is_lost, "I2: the only good image would go"
         case fx.CompareAndSet() if standing.value is reg.RegisterValue.ABORT_INTENDED:
             if effect.record.value is reg.RegisterValue.TAKEN_BACK:
                 proven = world.quarantined or DESTINATION in world.dead

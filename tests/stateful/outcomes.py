@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from parts import MIGRATION, PAGE_BYTES, PAGES, SOURCE, Pending, Role, peer
+from parts import DESTINATION, MIGRATION, PAGE_BYTES, PAGES, SOURCE, Pending, Role, peer
 
 from godwit_protocol import register as reg
 from godwit_protocol.events import migration as ev
@@ -26,10 +26,10 @@ def succeed(world: World, role: Role, effect: fx.Effect) -> None:
             world.tell(role, _final_sent(world, pages))
         case fx.PauseMachine():
             world.now_ns += 40_000
-            world.vmms[role].executes = False
-            world.at_stun = list(world.vmms[role].pages or ())
+            world.stun(role)
             world.tell(role, inp.Paused(stopped_ns=world.now_ns, checkpoint_bytes=512))
         case fx.ResumeMachine():
+            world.vmms[role].has_run = True
             world.tell(role, inp.Resumed(first_step_ns=world.now_ns))
         case fx.FreeMemory():
             world.vmms[role].pages = None
@@ -43,8 +43,11 @@ def succeed(world: World, role: Role, effect: fx.Effect) -> None:
         case fx.LoadImage():
             _load(world, role)
         case fx.OpenGate():
+            world.vmms[role].has_run = True
             opened = inp.GateOpened(owned_ns=world.now_ns, first_step_ns=world.now_ns + 5000)
             world.tell(role, opened)
+        case fx.CompareAndSet() if role is DESTINATION and world.vmms[role].broken:
+            world.tell(role, inp.OperationFailed(message="the VMM is dead"))  # it looks first
         case fx.CompareAndSet():
             world.tell(role, world.write_register(effect))
         case fx.ReadRegister():

@@ -71,6 +71,8 @@ class Vmm:
     executes: bool = False
     whole: bool = False
     broken: bool = False
+    has_run: bool = False
+    """Since the stun; nothing is current but itself then."""
     dirty: set[int] = field(default_factory=set)
 
 
@@ -87,9 +89,9 @@ class Link:
 
 
 class Outgoing(NamedTuple):
-    """An event on its way to the log."""
+    """An event on its way to the log. ``data`` None: a decision, sealed when it is written."""
 
-    data: bytes
+    data: bytes | None
     event: Event
     to: fx.Address | None
     acknowledges: bool

@@ -78,6 +78,29 @@ def test_a_coordinator_writes_no_decision_twice_and_asks_for_nothing_twice() -> 
             assert said[-1] == "migration_ended" or world.phase(SOURCE) == "released"
 
 
+@pytest.mark.parametrize("moment", ["it folds the log", "it is about to write it", "it has"])
+def test_a_dead_coordinators_decision_may_arrive_when_its_successor_has_begun(moment: str) -> None:
+    """What is there first stands, and alone."""
+    arrived = 0
+    for world in worlds():
+        if not world.log.outbox[COORDINATOR] or not may_crash(world, COORDINATOR):
+            continue
+        crash(world, COORDINATOR, keeps=False, done=False)
+        world.do("restart of coordinator")
+        if moment != "it folds the log":
+            world.run_until(lambda: bool(world.log.outbox[COORDINATOR]))  # noqa: B023
+        if moment == "it has":
+            world.do("store of coordinator")
+        stored = len(world.log.recorded)
+        world.do("late decision lands")
+        arrived += len(world.log.recorded) - stored
+        came_to_rest(world)
+        said = [recorded.envelope.type for recorded in world.log.recorded]
+        assert len(said) == len(set(said)), said
+        assert said[-1] == "migration_ended" or world.phase(SOURCE) == "released"
+    assert (arrived > 0) == (moment != "it has")
+
+
 def test_a_destination_that_claimed_opens_the_gate_when_it_is_back() -> None:
     world = reached(DESTINATION, "activating")
     crash(world, DESTINATION, keeps=False, done=True)

@@ -65,6 +65,15 @@ class Trouble(Enum):
     DEATHS = auto()
     CRASHES = auto()
     LOST_WRITES = auto()
+    DEATHS_AND_CRASHES = auto()
+
+    @property
+    def is_deadly(self) -> bool:
+        return self in (Trouble.DEATHS, Trouble.DEATHS_AND_CRASHES)
+
+    @property
+    def has_crashes(self) -> bool:
+        return self not in (Trouble.NONE, Trouble.DEATHS)
 
 
 class MigrationMachine(RuleBasedStateMachine):
@@ -125,7 +134,7 @@ class MigrationMachine(RuleBasedStateMachine):
     def fail(self, choice: int) -> None:
         """Something goes wrong."""
         faults = [action for action in self.world.actions() if action.fault]
-        if self.trouble is not Trouble.DEATHS:
+        if not self.trouble.is_deadly:
             faults = [action for action in faults if action.name not in DEADLY]
         if faults:
             action = faults[choice % len(faults)]
@@ -139,7 +148,7 @@ class MigrationMachine(RuleBasedStateMachine):
     )
     def crash(self, role: Role, keeps: bool, done: bool) -> None:
         """A host's service dies. When it is started again is as uncertain as anything else."""
-        is_enough = self.crashes == CRASHES_MAX or self.trouble in (Trouble.NONE, Trouble.DEATHS)
+        is_enough = self.crashes == CRASHES_MAX or not self.trouble.has_crashes
         if not is_enough and may_crash(self.world, role):
             self.crashes += 1
             hypothesis.event(f"crash of {role.value} [{self.world.phase(role)}]")
@@ -148,7 +157,7 @@ class MigrationMachine(RuleBasedStateMachine):
     @rule(keeps=st.booleans(), done=st.booleans())
     def crash_coordinator(self, keeps: bool, done: bool) -> None:
         """The coordinator dies, at any time but in a world without trouble. What it knew is gone:
-        started again, it folds the log.
+        started again, it folds the log. What it was about to write may arrive after that.
         """
         is_enough = self.coordinator_crashes == CRASHES_MAX or self.trouble is Trouble.NONE
         if not is_enough and may_crash(self.world, COORDINATOR):
@@ -156,16 +165,34 @@ class MigrationMachine(RuleBasedStateMachine):
             hypothesis.event(f"crash of coordinator [{self.world.phase(COORDINATOR)}]")
             crash(self.world, COORDINATOR, keeps=keeps, done=done)
 
-    @precondition(lambda self: self.trouble is Trouble.DEATHS)
+    @precondition(lambda self: self.world.log.late)
+    @rule()
+    def late_decision_arrives(self) -> None:
+        """Of a coordinator that has died: its successor may be there already."""
+        late = self.world.log.late[0]
+        hypothesis.event(f"late {late.event.TYPE} [{self.world.phase(COORDINATOR)}]")
+        self.world.do("late decision lands")
+
+    @precondition(lambda self: self.trouble.is_deadly)
     @rule()
     def source_host_dies(self) -> None:
         """For good. One host at most does."""
-        if self.world.states[SOURCE] is not None and not self.world.dead:
+        if SOURCE in self.world.decisions and not self.world.dead:
             hypothesis.event(f"source host dies [{self.world.phase(SOURCE)}]")
             self.world.story.outside(self.world.now_ns, "host-1 dies")
             self.world.kill(SOURCE)
 
-    @precondition(lambda self: self.trouble is Trouble.DEATHS)
+    @precondition(lambda self: self.trouble is Trouble.DEATHS_AND_CRASHES)
+    @rule(role=st.sampled_from([SOURCE, DESTINATION]))
+    def vmm_dies_unseen(self, role: Role) -> None:
+        """While the service of its host is down, which finds it dead when it is back."""
+        vmm = self.world.vmms[role]
+        if role in self.world.down and vmm.pages is not None and not vmm.broken:
+            hypothesis.event(f"the VMM of {role.value} dies unseen")
+            self.world.story.outside(self.world.now_ns, f"{role.host}'s VMM dies")
+            self.world.dies(role)
+
+    @precondition(lambda self: self.trouble.is_deadly)
     @rule()
     def destination_fails(self) -> None:
         """Something local fails at a destination that has staged the image, which stays whole."""

@@ -116,6 +116,19 @@ def test_a_range_that_is_none_is_refused_before_anything_runs(
     assert not started
 
 
+def test_one_seed_and_many_are_refused_before_anything_runs(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    monkeypatch.setattr(run, "simulate", lambda seed, _listen: started.append(seed))
+    monkeypatch.setattr(report, "simulate_all", lambda *_, **__: started.append("all") or [])
+    ended = here("simulate", "--seed", "0", "--seeds", "1..40")
+    assert ended.status == InvalidInputError.exit_code
+    assert ended.err.startswith("godwit: --seed and --seeds exclude each other\n")
+    assert not ended.out
+    assert not started
+
+
 @pytest.mark.parametrize("jobs", ["-1", "two"])
 def test_jobs_that_are_no_number_of_cores_are_refused(here: Here, jobs: str) -> None:
     ended = here("simulate", "--seeds", asked(SEEDS), f"--jobs={jobs}")

@@ -13,6 +13,7 @@ from godwit_protocol.errors import DataLossError, InvalidInputError
 
 from .output import print_line as say
 
+SEEDS: Final = "1..40"
 _RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
 SHOWN_MAX: Final = 3
 """Failed seeds of which the last events are printed."""
@@ -20,7 +21,9 @@ SHOWN_MAX: Final = 3
 
 def simulate(
     seed: Annotated[int | None, typer.Option(help="Replay one run, event by event.")] = None,
-    seeds: Annotated[str, typer.Option(help="Run many, such as 1..400.")] = "1..40",
+    seeds: Annotated[
+        str | None, typer.Option(help="Run many, such as 1..400.", show_default=SEEDS)
+    ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="On how many cores; 0 takes all.")] = 0,
 ) -> None:
     """Run the real services on simulated clocks, disks, links and memory, and look for faults.
@@ -28,7 +31,12 @@ def simulate(
     Everything follows from the seed: one that fails, fails again. Exits with 15 if anything that
     must never be has happened.
     """
-    failed = _many(seeds, jobs or os.cpu_count() or 1) if seed is None else _one(seed)
+    if seed is not None and seeds is not None:
+        raise InvalidInputError(
+            "--seed and --seeds exclude each other",
+            hint="one run told event by event, or many as a table",
+        )
+    failed = _one(seed) if seed is not None else _many(seeds, jobs or os.cpu_count() or 1)
     if failed:
         raise DataLossError(
             f"{failed} of the runs broke an invariant", hint="replay one: godwit simulate --seed N"
@@ -50,11 +58,11 @@ def _one(seed: int) -> int:
     return len(tally.failed)
 
 
-def _many(seeds: str, jobs: int) -> int:
+def _many(seeds: str | None, jobs: int) -> int:
     from godwit.proof.simulator.report import Tally, simulate_all, table, verdict
 
     tally, began_s = Tally(), time.monotonic()
-    for run in simulate_all(_range(seeds), jobs=jobs):
+    for run in simulate_all(_range(SEEDS if seeds is None else seeds), jobs=jobs):
         tally.add(run)
         if run.violations and len(tally.failed) <= SHOWN_MAX:
             say(verdict(run) + "\n")

@@ -17,6 +17,7 @@ from godwit.hypervisor.native import guest_queues, vmm, wire
 from godwit.hypervisor.native.execution import BATCH_MAX
 from godwit.hypervisor.native.guest_io import REPLY_BYTES_MAX, REQUEST_ID_BYTES_MAX, GuestIo
 from godwit.hypervisor.native.guest_queues import Inbox, IoState, Outbox, Reply, Request
+from godwit.hypervisor.port import VmmState
 from godwit.runtime.jetstream_api import StreamRules
 from godwit.runtime.nats_log import NatsLog
 from godwit_protocol import subjects
@@ -147,10 +148,9 @@ class WatchedIo(GuestIo):
         return batch
 
 
-async def test_what_a_paused_machine_has_answered_is_for_whoever_goes_on_to_publish(
-    nats_server, client, tmp_path, monkeypatch
-):
-    """The log is away when the guest answers, and comes back in the stun."""
+@pytest.fixture
+def without_a_log(nats_server, tmp_path, monkeypatch):
+    """Begins a VMM in this process, which runs: its log is away until the event is set."""
     log_is_there = threading.Event()
 
     async def connect(url, name):
@@ -159,26 +159,71 @@ async def test_what_a_paused_machine_has_answered_is_for_whoever_goes_on_to_publ
 
     monkeypatch.setattr(vmm, "GuestIo", WatchedIo)
     monkeypatch.setattr(vmm, "_connect", connect)
-    identity, sequence = await client.send("count")
     with wire.listen(tmp_path / "vmm.sock") as listener, contextlib.ExitStack() as at_the_end:
-        process = vmm.VmmProcess(wire.Spawn(machine_spec(vgpus=()), nats_server.url), listener)
-        io = process._io
-        for end in (process._memory.close, partial(io.end, 10), log_is_there.set):
-            at_the_end.callback(end)
-        process._guest().boot()
-        process._run(1)
-        io.release()
-        io.reply([Request(sequence, identity, b"count")], [b"1"])
-        checkpoint = vmm._checkpoints.decode(process._pause().checkpoint)
-        assert [reply.request_id for reply in checkpoint.io.unacknowledged] == [identity]
-        log_is_there.set()
-        assert await asyncio.to_thread(io.batches.get, timeout=10) == []
-        assert await client.replies() == []
-        process._run(1)
-        io.release()
-        assert await asyncio.to_thread(io.batches.get, timeout=10) == [identity]
-        assert await asyncio.to_thread(io.flush, 10)
-        assert await client.replies() == [(identity, b"1")]
+
+        def begin(**changes):
+            order = wire.Spawn(machine_spec(vgpus=(), **changes), nats_server.url)
+            process = vmm.VmmProcess(order, listener)
+            for end in (process._memory.close, partial(process._io.end, 10), log_is_there.set):
+                at_the_end.callback(end)
+            process._guest().boot()
+            process._run(1)
+            return process, log_is_there
+
+        yield begin
+
+
+async def test_what_a_paused_machine_has_answered_is_for_whoever_goes_on_to_publish(
+    client, without_a_log
+):
+    """The log is away when the guest answers, and comes back in the stun."""
+    identity, sequence = await client.send("count")
+    process, log_is_there = without_a_log()
+    io = process._io
+    io.release()
+    io.reply([Request(sequence, identity, b"count")], [b"1"])
+    checkpoint = vmm._checkpoints.decode(process._pause().checkpoint)
+    assert [reply.request_id for reply in checkpoint.io.unacknowledged] == [identity]
+    log_is_there.set()
+    assert await asyncio.to_thread(io.batches.get, timeout=10) == []
+    assert await client.replies() == []
+    process._run(1)
+    io.release()
+    assert await asyncio.to_thread(io.batches.get, timeout=10) == [identity]
+    assert await asyncio.to_thread(io.flush, 10)
+    assert await client.replies() == [(identity, b"1")]
+
+
+BREAKING_GUEST = """
+class Breaking:
+    idle = False
+
+    def boot(self, machine):
+        pass
+
+    def step(self, requests):
+        raise RuntimeError("a defect of the guest")
+
+    def load(self, machine, checkpoint):
+        pass
+
+    def save(self):
+        return b""
+"""
+
+
+async def test_what_a_machine_that_failed_has_answered_is_not_published(client, without_a_log):
+    """Another image of it may go on, and answer the same requests."""
+    identity, sequence = await client.send("count")
+    process, log_is_there = without_a_log(guest="breaking.py:Breaking", guest_source=BREAKING_GUEST)
+    io = process._io
+    io.release()
+    io.reply([Request(sequence, identity, b"count")], [b"1"])
+    process._step()
+    assert process._state is VmmState.FAILED
+    log_is_there.set()
+    assert await asyncio.to_thread(io.batches.get, timeout=10) == []
+    assert await client.replies() == []
 
 
 async def test_a_reply_names_its_request_unless_that_has_too_long_a_name(host, client):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from native_host import machine_spec
 
-from godwit.hypervisor.native import vmm, wire
+from godwit.hypervisor.native import stop_flag, vmm, wire
 from godwit.hypervisor.native.guest_io import GuestIo
 from godwit.hypervisor.native.slowing import WAIT_NS_MAX, Slowing
 
@@ -151,6 +151,39 @@ def test_what_comes_for_an_idle_guest_waits_only_until_it_may_step(tmp_path, mon
         assert process._wait_s() <= 0.4
         process._step()
         assert process._wait_s() == vmm.IDLE_S_MAX
+        process._memory.close()
+
+
+class StandingClock:
+    """Of a VMM: it goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_ns = 10**12
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns
+
+
+def test_a_guest_that_is_to_stand_still_is_looked_at_again_when_it_may_step(tmp_path, monkeypatch):
+    """Not before: the turns between would take the processor from whoever is to send ``Pause``."""
+    clock = StandingClock()
+    monkeypatch.setattr(vmm, "time", clock)
+    monkeypatch.setattr(stop_flag, "time", clock)
+    monkeypatch.setattr(vmm, "GuestIo", QuietIo)
+    spec = machine_spec(guest="idle.py:Idle", guest_source=IDLE_GUEST, vgpus=())
+    with wire.listen(tmp_path / "vmm.sock") as listener:
+        process = vmm.VmmProcess(wire.Spawn(spec, "nats://127.0.0.1:1"), listener)
+        process._run(1)
+        assert process._may_step()
+        assert process._wait_s() == 0
+        process._stop_flag.up()
+        for left_ns in (stop_flag.STANDS_NS_MAX, 1):
+            clock.now_ns = 10**12 + stop_flag.STANDS_NS_MAX - left_ns
+            assert not process._may_step()
+            assert process._wait_s() == left_ns / 1e9
+        clock.now_ns += 1
+        assert process._may_step()
+        assert process._wait_s() == 0
         process._memory.close()
 
 

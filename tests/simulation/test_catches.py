@@ -360,5 +360,15 @@ def test_two_machines_in_one_place_of_a_gpu(second: Placement, overlaps: bool) -
     assert [what.startswith("reservations overlap") for what in violations] == [True] * overlaps
 
 
+def test_a_line_in_the_ledger_of_another_host() -> None:
+    """Everybody passes over it, the judge too."""
+    judge = Judge(World(Weather(Random(1))))
+    kind, place = ledger.EntryKind.HELD, (placement(0),)
+    entry = ledger.LedgerEntry(kind=kind, reservation="r", machine="m", host="h", placements=place)
+    judge.stored(Stored(subjects.ledger("other"), 1, 0, ledger.encode_entry(entry), {}))
+    assert judge.violations == ["a line of host h stands in another's ledger"]
+    assert not judge.pictures
+
+
 def never(_record: reg.RegisterRecord | None, _migration: str, _epoch: int) -> bool:
     return False

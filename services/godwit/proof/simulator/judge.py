@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.hypervisor.port import VmmState
 from godwit_protocol import codec, ledger, subjects
 from godwit_protocol import register as reg
+from godwit_protocol.errors import CorruptError
 from godwit_protocol.events import CHAIN_START, Lane, Recorded, stored_hash
 from godwit_protocol.events import machine as mev
 from godwit_protocol.events import migration as ev
@@ -345,7 +346,11 @@ class Judge:
             self.registers[record.machine] = reg.decode(before.data)
 
     def _line(self, stored: Stored) -> None:
-        entry = ledger.decode_entry(stored.data)
+        try:
+            entry = ledger.line_of(stored)
+        except CorruptError as error:  # everybody passes over it, and no tracker writes such a one
+            self.accuse(error.message)
+            return
         picture = self.pictures.get(entry.host) or HostPicture(host=entry.host)
         picture = ledger.apply(picture, entry, stored.sequence)
         self.pictures[entry.host] = picture

@@ -16,8 +16,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ending import DIES_WITH_US
@@ -27,6 +29,8 @@ CHUNK_BYTES = 2 << 20
 PROGRAMS = {"iperf3": "iperf3", "qemu-system-x86_64": "qemu-system-x86"}
 """By program, its Debian package."""
 INSTALL_S_MAX = 600
+ANSWER_S_MAX = 60.0
+"""Of the bare loop's other process: it starts, populates its memory, and ends, each within that."""
 
 
 def has(program: str) -> bool:
@@ -95,22 +99,37 @@ def populating_s(size_bytes: int) -> float:
 class BareLoop:
     """``sendfile`` from one process into ``recv_into`` of another, again and again."""
 
-    def __init__(self, commands: Connection, size_bytes: int) -> None:
+    def __init__(self, commands: Connection, receiver: BaseProcess, size_bytes: int) -> None:
         """Use ``bare_loop`` instead."""
         self._commands = commands
+        self._receiver = receiver
         self._memory = Memory.populated(size_bytes)
         self._memory.randomise()
 
     def bytes_per_second(self) -> float:
-        """Move all of it once."""
+        """Move all of it once. Raises ``RuntimeError`` if the other process has died, and
+        ``TimeoutError`` if it does not answer.
+        """
         self._commands.send(True)
-        with socket.create_connection(("127.0.0.1", self._commands.recv())) as sock:
+        with socket.create_connection(("127.0.0.1", self._answer())) as sock:
             began = time.perf_counter()
             offset, end = 0, len(self._memory.mapping)
             while offset < end:
                 offset += os.sendfile(sock.fileno(), self._memory.fd, offset, end - offset)
-            self._commands.recv()
+            self._answer()
             return end / (time.perf_counter() - began)
+
+    def _answer(self) -> Any:
+        """What the other process says. Its end of the pipe is ours too, so that its death is no end
+        of what can be read.
+        """
+        ready = wait([self._commands, self._receiver.sentinel], ANSWER_S_MAX)
+        if self._commands in ready:
+            return self._commands.recv()
+        if not ready:
+            raise TimeoutError(f"the bare loop's receiver says nothing for {ANSWER_S_MAX:g} s")
+        self._receiver.join(ANSWER_S_MAX)  # the status may come after the end
+        raise RuntimeError(f"the bare loop's receiver has ended: {self._receiver.exitcode}")
 
 
 @contextmanager
@@ -121,10 +140,12 @@ def bare_loop(size_bytes: int) -> Iterator[BareLoop]:
     process = context.Process(target=_receive, args=(theirs, size_bytes))
     process.start()
     try:
-        yield BareLoop(ours, size_bytes)
+        yield BareLoop(ours, process, size_bytes)
     finally:
         ours.send(False)
-        process.join(30)
+        process.join(ANSWER_S_MAX)
+        process.kill()  # one that does not end by itself
+        process.join()
 
 
 def _receive(commands: Connection, size_bytes: int) -> None:

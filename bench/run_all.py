@@ -64,8 +64,8 @@ JOBS = (
     Job("transfer", ("--repeats", "5"), ("--size-mib", "32", "--repeats", "1")),
     Job("demo", ("5",), ("1",)),
     Job("switchover", ("--moves", "15"), ("--moves", "1")),
-    Job("sampling", ("2",), ("1",)),
-    Job("estimates", ("4",), ("1",)),
+    Job("sampling", ("2",)),
+    Job("estimates", ("4",)),
     Job("convergence", (), ()),
     Job("placement", (), ("--gpus", "200")),
     Job(

@@ -1,8 +1,8 @@
 """What does a look at a machine's writes cost the machine? At most 1 % of its time, it should be.
 
-``python bench/sampling.py [PAIRS] [--json FILE]``: by guest, so many pairs of slices, one with
-windows one after the other beside one of the same length without, in changing order. What a window
-costs the guest is the processor time that a unit of its work takes more, from the differences
+``python bench/sampling.py [PAIRS] [--quick] [--json FILE]``: by guest, so many pairs of slices, one
+with windows one after the other beside one of the same length without, in changing order. What a
+window costs the guest is the processor time that a unit of its work takes more, from what differs
 within the pairs: what else runs on the machine is in both slices of a pair. Its share of the
 guest's time follows from how seldom the host takes a window. Prints the table of
 docs/performance.md with the 95 % interval of the median (bootstrap). The last column is the worst
@@ -41,6 +41,7 @@ WINDOWS_A_SLICE = 2
 PERIOD_NS = 10 * 10**9
 HOST = "host-1"
 MEMHOG = "godwit.guests.memhog:Memhog"
+TRAINER = "trainer, as fast as it can"
 GUESTS = {
     "memhog, 200 MB/s anywhere in 1 GiB": (
         MEMHOG,
@@ -54,7 +55,7 @@ GUESTS = {
         ("GODWIT_MEMHOG_RATE=50000000", "GODWIT_MEMHOG_PATTERN=hot", "GODWIT_MEMHOG_FILL=1"),
         "pages_written",
     ),
-    "trainer, as fast as it can": (
+    TRAINER: (
         "godwit.guests.trainer:Trainer",
         "256MiB",
         ("GODWIT_TRAINER_HIDDEN=512", "OPENBLAS_NUM_THREADS=1"),
@@ -159,14 +160,16 @@ def table(found: list[dict]) -> str:
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pairs", type=int, nargs="?", default=PAIRS)
+    parser.add_argument("--quick", action="store_true", help="one pair, of the smallest guest")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    guests, pairs = ([TRAINER], 1) if given.quick else ([*GUESTS], given.pairs)
     unsampled = {"GODWIT_SAMPLING_PERIOD": "0s"}
     with tempfile.TemporaryDirectory() as directory:
         async with await Cluster.start(Path(directory), hosts=1, environ=unsampled) as cluster:
             log = await NatsLog.connect(cluster.nats_url, name="bench")
             hypervisor = NativeHypervisor(cluster.directory / "hosts" / HOST, cluster.nats_url)
-            found = [await measure(log, hypervisor, case, given.pairs) for case in GUESTS]
+            found = [await measure(log, hypervisor, case, pairs) for case in guests]
             await log.close()
     records.tell_text("bench/sampling.py", table(found), given.json, guests=found)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import peers
@@ -105,3 +107,42 @@ def test_iperf3_sends_without_copies_to_a_server_that_does_not_outlive_us(
     (server,) = programs.asked()
     assert server.startswith("--pdeathsig KILL iperf3 -s -1 -p ")
     assert server.endswith(" -B 127.0.0.1")
+
+
+def dies(_commands: Connection, _size_bytes: int) -> None:
+    sys.exit(7)
+
+
+def says_nothing(_commands: Connection, _size_bytes: int) -> None:
+    signal.pause()
+
+
+def test_a_bare_loop_whose_other_process_dies_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peers, "_receive", dies)
+    with (
+        peers.bare_loop(peers.CHUNK_BYTES) as loop,
+        pytest.raises(RuntimeError, match="receiver has ended: 7"),
+    ):
+        loop.bytes_per_second()
+
+
+def test_a_bare_loop_whose_other_process_says_nothing_is_given_up_and_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peers, "_receive", says_nothing)
+    monkeypatch.setattr(peers, "ANSWER_S_MAX", 0.0)
+    with (
+        peers.bare_loop(peers.CHUNK_BYTES) as loop,
+        pytest.raises(TimeoutError, match="says nothing"),
+    ):
+        loop.bytes_per_second()
+    assert not loop._receiver.is_alive()
+
+
+def test_a_bare_loop_moves_what_it_is_given_again_and_again() -> None:
+    with peers.bare_loop(peers.CHUNK_BYTES + 1) as loop:
+        assert loop.bytes_per_second() > 0
+        assert loop.bytes_per_second() > 0
+    assert loop._receiver.exitcode == 0

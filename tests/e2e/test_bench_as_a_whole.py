@@ -21,7 +21,15 @@ from godwit.local_cluster import process_tree
 
 BENCH = Path(__file__).parents[2] / "bench"
 UP_S_MAX, END_S_MAX = 60.0, 60.0
-ALONE = ("switchover", "replay", "transfer", "placement", "convergence")
+ALONE = (
+    "switchover",
+    "replay",
+    "transfer",
+    "placement",
+    "convergence",
+    "sampling",
+    "estimates",
+)
 """Scripts that take some seconds and need no cluster, or one that is like no other's."""
 DEMO = {
     "stun_ms": 20.5,

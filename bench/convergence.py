@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import ending
 import msgspec
@@ -61,18 +61,11 @@ class Play:
     guest_lost_ns: int = 0
 
 
-class Algorithm(Protocol):
-    """Decides at a round's end. May keep what it likes; there is one for each play."""
-
-    percent: int
-    wait_bytes_max: int
-    """Of what is hot: it may wait for the stun."""
-
-    def at_round_end(self, play: Play) -> Decision: ...
-
-
 class Godwit:
-    """Ours: the production core."""
+    """Ours: the production core. Like each of the others it decides at a round's end, and may keep
+    what it likes: there is one for each play. ``wait_bytes_max``, of what is hot, may wait for the
+    stun.
+    """
 
     def __init__(self, percent_max: int = SLOW_PERCENT_MAX, *, may_wait: bool = True) -> None:
         self.percent = 0

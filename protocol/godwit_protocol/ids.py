@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from .errors import InvalidInputError
-
 UUID7_PATTERN: Final = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 )
@@ -27,16 +25,3 @@ def uuid7(unix_ns: int, random: bytes) -> str:
     low = (0b10 << 62) | bits & ((1 << 62) - 1)
     text = f"{(high << 64) | low:032x}"
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
-
-
-def checked_id(value: str, what: str) -> str:
-    """Return ``value`` if it is a UUIDv7 in its canonical form.
-
-    Raises ``InvalidInputError`` naming ``what`` (such as ``migration``).
-    """
-    if not UUID7_PATTERN.fullmatch(value):
-        raise InvalidInputError(
-            f"{value!r} is not a {what} id",
-            hint=f"a {what} id looks like 0199f0c2-7a51-7c3e-9d5b-3f6a1c2b4d5e",
-        )
-    return value

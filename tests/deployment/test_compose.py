@@ -12,7 +12,6 @@ import pytest_asyncio
 from local_containers import LocalContainers
 
 HOG = ("--guest", "godwit.guests.memhog:Memhog", "--ram", "16MiB")
-SET_RATE = '{"op":"set","rate_pages_per_second":2000}'
 
 
 @pytest_asyncio.fixture

@@ -27,7 +27,6 @@ GROUPS = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
 JOB = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"][0]
 RULES = [rule for group in GROUPS for rule in group["rules"]]
 GRAFANA_S = {"$__rate_interval": "1m", "$__range": "1h"}
-OF_PROMETHEUS = {"up"}
 PROCESSES = {
     "coordinator": "coordinator",
     "gpu_state_tracker": "gpu_state_tracker",

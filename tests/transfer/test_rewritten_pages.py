@@ -28,7 +28,6 @@ from godwit_protocol.rewriting import (
 PAGES = 2 * CHUNK_PAGES
 EVERY_PAGE = range(PAGES)
 FEW = 6
-WAYS = [(), *((method,) for method in METHODS)]
 WRITES = st.lists(st.tuples(st.integers(0, FEW - 1), st.integers(0, 2)), max_size=6)
 
 

@@ -18,7 +18,6 @@ from .history import DirtyWindow, LinkSample, RegionWrites
 from .rounds import Curve, MoveLimits, Played, play
 
 GPUS_MAX: Final = 64
-RESIDENT_BYTES_MAX: Final = 2**50
 SECOND_NS: Final = 1_000_000_000
 INSTANTS_NS: Final = (
     SECOND_NS // 1000,

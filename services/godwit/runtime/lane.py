@@ -196,10 +196,6 @@ class LaneWriter:
         )
         return self._position.last_hash
 
-    def name_machine(self, machine: str) -> None:
-        """Learn the machine's name, which a migration's first event brings."""
-        self.scope = replace(self.scope, machine=machine)
-
     def _subject(self, event: Event, to: Address | None) -> str:
         kind, scope_id, lane = self.scope.kind, self.scope.id, self._lane
         if to is not None:

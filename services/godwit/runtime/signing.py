@@ -14,7 +14,6 @@ from .files import exists
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-KEY_MODE: Final = 0o600
 _FOR_OTHERS: Final = 0o077
 
 

@@ -141,7 +141,7 @@ def _happening(label: Label) -> str:
         case What.HEARS:
             return f"the {me} hears on the link {_MESSAGES[Message(label.detail)]}"
         case What.LEARNS:
-            return f"the {me} learns from the log of the {peer}'s fact {_FACTS[label.detail]}"
+            return f"the {me} learns from the log of the {peer}'s fact {fact_words(label.detail)}"
         case What.DEADLINE:
             return f"a deadline of the {me} passes"
         case What.CANCEL:
@@ -222,7 +222,7 @@ def _deeds(
     me = SIDES[who]
     for fact in Fact:
         if (new.journal | new.unsynced) & ~(old.journal | old.unsynced) & fact:
-            yield f"the {me} journals {_FACTS[fact]}"
+            yield f"the {me} journals {fact_words(fact)}"
     for operation in new.pending:
         if operation not in old.pending and operation.work is not Work.WRITTEN:
             yield f"the {me} {_doing(moves, operation)}"

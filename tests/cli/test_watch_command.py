@@ -15,14 +15,13 @@ from conftest import Godwit
 from told_log import Teller
 
 from godwit.pictures.figures import short_id
+from godwit.runtime.nats_log import NatsLog
 from godwit.runtime.nats_server import NatsServer
 from godwit_protocol.events.migration import AbortReason, Outcome
 from pseudo_terminal import on_terminal
 
 GODWIT = str(Path(sys.executable).with_name("godwit"))
 LINE_S_MAX = 30.0
-WATCHING_S = 3.0
-"""After so long it watches."""
 
 
 @pytest.fixture
@@ -83,18 +82,21 @@ async def test_as_json_it_tells_the_same(godwit: Godwit, teller: Teller, unique_
     assert (told["id"], told["phase"], told["reason"]) == (migration, "aborted", "cancelled")
 
 
-@pytest.mark.usefixtures("own_log")  # whose streams are there
 async def test_it_says_that_the_log_is_away_and_back(
-    own_server: NatsServer, tmp_path: Path
+    own_server: NatsServer, own_log: NatsLog, tmp_path: Path
 ) -> None:
+    await Teller(own_log).request("m", "host-2")
     environ = {"GODWIT_DIR": str(tmp_path), "GODWIT_NATS_URL": own_server.url}
+    pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *(GODWIT, "watch"), env=environ, stderr=asyncio.subprocess.PIPE
+        *(GODWIT, "watch"), env=environ, stdout=pipe, stderr=pipe
     )
+    assert process.stdout is not None
     assert process.stderr is not None
     try:
+        async with asyncio.timeout(LINE_S_MAX):
+            assert await process.stdout.readline(), "it watches"
         for turn, told in ((own_server.stop, "does not answer"), (own_server.restart, "again")):
-            await asyncio.sleep(WATCHING_S)
             await turn()
             async with asyncio.timeout(LINE_S_MAX):
                 assert told in (await process.stderr.readline()).decode()

@@ -112,7 +112,7 @@ def tell(moves: Moves, finding: Finding) -> str:
         if before is None or step.label is None:
             lines.append("   At first " + "; ".join(_first(moves, step.world)) + ".")
         else:
-            lines.append(f"{number:2}. {_capital(sentence(moves, step.label))}.")
+            lines.append(f"{number:2}. {_capital(sentence(step.label))}.")
             changes = "; ".join(_changes(moves, before.world, step.world))
             if changes:
                 lines.append(f"      {changes}.")
@@ -122,7 +122,7 @@ def tell(moves: Moves, finding: Finding) -> str:
     return "\n".join(lines)
 
 
-def sentence(moves: Moves, label: Label) -> str:
+def sentence(label: Label) -> str:
     """What happens, in a sentence."""
     said = _happening(label)
     if label.crashes_after >= 0:

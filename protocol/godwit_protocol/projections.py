@@ -167,6 +167,8 @@ class MigrationSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """As the source measured it; 0 if it has not: a service that was restarted cannot."""
     abandoned: bool = False
     """Whether the source has said that the machine stays there."""
+    abandoned_for: AbortReason = AbortReason.NONE
+    """Why, as the source said; what the coordinator says of it at the end is ``reason``."""
     lost_epoch: int = 0
     """In which the register says that the machine is lost; 0 if it does not."""
     last_type: str = ""
@@ -332,7 +334,10 @@ _TOLD_BY: Final[dict[type[Event], _Told]] = {
     ev.PrecopyStarted: _begun,
     ev.RoundCompleted: _round,
     ev.MigrationAbandoned: lambda summary, _, event: _replace(
-        summary, aborted_stun_ns=event.stun_ns, abandoned=True
+        summary,
+        aborted_stun_ns=event.stun_ns,
+        abandoned=True,
+        abandoned_for=event.reason,
     ),
     ev.DoubtRaised: _doubted,
     ev.MigrationEnded: _ended,

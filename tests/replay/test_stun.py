@@ -117,6 +117,41 @@ def test_a_stun_is_told_and_why_it_is_not_known(name: str, change: Change, expec
     assert stun(summary(name, change)) == expected
 
 
+def failed_in_the_stun(recorded: Recorded) -> Recorded:
+    """The source found the guest dead when it would have let it go on."""
+    if not isinstance(recorded.event, ev.MigrationAbandoned | ev.MigrationEnded):
+        return recorded
+    reason = ev.AbortReason.MACHINE_FAILED
+    event = msgspec.structs.replace(recorded.event, reason=reason)
+    return restarted_meanwhile(Recorded(recorded.envelope, event))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        ("v1-aborted", as_it_was, "none"),
+        ("v1-rolled-back", as_it_was, "38.049 ms"),
+        (
+            "v1-rolled-back",
+            killed_before_it_told,
+            "not known: the source's service was restarted meanwhile",
+        ),
+        (
+            "v1-rolled-back",
+            failed_in_the_stun,
+            "not known: it was stunned, and no host has said that it runs since",
+        ),
+    ],
+)
+def test_once_the_source_has_kept_the_machine_its_stun_is_told_as_it_will_be_at_the_end(
+    name: str, change: Change, expected: str
+) -> None:
+    def not_ended_yet(recorded: Recorded) -> Recorded | None:
+        return None if isinstance(recorded.event, ev.MigrationEnded) else change(recorded)
+
+    assert stun(summary(name, not_ended_yet)) == stun(summary(name, change)) == expected
+
+
 def test_the_page_says_the_same() -> None:
     file = LogFile(LOGS / "v1-in-doubt.ndjson")
     migration, messages = file.head().of, list(file.messages())

@@ -21,9 +21,10 @@ def stun(summary: MigrationSummary) -> str:
         return exact(summary.stun_ns) + within(summary.stun_error_ns)
     if summary.marks.first_step_ns:
         return _at_the_destination(summary)
-    if not may_have_stopped(summary, summary.reason):
+    ended = summary.reason or summary.abandoned_for  # the source says it before the coordinator
+    if not may_have_stopped(summary, ended):
         return NONE
-    if summary.abandoned and summary.reason not in NOT_KNOWN_TO_RUN:
+    if summary.abandoned and ended not in NOT_KNOWN_TO_RUN:
         return "not known: the source's service was restarted meanwhile"
     return _still(summary)
 
@@ -50,7 +51,7 @@ def _at_the_destination(summary: MigrationSummary) -> str:
 def _still(summary: MigrationSummary) -> str:
     """It was stunned, and nobody has said that it runs."""
     match summary.outcome:
-        case Outcome.RUNNING:
+        case Outcome.RUNNING if not summary.abandoned:
             return "it is stunned"
         case Outcome.IN_DOUBT:
             return f"it was stunned; whether it runs on {summary.destination} cannot be proven"

@@ -14,6 +14,7 @@
 ``godwit.v1.history.machine.<machine>``               what estimates are made from: the last windows
 ``godwit.v1.history.link.<source>.<destination>``     of a machine's writes, samples of a link
 ``godwit.v1.archived.<id>``                           the archive that a migration has gone to
+``godwit.v1.beginning.<service>``                     where that service may begin to read events
 ``godwit.v1.telemetry.<scope>.<id>.<kind>``           live progress; nobody relies on it
 ``godwit.live.v1.…``                                  each event once more when it is stored, for
                                                       those who may only watch
@@ -37,6 +38,7 @@ LEDGER: Final = "GODWIT_LEDGER"
 GUEST: Final = "GODWIT_GUEST"
 HISTORY: Final = "GODWIT_HISTORY"
 ARCHIVED: Final = "GODWIT_ARCHIVED"
+BEGINNINGS: Final = "GODWIT_BEGINNINGS"
 TELEMETRY: Final = "GODWIT_TELEMETRY"
 
 STREAM_SUBJECTS: Final[dict[str, tuple[str, ...]]] = {
@@ -51,6 +53,7 @@ STREAM_SUBJECTS: Final[dict[str, tuple[str, ...]]] = {
     GUEST: (f"{ROOT}.guest.*.request", f"{ROOT}.guest.*.reply"),
     HISTORY: (f"{ROOT}.history.machine.*", f"{ROOT}.history.link.*.*"),
     ARCHIVED: (f"{ROOT}.archived.*",),
+    BEGINNINGS: (f"{ROOT}.beginning.*",),
     TELEMETRY: (f"{ROOT}.telemetry.>",),
 }
 
@@ -187,6 +190,11 @@ def link_history(source: str, destination: str) -> str:
 def archived(migration_id: str) -> str:
     """Where it is said that a migration has left the server; the last message is all of it."""
     return f"{ROOT}.archived.{migration_id}"
+
+
+def beginning(service: str) -> str:
+    """Where it is said from where on a service must read; the last message is all of it."""
+    return f"{ROOT}.beginning.{service}"
 
 
 def telemetry(scope: str, scope_id: str, kind: str) -> str:

@@ -76,6 +76,7 @@ MADE = {
     subjects.ledger("h"): subjects.LEDGER,
     subjects.guest_request("m1"): subjects.GUEST,
     subjects.guest_reply("m1"): subjects.GUEST,
+    subjects.beginning("coordinator"): subjects.BEGINNINGS,
     subjects.telemetry("migration", "id", "progress"): subjects.TELEMETRY,
 }
 

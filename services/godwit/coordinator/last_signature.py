@@ -21,6 +21,7 @@ from godwit.runtime.lane import LaneWriter, Scope, position_after
 from godwit.runtime.patience import patiently
 from godwit.runtime.signing import Signer
 from godwit_protocol import codec, subjects
+from godwit_protocol.beginning import DONE_WITH_NS
 from godwit_protocol.errors import GodwitError, UnreachableError
 from godwit_protocol.events import Lane, Recorded
 from godwit_protocol.events.migration import MigrationEnded
@@ -31,7 +32,7 @@ from godwit_protocol.stored import Stored
 
 OTHERS_SIGN_S_MAX: Final = 30.0
 """So long hosts and trackers are waited for; who comes later is signed for later."""
-SUCCEED_NS_MAX: Final = 24 * 3600 * 1_000_000_000
+SUCCEED_NS_MAX: Final = DONE_WITH_NS
 """What ended longer ago without a signature is left so: nobody who signed it now was there."""
 DUE_MAX: Final = 10_000
 """Migrations of the history that wait for a signature, the newest; and as many of all others."""

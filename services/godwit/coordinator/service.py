@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from godwit.catalogue.loading import load as load_catalogue
+from godwit.coordinator.beginnings import Beginnings
 from godwit.coordinator.claims import Claims
 from godwit.coordinator.conductor import Conductor
 from godwit.coordinator.estimates import Estimates
@@ -84,15 +85,27 @@ async def run(
     links = partial(look_at_link, log, clock)
     losses = Losses(log, fencing or NoFencing(), partial(is_alive, log, clock))
     catalogue = load_catalogue(site_catalogue)
-    desk = Desk(log, clock, name, tasks, catalogue, links, losses, estimates, signer, migrations)
+    desk = Desk(
+        log,
+        clock,
+        name,
+        tasks,
+        catalogue,
+        links,
+        losses,
+        estimates,
+        signer,
+        migrations,
+        Beginnings(log, clock),
+    )
     await serve(desk, log, health)
 
 
 async def serve(desk: Desk, log: EventLog, health: Health) -> None:
     """Let the desk learn the history, then all that comes, until cancelled."""
     filters = subjects.whole_migration("*")
-    last_sequence = 0
-    async for stored in log.read(filters):
+    last_sequence = await desk.find_beginning()
+    async for stored in log.read(filters, after_sequence=last_sequence):
         desk.learn(stored)
         last_sequence = stored.sequence
     await desk.release_claims()
@@ -118,6 +131,7 @@ class Desk:
         estimates: Estimates | None = None,
         signer: Signer | None = None,
         migrations: Migrations | None = None,
+        beginnings: Beginnings | None = None,
     ) -> None:
         self.name = name
         self._life = new_life(clock)
@@ -132,6 +146,7 @@ class Desk:
             None if signer is None else LastSignatures(log, clock, name, self._life, signer, tasks)
         )
         self._migrations = migrations
+        self._beginnings = beginnings
         self._conductors: dict[str, Conductor] = {}
         self._begun = False
 
@@ -139,6 +154,13 @@ class Desk:
     def open(self) -> int:
         """How many migrations have not ended."""
         return len(self._conductors)
+
+    async def find_beginning(self) -> int:
+        """After which place of the log its history must be learned; 0: all of it.
+
+        Raises ``UnreachableError``.
+        """
+        return 0 if self._beginnings is None else await self._beginnings.find()
 
     def learn(self, stored: Stored) -> None:
         """Take the next event of any migration. One that cannot be read is passed over."""
@@ -151,6 +173,8 @@ class Desk:
         if not migration or f".{migration}." not in stored.subject:
             _log.error("event of another migration", subject=stored.subject, migration=migration)
             return
+        if self._beginnings is not None:
+            self._beginnings.learn(stored, recorded)
         self._pass_on(migration, stored, recorded)
         if self._signatures is not None:
             is_due = self._signatures.learn(migration, recorded, stored.time_ns)
@@ -168,6 +192,8 @@ class Desk:
         self._begun = True
         if self._migrations is not None:
             self._migrations.begin()
+        if self._beginnings is not None:
+            self._tasks.create_task(self._beginnings.keep())
         for conductor in self._conductors.values():
             self._tasks.create_task(self._conduct(conductor))
         if self._signatures is not None:

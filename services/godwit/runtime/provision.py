@@ -27,6 +27,7 @@ from godwit.runtime.service import ServiceContext, run_service
 from godwit_protocol.errors import ConflictError
 from godwit_protocol.subjects import (
     ARCHIVED,
+    BEGINNINGS,
     EVENTS,
     GUEST,
     HISTORY,
@@ -110,15 +111,18 @@ def stream_rules(*, replicas: int = 1, archived: bool = False) -> tuple[StreamRu
         keep_for_ever=False,
         replicas=replicas,
     )
-    gone = StreamRules(
-        name=ARCHIVED,
-        subjects=STREAM_SUBJECTS[ARCHIVED],
-        max_msgs_per_subject=1,
-        duplicate_window_s=_KEPT_DUPLICATE_WINDOW_S,
-        keep_for_ever=False,
-        replicas=replicas,
+    last_words = tuple(
+        StreamRules(
+            name=name,
+            subjects=STREAM_SUBJECTS[name],
+            max_msgs_per_subject=1,
+            duplicate_window_s=_KEPT_DUPLICATE_WINDOW_S,
+            keep_for_ever=False,
+            replicas=replicas,
+        )
+        for name in (ARCHIVED, BEGINNINGS)
     )
-    return (*kept, guest, history, gone, telemetry)
+    return (*kept, guest, history, *last_words, telemetry)
 
 
 async def provision(log: NatsLog, *, replicas: int = 1, archived: bool = False) -> Sequence[str]:

@@ -134,6 +134,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         predicted_ns = self.predicted_stun_ns
         return {
             "id": summary.id,
+            "place": self.place,
             "machine": summary.machine,
             "source": summary.source,
             "destination": summary.destination,

@@ -5,8 +5,9 @@ const byId = (id) => document.getElementById(id);
 const migrations = new Map(); // id -> what the log says of it
 const rows = new Map(); // id -> its table row
 let opened = ""; // the id of the migration that is shown in detail
-let openedPlace = ""; // what of it is shown
-let asked = 0; // when its timeline was asked for
+let openedPlace = 0; // up to where in the log its timeline is shown
+let asked = 0; // when that was asked for
+let askAgain; // the timer for what has come too soon after that
 let known = 0; // how many migrations can be asked for
 let hasMore = false; // whether some of them that match the filter are not here
 let leftOut = 0; // how many more the log has
@@ -101,6 +102,7 @@ function inOrder() {
 function drawList() {
   const wanted = byId("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   const body = byId("migrations");
+  const focused = document.activeElement;
   let shown = 0;
   inOrder().forEach((each, place) => {
     const row = drawRow(each);
@@ -109,6 +111,7 @@ function drawList() {
     shown += row.hidden ? 0 : 1;
     if (body.children[place] !== row) body.insertBefore(row, body.children[place] ?? null);
   });
+  if (body.contains(focused)) focused.focus({ preventScroll: true }); // a row that moves loses it
   const running = [...migrations.values()].filter((each) => each.running).length;
   setText(byId("count"), `${shown} of ${known} shown, ${running} running`);
   byId("older").hidden = !hasMore || migrations.size >= KEPT_MAX;
@@ -200,25 +203,30 @@ function drawDetail() {
   const each = migrations.get(opened);
   if (!each) return;
   drawOne(each);
-  const place = `${each.id} ${each.phase} ${each.round} ${each.stun_ms}`;
-  const now = performance.now();
-  if (place !== openedPlace && (!openedPlace || !each.running || now - asked > TIMELINE_MS)) {
-    openedPlace = place;
-    asked = now;
-    drawTimeline(opened);
+  if (each.place === openedPlace) return;
+  const wait = openedPlace ? asked + TIMELINE_MS - performance.now() : 0;
+  clearTimeout(askAgain);
+  if (wait > 0) {
+    askAgain = setTimeout(drawDetail, wait);
+    return;
   }
+  openedPlace = each.place;
+  asked = performance.now();
+  drawTimeline(opened);
 }
 
 function route() {
   const [, id = ""] = location.hash.match(/^#migration\/([0-9a-f-]+)$/) ?? [];
+  const left = rows.get(opened);
   const changed = id !== opened;
   opened = id;
-  openedPlace = "";
+  openedPlace = 0;
+  clearTimeout(askAgain);
   byId("overview").hidden = Boolean(id);
   byId("detail").hidden = !id;
   if (!id) {
     drawList();
-    if (changed) byId("main").focus();
+    if (changed) (left && !left.hidden ? left.querySelector("a") : byId("main")).focus();
     return;
   }
   byId("report").href = `/migrations/${id}/report`;

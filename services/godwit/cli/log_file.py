@@ -13,6 +13,7 @@ from godwit.archive.reading import ArchivedLog
 from godwit.archive.store import Store
 from godwit.runtime.files import is_directory
 from godwit.runtime.log_file import LogFile
+from godwit_protocol.errors import NotFoundError
 
 from .connection import open_log
 
@@ -50,4 +51,7 @@ async def _open_file(file: Path) -> AsyncIterator[LogReader]:
 
 @asynccontextmanager
 async def _open_archive(directory: Path) -> AsyncIterator[LogReader]:
-    yield ArchivedLog(Store(directory))
+    store = Store(directory)
+    if not store.ids():  # of any other directory, verification would find that nothing is wrong
+        raise NotFoundError(f"no migration is archived in {directory}")
+    yield ArchivedLog(store)

@@ -12,8 +12,9 @@ import msgspec
 from godwit.pictures import courses
 from godwit.pictures.figures import count, duration, milliseconds, rate, size
 from godwit.pictures.narrative import reason
+from godwit.runtime.files import read_text
 from godwit_protocol.convergence import SLOW_PERCENT_MAX
-from godwit_protocol.errors import InvalidInputError, NotFoundError
+from godwit_protocol.errors import InvalidInputError
 from godwit_protocol.estimation.policies import Policy
 from godwit_protocol.pacing import format_bandwidth, parse_bandwidth
 from godwit_protocol.quantities import parse_duration_ns, parse_rate
@@ -105,11 +106,9 @@ def read_config(path: Path) -> dict[str, str]:
     Raises ``NotFoundError``, ``InvalidInputError``.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise NotFoundError(f"there is no file {path}") from error
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(f"{path} cannot be read: {error}") from error
+        found = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInputError(f"{path} is no TOML: {error}") from error
     return {
         name: ",".join(map(str, value)) if isinstance(value, list) else str(value)
         for name, value in found.items()

@@ -12,6 +12,7 @@ import typer
 from godwit.pictures import reading
 from godwit.pictures.figures import count
 from godwit.pictures.migrations import find_id
+from godwit.runtime.files import read_text
 from godwit.runtime.log_file import LogFile
 from godwit.runtime.signing import is_signed
 from godwit_protocol import subjects
@@ -49,15 +50,11 @@ TrustOption = Annotated[
 def trusting(file: Path | None) -> Trust:
     """By what signatures are checked; without a file they are, but by no known keys.
 
-    Raises ``InvalidInputError`` for a file that cannot be read.
+    Raises ``NotFoundError``, and ``InvalidInputError`` for a file that cannot be read.
     """
     if file is None:
         return Trust(is_signed=is_signed)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{file} cannot be read: {error}") from error
-    return Trust(is_signed=is_signed, keys=parse_trusted(text))
+    return Trust(is_signed=is_signed, keys=parse_trusted(read_text(file)))
 
 
 def verify_command(

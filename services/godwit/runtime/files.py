@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from godwit_protocol.errors import InvalidInputError
+from godwit_protocol.errors import InvalidInputError, NotFoundError
 
 
 def exists(path: Path) -> bool:
@@ -23,6 +23,18 @@ def is_directory(path: Path) -> bool:
         return path.is_dir()
     except OSError as error:
         raise _unseen(path, error) from error
+
+
+def read_text(path: Path) -> str:
+    """A file of text. Raises ``NotFoundError``, and ``InvalidInputError`` if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {path}") from error
+    except OSError as error:
+        raise InvalidInputError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{path} cannot be read: it is no text in UTF-8") from error
 
 
 def _unseen(path: Path, error: OSError) -> InvalidInputError:

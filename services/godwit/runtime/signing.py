@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from godwit_protocol.errors import InvalidInputError
+from godwit_protocol.errors import InvalidInputError, NotFoundError
 
 from .files import exists
 
@@ -43,7 +43,10 @@ def open_signer(path: Path | None) -> Signer | None:
 
 
 def load_signer(path: Path) -> Signer:
-    """The key in a file. Raises ``InvalidInputError`` if it holds none, or others may read it."""
+    """The key in a file.
+
+    Raises ``NotFoundError``, and ``InvalidInputError`` if it holds none, or others may read it.
+    """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -53,7 +56,11 @@ def load_signer(path: Path) -> Signer:
                 f"others may read the signing key {path}", hint=f"chmod 600 {path}"
             )
         key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {path}") from error
+    except OSError as error:
+        raise InvalidInputError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
         raise InvalidInputError(f"{path} is no signing key: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise InvalidInputError(f"{path} is no Ed25519 key")

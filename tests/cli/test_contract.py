@@ -13,7 +13,7 @@ import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator, Draft202012Validator
 
 from godwit.documents.contract import asyncapi, event_schemas
 from godwit.documents.event_writers import LANES
@@ -22,6 +22,7 @@ from godwit_protocol.events import EVENT_TYPES, Event
 from structs_of import enveloped, structs
 
 EVENTS_PAGE = Path(__file__).parents[2] / "docs/generated/events.md"
+ASYNCAPI = Path(__file__).parents[1] / "support/asyncapi-3.0.0.schema.json"
 SCHEMAS = event_schemas()
 DOCUMENT = asyncapi()
 
@@ -99,5 +100,10 @@ def test_a_channel_is_the_subject_that_events_have() -> None:
             assert subject == subjects.migration("x", given["lane"], event_type)
 
 
-def test_it_is_plain_json() -> None:
-    assert json.loads(json.dumps(DOCUMENT))["asyncapi"] == "3.0.0"
+def test_it_is_what_asyncapi_says_that_such_a_document_is() -> None:
+    """By the schema that AsyncAPI has published of its version 3.0.0."""
+    checks = Draft7Validator(json.loads(ASYNCAPI.read_text(encoding="utf-8")))
+    document = json.loads(json.dumps(DOCUMENT))
+    assert [error.message for error in checks.iter_errors(document)] == []
+    document["channels"]["go_given"]["adress"] = document["channels"]["go_given"].pop("address")
+    assert not checks.is_valid(document)

@@ -111,6 +111,30 @@ def test_what_is_still_to_go_never_grows(
     assert all(later <= before for before, later in pairwise(shown))
 
 
+@given(st.lists(st.tuples(st.integers(-90, 90), st.integers(0, 40)), min_size=8, max_size=8))
+def test_what_is_still_to_go_never_grows_for_who_looks_whatever_the_hosts_clocks_say(
+    steps: list[tuple[int, int]],
+) -> None:
+    """Each event comes with so many seconds between the clocks, and is looked at for so long."""
+    board, now_ns, shown = Board(), START_NS, list[int]()
+    for recorded, (apart_s, looked_s) in zip(move(1, rounds=5), steps, strict=True):
+        wall_ns = now_ns + apart_s * SECOND_NS
+        envelope = msgspec.structs.replace(recorded.envelope, wall_ns=wall_ns)
+        event = recorded.event
+        if isinstance(event, ev.RoundCompleted):
+            slower = event.bandwidth_bytes_per_second / 16**event.figures.round
+            event = msgspec.structs.replace(
+                event, bandwidth_bytes_per_second=slower, dirty_bytes_per_second=slower / 8
+            )
+        row = board.learn(Recorded(envelope, event, recorded.sequence), now_ns)
+        assert row is not None
+        for _ in range(looked_s):
+            left_ns = row.remaining_ns(now_ns)
+            shown += [] if left_ns is None else [left_ns]
+            now_ns += SECOND_NS // 4
+    assert all(later <= before for before, later in pairwise(shown))
+
+
 def test_a_better_estimate_is_shown_at_once_a_worse_one_slows_the_countdown() -> None:
     countdown = Countdown().told(10 * SECOND_NS, 0)
     assert countdown.remaining_ns(4 * SECOND_NS) == 6 * SECOND_NS

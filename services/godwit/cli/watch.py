@@ -110,18 +110,18 @@ class Watching:
     async def read(self) -> None:
         """Take what the log holds of the newest migrations. Raises ``UnreachableError``."""
         if not self.wanted:
-            newest = tell_newest(self._log, self.take, MIGRATIONS_KEPT_MAX)
+            newest = tell_newest(self._log, self.board.learn, MIGRATIONS_KEPT_MAX)
             self._last, self._not_read = await newest
             return
         async with aclosing(reading.events(self._log, self._filters)) as events:
             async for recorded in events:
-                self.take(recorded)
+                self.board.learn(recorded)
                 self._last = recorded.sequence
 
     def take(self, arrival: Recorded | tuple[str, Progress]) -> Row | None:
         """Put one arrival on the board; return the row that changed."""
         if isinstance(arrival, Recorded):
-            return self.board.learn(arrival)
+            return self.board.learn(arrival, time.time_ns())
         return self.board.hear(*arrival, time.time_ns())
 
     async def follow(self) -> None:

@@ -81,14 +81,14 @@ class Picture:
             self.place = max(self.place, stored.sequence)
             if not stored.subject.startswith(subjects.inventory("")):
                 with suppress(CorruptError):
-                    self.learn_event(codec.decode(stored.data, stored.sequence))
+                    self.learn_event(codec.decode(stored.data, stored.sequence), time.time_ns())
                 return
         self._hosts.learn(stored)
         self._cluster_changed = True
 
-    def learn_event(self, recorded: Recorded) -> None:
-        """Take the next event of a migration."""
-        row = self.board.learn(recorded)
+    def learn_event(self, recorded: Recorded, now_ns: int = 0) -> None:
+        """Take the next event of a migration; ``now_ns`` as in ``Board.learn``."""
+        row = self.board.learn(recorded, now_ns)
         if row is not None:
             self._changed[row.summary.id] = None
 

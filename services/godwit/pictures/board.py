@@ -165,9 +165,11 @@ class Board:
         self._rows: dict[str, Row] = {}
         self.forgotten = self.forgotten_place = 0
 
-    def learn(self, recorded: Recorded) -> Row | None:
+    def learn(self, recorded: Recorded, now_ns: int = 0) -> Row | None:
         """Take a migration's next event in the log's order; return the row, if it is of one.
 
+        ``now_ns``: by the clock of who looks, if it came while they did: what they have been shown
+        as to go is not more afterwards, however far behind the writer's clock is.
         What is told of a migration whose request was not taken, or is forgotten, makes no row.
         """
         migration = recorded.envelope.migration
@@ -176,7 +178,7 @@ class Board:
             if not isinstance(recorded.event, ev.MigrationRequested):
                 return None
             before = Row(summary=MigrationSummary(id=migration))
-        after = self._rows[migration] = _after(before, recorded)
+        after = self._rows[migration] = _after(before, recorded, now_ns)
         self._forget()
         return after
 
@@ -212,9 +214,9 @@ class Board:
         self.forgotten_place = max(self.forgotten_place, row.place)
 
 
-def _after(row: Row, recorded: Recorded) -> Row:
+def _after(row: Row, recorded: Recorded, now_ns: int) -> Row:
     summary = fold(row.summary, recorded)
-    countdown, now_ns = row.countdown, recorded.envelope.wall_ns
+    countdown, now_ns = row.countdown, max(now_ns, recorded.envelope.wall_ns)
     if tells_remaining(recorded):
         countdown = countdown.told(estimate_after(recorded, summary), now_ns)
     told = len(summary.rounds) > len(row.summary.rounds) or summary.ended_wall_ns

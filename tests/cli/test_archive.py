@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from conftest import Godwit
 
+from godwit.archive import store as store_module
 from godwit.archive.archiving import Archiving, Fate
 from godwit.archive.reading import ArchivedLog
 from godwit.archive.restoring import Restored, Restoring
@@ -31,7 +32,7 @@ from godwit_protocol.ledger import EntryKind, LedgerEntry, encode_entry
 from godwit_protocol.register import Claim, encode_claim
 from godwit_protocol.replay.chains import note
 from godwit_protocol.replay.retention import Policy
-from godwit_protocol.replay.signatures import Trust
+from godwit_protocol.replay.signatures import Trust, parse_trusted
 from godwit_protocol.replay.verification import verify
 from godwit_protocol.stored import MESSAGE_ID_HEADER
 
@@ -133,14 +134,17 @@ async def test_what_is_over_leaves_and_nothing_else(told: NatsLog, tmp_path: Pat
         assert described.ended_ns > 0
 
 
+@pytest.mark.parametrize("time", [1, 2])
 @pytest.mark.parametrize("step", Step)
-async def test_it_may_die_at_every_step(told: NatsLog, tmp_path: Path, step: Step) -> None:
+async def test_it_may_die_at_every_step(
+    told: NatsLog, tmp_path: Path, step: Step, time: int
+) -> None:
     place = tmp_path / "archive"
     reached: list[Step] = []
 
     def die(at: Step) -> None:
         reached.append(at)
-        if at is step and reached.count(at) == 2:
+        if at is step and reached.count(at) == time:
             raise DiedError
 
     dying = Archiving(told, NatsPurger(told), Store(place, die), ALL, TRUST, die)
@@ -153,6 +157,56 @@ async def test_it_may_die_at_every_step(told: NatsLog, tmp_path: Path, step: Ste
     await archive(told, Store(place))
     await assert_archived(told, Store(place))
     assert not list(place.glob(".*")), "nothing half done is left"
+
+
+class LatePurger(NatsPurger):
+    """Something is written into the first migration when it has been copied."""
+
+    def __init__(self, log: NatsLog, subject: str) -> None:
+        super().__init__(log)
+        self._told, self._subject = log, subject
+
+    async def purge(self, subject: str, *, until_sequence: int) -> int:
+        if self._subject:
+            late, self._subject = self._subject, ""
+            await self._told.append(late, b"\x80", message_id=uuid4().hex)
+        return await super().purge(subject, until_sequence=until_sequence)
+
+
+async def test_what_came_after_the_copy_stays_on_the_server(told: NatsLog, tmp_path: Path) -> None:
+    late = subjects.migration(id_of("v1-completed"), "operator", "cancel_requested")
+    purger = LatePurger(told, late)
+    store = Store(tmp_path / "archive")
+    async for _ in Archiving(told, purger, store, ALL, TRUST).run(FOR_EVER_NS):
+        pass
+    assert whole(store, "v1-completed")
+    assert (await left(told, "v1-completed"), await left(told, "v1-aborted")) == (1, 0)
+    assert await told.last(late) is not None
+
+
+async def test_what_the_disk_does_not_hold_does_not_leave_the_server(
+    told: NatsLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took the file, and lost its last message."""
+
+    def write(path: Path, data: bytes) -> None:
+        *kept, _ = gzip.decompress(data).splitlines(keepends=True)
+        path.write_bytes(gzip.compress(b"".join(kept)))
+
+    monkeypatch.setattr(store_module, "_write", write)
+    before = await left(told, "v1-completed")
+    with pytest.raises(CorruptError, match="does not hold what was written"):
+        await archive(told, Store(tmp_path / "archive"))
+    assert await left(told, "v1-completed") == before
+
+
+async def test_what_only_strangers_have_signed_stays(told: NatsLog, tmp_path: Path) -> None:
+    nobody_here = Trust(is_signed=is_signed, keys=parse_trusted(f"host-1 {'00' * 32}"))
+    store = Store(tmp_path / "archive")
+    archiving = Archiving(told, NatsPurger(told), store, ALL, nobody_here)
+    fates = [fate async for fate in archiving.run(FOR_EVER_NS)]
+    assert len(fates) == len(OVER)
+    assert all(fate.stays.startswith("it does not verify") for fate in fates)
 
 
 async def test_what_came_later_is_archived_too(told: NatsLog, tmp_path: Path) -> None:

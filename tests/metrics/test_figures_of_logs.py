@@ -107,11 +107,36 @@ def test_rates_are_those_of_the_last_round_while_it_goes_on() -> None:
         assert value(figures, metrics.DIRTY_RATE) == event.dirty_bytes_per_second
         assert value(figures, metrics.TRANSFER_RATE) == event.bandwidth_bytes_per_second
         assert value(figures, metrics.REMAINING_BYTES) == event.figures.remaining_bytes
+        assert value(figures, metrics.PREDICTED_STUN_SECONDS) == event.predicted_stun_ns / 1e9
     last = rounds[-1].event
     slowed = msgspec.structs.replace(last, slow_percent=80)
     facts.learn(Recorded(msgspec.structs.replace(rounds[-1].envelope, migration="other"), slowed))
     assert value(figures, metrics.THROTTLE_RATIO) == 0.8
     assert value(figures, metrics.DIRTY_RATE) == 2 * last.dirty_bytes_per_second
+
+
+@pytest.mark.parametrize(
+    ("name", "over"),
+    [
+        ("v1-completed.ndjson", ev.MachineReleased),
+        ("v1-aborted.ndjson", ev.MigrationAbandoned),
+        ("v1-rolled-back.ndjson", ev.MachineTakenBack),
+    ],
+)
+def test_there_are_no_rates_any_more_once_the_source_has_done_with_it(
+    name: str, over: type[Event]
+) -> None:
+    figures = Figures(Service.SOURCE_HOST)
+    facts, rates = Facts(figures), list[float]()
+    for recorded, _ in told(name):
+        if recorded.envelope.lane is Lane.SOURCE:
+            facts.learn(recorded)
+            rates.append(value(figures, metrics.TRANSFER_RATE))
+            if isinstance(recorded.event, over):
+                break
+    assert isinstance(recorded.event, over)
+    assert max(rates) > 0
+    assert rates[-1] == 0
 
 
 def test_the_stun_and_its_components_are_those_of_the_fold() -> None:

@@ -33,6 +33,8 @@ def structs(kind: type[Any]) -> st.SearchStrategy[Any]:
 def _values(annotation: Any) -> st.SearchStrategy[Any]:
     if annotation in _LEAVES:
         return _LEAVES[annotation]
+    for bounds in getattr(annotation, "__metadata__", ()):
+        return st.integers(bounds.ge, bounds.le if bounds.lt is None else bounds.lt - 1)
     origin, arguments = getattr(annotation, "__origin__", None), getattr(annotation, "__args__", ())
     if origin is tuple:
         return st.lists(_values(arguments[0]), max_size=3).map(tuple)

@@ -11,6 +11,7 @@ import pytest
 from godwit.pictures.report import page
 from godwit.runtime.log_file import LogFile
 from godwit_protocol import codec
+from godwit_protocol.events import Recorded
 from godwit_protocol.replay.client_gap import ClientGap
 from godwit_protocol.replay.timeline import timeline
 from godwit_protocol.replay.verification import verify
@@ -45,13 +46,26 @@ class Reader(HTMLParser):
             self.heads.append(data)
 
 
+def saying(recorded: Recorded, message: str) -> Recorded:
+    """The event, with other words in it, by a writer of that name."""
+    event = recorded.event
+    if hasattr(event, "message"):
+        event = msgspec.structs.replace(event, message=message)
+    envelope = msgspec.structs.replace(recorded.envelope, host=message)
+    return Recorded(envelope, event, recorded.sequence)
+
+
 def read(name: str, message: str | None = None) -> tuple[Reader, str]:
     file = LogFile(LOGS / f"{name}.ndjson")
     migration, messages = file.head().of, list(file.messages())
     story = [codec.decode(each.data, each.sequence) for each in messages]
     told = timeline(migration, messages)
     if message is not None:
-        told = told._replace(summary=msgspec.structs.replace(told.summary, message=message))
+        moments = tuple(
+            each._replace(recorded=saying(each.recorded, message)) for each in told.moments
+        )
+        summary = msgspec.structs.replace(told.summary, message=message, machine=message)
+        told = told._replace(moments=moments, summary=summary)
     text = page(told, verify(migration, messages), recorded_move(migration, story))
     reader = Reader()
     reader.feed(text)

@@ -1,6 +1,7 @@
 """Where a coordinator begins to read: as an earlier one has said, and what is said to the next.
 
-It is held against the log before it is believed, and whatever is wrong with it, all is read. How
+It is held against the log before it is believed, and whatever is wrong with it, all is read. What
+it says, and when that is true, is ``godwit_protocol.beginning``'s.
 """
 
 from __future__ import annotations

@@ -2,12 +2,15 @@
 
     make mutation            or            python tests/mutation/driver.py [--only PART]
 
-Works on a copy of the checked-out files, never on the tree itself. All mutants meet the fastest
-tests first; each later stage, of slower tests, tries what the one before let pass. Verdicts are
-kept in ``--results`` by the mutant and the contents of its module, those of survivors also by the
-contents of all tests, so that a run that was ended goes on where it was. With ``--stages 1`` the
-slower tests wait for a later run. Exit code 1 if a mutant survives that ``equivalent.toml`` does
-not excuse. It may run for long beside other work: ``chrt --idle 0 make mutation``.
+Works on a copy of the checked-out files, never on the tree itself. Those are taken out of the pure
+cores, and of the shells around them that order, flush, compare epochs and end machines; which
+modules meet which tests is said in ``targets``. All mutants meet the fastest tests first; each later
+stage, of slower tests, tries what the one before let pass. Verdicts are kept in ``--results`` by the
+mutant and the contents of its module, those of survivors also by the contents of all tests, so that
+a run that was ended goes on where it was. With ``--stages 1`` the slower tests wait for a later run;
+with ``--alone 2`` all mutants, or every so many, meet that stage and no other: what would it catch
+by itself? Exit code 1 if a mutant survives that ``equivalent.toml`` does not excuse. It may run for
+long beside other work: ``chrt --idle 0 make mutation``.
 
 It must not know what a mutant does.
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -26,54 +30,11 @@ from pathlib import Path
 from typing import Final
 
 from mutants import mutants
-from trials import ENDLESS_STATUSES, FAILED_STATUSES, Job, Trial, module_path, run_all, timed
+from targets import GROUPS, STAGES_MAX, Group, is_shell
+from trials import ENDLESS_STATUSES, FAILED_STATUSES, Job, Trial, module_path, run_all
 from verdicts import Ledger, Result, Verdict, digest, excuses, table
 
 ROOT: Final = Path(__file__).parents[2]
-MODULES: Final = (
-    "register",
-    "roles.source",
-    "roles.source_copying",
-    "roles.source_deciding",
-    "roles.source_endings",
-    "roles.source_state",
-    "roles.destination",
-    "roles.destination_receiving",
-    "roles.destination_deciding",
-    "roles.destination_endings",
-    "roles.destination_state",
-    "roles.recovery",
-    "roles.succession",
-    "roles.table",
-    "roles.coordinator",
-    "roles.coordinator_state",
-    "roles.coordinator_facts",
-    "roles.tracker",
-    "ledger",
-)
-STAGES: Final = (
-    (
-        "tests/stateful/test_steps.py",
-        "tests/stateful/test_golden.py",
-        "tests/stateful/test_role_tables.py",
-        "tests/stateful/test_limits_told.py",
-        "tests/stateful/test_lost_machines.py",
-        "tests/protocol/test_register.py",
-        "tests/protocol/test_fate.py",
-        "tests/protocol/test_ledger.py",
-        "tests/protocol/test_ledger_decisions.py",
-        "tests/protocol/test_ledger_fold.py",
-        "tests/protocol/test_coordinator_facts.py",
-        "tests/protocol/test_tracker_steps.py",
-        "tests/stateful/test_bandwidth.py",
-        "tests/stateful/test_tracker_machine.py",
-        "tests/simulation/test_past_failures.py",
-    ),
-    ("tests/stateful/test_migration_machine.py",),
-    ("tests/stateful/test_transitions.py",),
-    ("tests/proof/test_checker.py", "tests/proof/test_flushes.py"),
-)
-"""From the fastest to the slowest."""
 UNCHANGING: Final = (
     *("anyio.pytest_plugin", "hypothesis.stateful", "msgspec", "nats.aio.client", "pytest"),
     *("_hypothesis_pytestplugin", "pytest_asyncio.plugin", "structlog"),
@@ -89,20 +50,23 @@ class Run:
     ledger: Ledger
     jobs: Sequence[Job]
     excused: Mapping[str, str]
+    first: int = 1
+    """The stage that all mutants meet."""
 
-    def try_stage(self, number: int, tests: Sequence[str]) -> None:
+    def try_stage(self, number: int, group: Group) -> None:
         """Try what no verdict excuses from this stage."""
-        due = [job for job in self.jobs if self._is_due(job, number)]
+        ours = [job for job in self.jobs if job.module in group.modules]
+        due = [job for job in ours if self._is_due(job, number)]
         if due:
-            print(f"stage {number}: {len(due)} mutants", flush=True)
-            stage = timed(self.tree, tests)
-            run_all(due, self.tree, stage, lambda job, trial: self._keep(number, job, trial))
+            print(f"stage {number}: {len(due)} mutants of {_briefly(group)}", flush=True)
+            tests = group.stages[number - 1]
+            run_all(due, self.tree, tests, lambda job, trial: self._keep(number, job, trial))
             self.ledger.read()
 
     def _is_due(self, job: Job, number: int) -> bool:
         result = self.result(job)
         if result is None:
-            return number == 1
+            return number == self.first
         return result.verdict is Verdict.SURVIVED and result.by == number - 1
 
     def _keep(self, number: int, job: Job, trial: Trial) -> None:
@@ -133,7 +97,7 @@ class Run:
         survivors = [job for job, result in known if result.verdict is Verdict.SURVIVED]
         for job in survivors:
             print(f"SURVIVED  {_named(job)}")
-        print(table([(job.module, result) for job, result in known], len(STAGES)))
+        print(table([(job.module, result) for job, result in known], STAGES_MAX))
         if unknown:
             print(f"without a verdict: {len(unknown)}")
         return not (survivors or unknown)
@@ -141,11 +105,16 @@ class Run:
 
 def all_jobs(tree: Path, only: str) -> Iterator[Job]:
     """Every mutant of every module whose name and key hold ``only``."""
-    for module in MODULES:
+    for module in (module for group in GROUPS for module in group.modules):
         source = module_path(tree, module).read_text(encoding="utf-8")
-        for mutant in mutants(source):
+        for mutant in mutants(source, is_shell=is_shell(module)):
             if only in f"{module} {mutant.key}":
                 yield Job(module, source, mutant)
+
+
+def _briefly(group: Group) -> str:
+    first, *others = group.modules
+    return f"{first} and {len(others)} more" if others else first
 
 
 def _named(job: Job) -> str:
@@ -167,7 +136,7 @@ def copy_of_the_tree(target: Path) -> None:
 
 
 def _digest_of_tests(tree: Path) -> str:
-    files = sorted({path for stage in STAGES for path in stage})
+    files = sorted({path for group in GROUPS for stage in group.stages for path in stage})
     folders = sorted({(tree / path).parent for path in files} | {tree / "tests/golden"})
     return digest(
         b"".join(file.read_bytes() for folder in folders for file in sorted(folder.rglob("*.*")))
@@ -177,7 +146,9 @@ def _digest_of_tests(tree: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="mutants whose module or key holds this")
-    parser.add_argument("--stages", type=int, default=len(STAGES), help="run the first so many")
+    parser.add_argument("--stages", type=int, default=STAGES_MAX, help="run the first so many")
+    parser.add_argument("--alone", type=int, default=0, help="run this stage, as if it were first")
+    parser.add_argument("--every", type=int, default=1, help="try each so many-th mutant only")
     parser.add_argument("--results", type=Path, default=ROOT / ".mutation.json")
     parser.add_argument("--list", action="store_true", help="list the mutants, and run nothing")
     given = parser.parse_args()
@@ -188,13 +159,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         tree = Path(folder)
         copy_of_the_tree(tree)
-        sys.path[:0] = [str(tree / "protocol"), str(tree / "services")]
+        places = [str(tree / "protocol"), str(tree / "services")]
+        sys.path[:0] = places
+        os.environ["PYTHONPATH"] = os.pathsep.join(places)
         for name in UNCHANGING:
             importlib.import_module(name)
-        ledger = Ledger(given.results.resolve(), _digest_of_tests(tree))
-        run = Run(tree, ledger, list(all_jobs(tree, given.only)), excuses())
-        for number, tests in enumerate(STAGES[: given.stages], start=1):
-            run.try_stage(number, tests)
+        results = given.results.resolve()
+        if given.alone:
+            results = results.with_name(f"{results.stem}-{given.alone}{results.suffix}")
+        ledger = Ledger(results, _digest_of_tests(tree))
+        jobs = list(all_jobs(tree, given.only))[:: given.every]
+        run = Run(tree, ledger, jobs, excuses(), given.alone or 1)
+        for number in [given.alone] if given.alone else range(1, given.stages + 1):
+            for group in GROUPS:
+                if number <= len(group.stages):
+                    run.try_stage(number, group)
         return int(not run.report())
 
 

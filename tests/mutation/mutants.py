@@ -11,6 +11,17 @@ protocol whose guards are data and conditions:
 - a field that a step sets is left as it was;
 - a case of a ``match``, or a statement that does something, is taken out.
 
+A shell awaits, and fails, and is interrupted; so there are, for shells alone, those of its order:
+
+- a statement that does something is done after the one that follows it;
+- what a block is entered for, such as a lock or a deadline, is taken out, and the block stays;
+- what is caught, or one kind of it, is raised all the same;
+- a loop is left out, or never ends;
+- a flag that is given by its name, or is answered, is turned round.
+
+What only tells somebody of what happens is no guard, and nothing in it is changed: a line of the
+log or a figure, the words of a message, and the functions that make nothing else.
+
 It must not know which tests there are.
 """
 
@@ -18,8 +29,9 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 _TURNED: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
@@ -37,7 +49,14 @@ _TURNED: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
 _LESS_DURABLE: Final = {"JOURNALED": "LAGGING", "FLUSHING": "LAGGING", "LOGGED": "LAGGING"}
 _LESS_DURABLE_CALL: Final = {"journaled": "lagging"}
 _UPDATES: Final = {"_replace", "replace"}
+_TELLING: Final = {"_log", "metrics"}
+"""A statement that calls one of these only tells."""
+_TELLING_FUNCTIONS: Final = {"_report", "_words", "_explained"}
+_BODIES: Final = ("body", "orelse", "finalbody")
 _SHOWN_MAX: Final = 90
+
+
+New = ast.AST | list[ast.stmt] | None
 
 
 class Spot(NamedTuple):
@@ -58,8 +77,8 @@ class Mutant:
     before: str
     after: str
     spot: Spot
-    replacement: ast.AST | None
-    """None takes the node out."""
+    replacement: New
+    """None takes the node out; statements take the place of all that were there."""
 
     @property
     def key(self) -> str:
@@ -84,15 +103,19 @@ class Mutant:
         return ast.fix_missing_locations(tree)
 
 
-def mutants(source: str) -> list[Mutant]:
+def mutants(source: str, *, is_shell: bool = False) -> list[Mutant]:
     """All mutants of a module, by line; equal ones of one function get a number."""
     tree = ast.parse(source)
     found: list[Mutant] = []
     names = _functions(tree)
     seen: dict[str, int] = {}
+    operators = (*_OPERATORS, *_SHELL_OPERATORS) if is_shell else _OPERATORS
+    left_alone = set(_that_guard_nothing(tree)) if is_shell else set[ast.AST]()
     for number, node in enumerate(ast.walk(tree)):
         function = names.get(node, "")
-        for operator, spot, old, new in _changes(number, node):
+        for operator, spot, old, new in _changes(operators, number, node):
+            if node in left_alone or old in left_alone:
+                continue
             line = getattr(old, "lineno", getattr(node, "lineno", 0))
             before, after = _shown(old), _shown(new) if new is not None else "(nothing)"
             mutant = Mutant(function, line, operator, before, after, spot, new)
@@ -104,12 +127,35 @@ def mutants(source: str) -> list[Mutant]:
     return sorted(found, key=lambda mutant: mutant.line)
 
 
-Change = tuple[str, Spot, ast.AST, ast.AST | None]
+Change = tuple[str, Spot, ast.AST, New]
+Operator = Callable[[int, ast.AST], Iterator[Change]]
 
 
-def _changes(number: int, node: ast.AST) -> Iterator[Change]:
-    for look in _OPERATORS:
+def _changes(operators: Sequence[Operator], number: int, node: ast.AST) -> Iterator[Change]:
+    for look in operators:
         yield from look(number, node)
+
+
+def _that_guard_nothing(tree: ast.Module) -> Iterator[ast.AST]:
+    for node in ast.walk(tree):
+        if _is_no_guard(node):
+            yield from ast.walk(node)
+        for decorator in getattr(node, "decorator_list", ()):
+            yield from ast.walk(decorator)
+
+
+def _is_no_guard(node: ast.AST) -> bool:
+    """What only tells, and the case that says that there is nothing else to do."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return node.name in _TELLING_FUNCTIONS
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        first = node.value.func
+        while isinstance(first, ast.Attribute):
+            first = first.value
+        return isinstance(first, ast.Name) and first.id in _TELLING
+    if isinstance(node, ast.match_case):
+        return isinstance(node.body[0], ast.Pass)
+    return isinstance(node, ast.JoinedStr)
 
 
 def _conditions(number: int, node: ast.AST) -> Iterator[Change]:
@@ -236,7 +282,7 @@ def _statements(number: int, node: ast.AST) -> Iterator[Change]:
         for place, key in enumerate(node.keys):
             if key is not None:
                 yield "row out", Spot(number, "keys", place), key, None
-    for field in ("body", "orelse"):
+    for field in _BODIES:
         children = getattr(node, field, None)
         if not isinstance(children, list):
             continue
@@ -247,13 +293,70 @@ def _statements(number: int, node: ast.AST) -> Iterator[Change]:
 
 def _does_something(statement: ast.AST) -> bool:
     if isinstance(statement, ast.Expr):
-        return isinstance(statement.value, ast.Call)
+        return isinstance(statement.value, ast.Call | ast.Await)
     if isinstance(statement, ast.Assign):
         return isinstance(statement.targets[0], ast.Subscript | ast.Attribute)
     return isinstance(statement, ast.AugAssign | ast.Raise)
 
 
-_OPERATORS: Final[tuple[Callable[[int, ast.AST], Iterator[Change]], ...]] = (
+def _order(number: int, node: ast.AST) -> Iterator[Change]:
+    """Two neighbours that each do something, the other way round."""
+    for field in _BODIES:
+        children = getattr(node, field, None)
+        if not isinstance(children, list):
+            continue
+        for place, (first, second) in enumerate(pairwise(children)):
+            if _is_done(first) and _is_done(second):
+                swapped = [*children[:place], second, first, *children[place + 2 :]]
+                yield "done after", Spot(number, field), first, swapped
+
+
+def _is_done(statement: ast.AST) -> bool:
+    is_call = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call | ast.Await)
+    return is_call and not _is_no_guard(statement)
+
+
+def _blocks(number: int, node: ast.AST) -> Iterator[Change]:
+    """Each block, entered for nothing; and each handler, that raises what it caught."""
+    for field in _BODIES:
+        children = getattr(node, field, None)
+        for place, child in enumerate(children if isinstance(children, list) else ()):
+            if isinstance(child, ast.With | ast.AsyncWith):
+                for index, item in enumerate(child.items):
+                    if item.optional_vars is None:
+                        left = [*child.items[:index], *child.items[index + 1 :]]
+                        bare = _without(child, left)
+                        yield "not entered", Spot(number, field, place), item, bare
+    if isinstance(node, ast.Try):
+        for place, handler in enumerate(node.handlers):
+            raising = ast.ExceptHandler(handler.type, handler.name, [ast.Raise()])
+            yield "raised", Spot(number, "handlers", place), handler.type or handler, raising
+    if isinstance(node, ast.ExceptHandler) and isinstance(node.type, ast.Tuple):
+        for place, kind in enumerate(node.type.elts):
+            left_kinds = [*node.type.elts[:place], *node.type.elts[place + 1 :]]
+            yield "kind out", Spot(number, "type"), kind, ast.Tuple(left_kinds, ast.Load())
+
+
+def _without(block: ast.With | ast.AsyncWith, left: list[ast.withitem]) -> ast.stmt:
+    if left:
+        return ast.copy_location(type(block)(left, block.body), block)
+    return ast.If(ast.Constant(True), block.body, [])
+
+
+def _loops(number: int, node: ast.AST) -> Iterator[Change]:
+    if isinstance(node, ast.While) and not isinstance(node.test, ast.Constant):
+        yield from _forced(Spot(number, "test"), node.test)
+
+
+def _flags(number: int, node: ast.AST) -> Iterator[Change]:
+    """Each flag that is given by its name, and each that is answered."""
+    if isinstance(node, ast.keyword | ast.Return):
+        value = node.value
+        if isinstance(value, ast.Constant) and isinstance(value.value, bool):
+            yield "flag turned", Spot(number, "value"), node, ast.Constant(not value.value)
+
+
+_OPERATORS: Final[tuple[Operator, ...]] = (
     _conditions,
     _operands,
     _comparisons,
@@ -263,6 +366,7 @@ _OPERATORS: Final[tuple[Callable[[int, ast.AST], Iterator[Change]], ...]] = (
     _updates,
     _statements,
 )
+_SHELL_OPERATORS: Final[tuple[Operator, ...]] = (_order, _blocks, _loops, _flags)
 
 
 def _functions(tree: ast.Module) -> dict[ast.AST, str]:
@@ -270,7 +374,7 @@ def _functions(tree: ast.Module) -> dict[ast.AST, str]:
     names: dict[ast.AST, str] = {}
 
     def visit(node: ast.AST, name: str) -> None:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             name = f"{name}.{node.name}" if name else node.name
         elif not name and isinstance(node, ast.AnnAssign | ast.Assign):
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
@@ -283,7 +387,9 @@ def _functions(tree: ast.Module) -> dict[ast.AST, str]:
     return names
 
 
-def _shown(node: ast.AST) -> str:
+def _shown(node: ast.AST | list[ast.stmt]) -> str:
+    if isinstance(node, list):
+        return "its neighbour"
     text = " ".join(ast.unparse(node).split()) if not isinstance(node, ast.cmpop) else _sign(node)
     return text if len(text) <= _SHOWN_MAX else text[: _SHOWN_MAX - 1] + "…"
 

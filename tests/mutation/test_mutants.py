@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import ast
+import os
+import signal
+import subprocess
+import sys
 import textwrap
 import types
 from pathlib import Path
 
 import pytest
-from driver import MODULES, ROOT
+from driver import ROOT, all_jobs
 from mutants import mutants
+from targets import GROUPS, is_shell
 from trials import Job, module_path, put_in_place
 from verdicts import Ledger, Result, Verdict, excuses, table
 
+MODULES = [module for group in GROUPS for module in group.modules]
 TRIED_EVERY = 20
 STEP = textwrap.dedent(
     """
@@ -47,12 +53,33 @@ ROLE = textwrap.dedent(
     """
 )
 
+SHELL = textwrap.dedent(
+    """
+    async def end(self, found):
+        async with self._alone, asyncio.timeout(1):
+            _log.info("ended", twice=found is None)
+            await self._written(sync=True)
+            await self._told(f"{'nothing' if found is None else found}")
+        while self._waiting:
+            self._waiting.pop()
+        try:
+            self._vmm.stop()
+        except (GoneError, SilentError):
+            return False
+        match found:
+            case Found():
+                self._take(found)
+            case _:
+                pass
+    """
+)
 
-def changed(source: str) -> dict[str, str]:
+
+def changed(source: str, *, is_shell: bool = False) -> dict[str, str]:
     """What each mutant of ``source`` is, by its key without the function."""
     return {
         mutant.key.partition(": ")[2]: ast.unparse(mutant.applied(source))
-        for mutant in mutants(source)
+        for mutant in mutants(source, is_shell=is_shell)
     }
 
 
@@ -95,6 +122,37 @@ def test_each_operator_makes_its_change_and_no_other(key: str, there: str) -> No
     assert len(differing) <= 2
 
 
+@pytest.mark.parametrize(
+    ("key", "there"),
+    [
+        ("statement out: await self._written(sync=True) -> pass", "twice=found is None)\n        pass\n"),
+        (
+            "done after: await self._written(sync=True) -> its neighbour",
+            "        await self._written(sync=True)\n    while",
+        ),
+        ("not entered: self._alone -> async with asyncio.timeout(1): ", "async with asyncio.tim"),
+        ("flag turned: sync=True -> False", "self._written(sync=False)"),
+        ("flag turned: return False -> True", "return True"),
+        ("forced false: self._waiting -> False", "while False:"),
+        ("raised: (GoneError, SilentError) -> except", "SilentError):\n        raise"),
+        ("kind out: GoneError -> (SilentError,)", "except (SilentError,):"),
+        ("case out: Found() -> (nothing)", "match found:\n        case _:"),
+    ],
+)
+def test_so_does_each_operator_of_shells(key: str, there: str) -> None:
+    found = changed(SHELL, is_shell=True)
+    (text,) = [text for each, text in found.items() if each.startswith(key)]
+    assert there in text
+    assert text != ast.unparse(ast.parse(SHELL))
+
+
+def test_what_only_tells_is_left_alone() -> None:
+    found = changed(SHELL, is_shell=True)
+    changes = [key.partition(" -> ")[0] for key in found]
+    telling = ("statement out: _log", "forced true: found", "turned round: found", "case out: _")
+    assert not [change for change in changes if change.startswith(telling)]
+
+
 def test_an_effect_is_also_done_before_its_neighbour() -> None:
     swapped = [text for key, text in changed(STEP).items() if key.startswith("effect before")]
     assert len(swapped) == 1
@@ -110,7 +168,7 @@ def test_no_two_mutants_of_a_module_have_one_key_and_those_tried_could_be_progra
     for module in MODULES:
         path = module_path(ROOT, module)
         source = path.read_text(encoding="utf-8")
-        found = mutants(source)
+        found = mutants(source, is_shell=is_shell(module))
         assert len(found) > 10
         assert len({mutant.key for mutant in found}) == len(found)
         known = names(ast.parse(source)) | {"bool", "lagging"}
@@ -122,11 +180,7 @@ def test_no_two_mutants_of_a_module_have_one_key_and_those_tried_could_be_progra
 
 
 def test_each_excuse_is_of_a_mutant_that_there_is_and_has_a_reason() -> None:
-    there = {
-        f"{module} {mutant.key}"
-        for module in MODULES
-        for mutant in mutants(module_path(ROOT, module).read_text(encoding="utf-8"))
-    }
+    there = {f"{job.module} {job.mutant.key}" for job in all_jobs(ROOT, "")}
     for mutant, reason in excuses().items():
         assert mutant in there, f"{mutant} is excused, and is no mutant any more"
         assert len(reason) > 20
@@ -165,6 +219,93 @@ def test_a_change_is_put_in_place_where_everybody_has_the_function_already(
     put_in_place(Job("role", ROLE, mutant), role)
     assert step(1) == now
     assert table.rows == dict.fromkeys(rows, step)
+
+
+HOLDER = textwrap.dedent(
+    """
+    from contextlib import contextmanager
+
+    class Holder:
+        @classmethod
+        def of(cls, found):
+            return cls() if found else None
+
+        @property
+        def size(self):
+            return 1 if self else 2
+
+        @contextmanager
+        def held(self):
+            def inner():
+                return "held" if self else "free"
+            yield inner()
+    """
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "now"),
+    [
+        ("Holder.of: forced false: found -> False", (False, 1, "held")),
+        ("Holder.size: forced false: self -> False", (True, 2, "held")),
+        ("Holder.held.inner: forced false: self -> False", (True, 1, "free")),
+    ],
+)
+def test_a_function_is_changed_whatever_decorates_or_surrounds_it(
+    key: str, now: tuple[bool, int, str], tmp_path: Path
+) -> None:
+    module = types.ModuleType("holder")
+    module.__file__ = str(tmp_path / "holder.py")
+    exec(HOLDER, module.__dict__)
+    holder = module.Holder()
+    (mutant,) = [mutant for mutant in mutants(HOLDER) if mutant.key == key]
+    put_in_place(Job("godwit.holder", HOLDER, mutant), module)
+    with holder.held() as held:
+        assert (module.Holder.of(True) is not None, holder.size, held) == now
+
+
+FIRST_WAITS = """
+import subprocess, sys, time
+
+def test_that_starts_another():
+    with open("child", "w") as file:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
+                                 start_new_session=True)
+        file.write(str(child.pid))
+
+def test_that_waits():
+    time.sleep(600)
+"""
+
+
+def test_a_test_that_waits_for_ever_is_ended_and_with_it_all_that_was_started(
+    tmp_path: Path,
+) -> None:
+    program = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        import trials
+
+        trials.TEST_S_MIN = trials.LOOK_S = 0.2
+        tree = Path(sys.argv[1])
+        known = trials.Limits(took_s={"test_waits.py::test_that_waits": 0.0})
+        trial = trials._forked(known, tree, trials._Fresh(None, tree, ["test_waits.py"]))
+        print(trial.status, trial.test)
+        """
+    )
+    (tmp_path / "test_waits.py").write_text(FIRST_WAITS)
+    places = {"PYTHONPATH": str(Path(__file__).parent)}
+    told = subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        env={**os.environ, **places},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert told.stdout.split() == [str(-signal.SIGKILL), "test_waits.py::test_that_waits"]
+    assert not Path("/proc", (tmp_path / "child").read_text()).exists()
 
 
 def test_the_table_adds_up() -> None:

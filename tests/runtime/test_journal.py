@@ -6,7 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,11 +14,16 @@ import pytest
 
 from godwit.runtime.journal import (
     HEADROOM_BYTES,
+    JOURNAL_BYTES_MAX,
+    NO_ROOM,
     RESERVED_BYTES,
     Journal,
     JournalFailedError,
     JournalFullError,
     Room,
+    make_blank,
+    make_directory,
+    unfinished,
 )
 from godwit_protocol.errors import ConflictError, CorruptError, InvalidInputError
 from godwit_protocol.journal import RECORD_BYTES_MAX, SECTOR_BYTES, encode_record
@@ -209,6 +214,176 @@ def test_a_flush_takes_all_that_was_appended_and_is_done_once(
     journal.flush()
     assert len(flushes) == 1
     assert reopened(journal) == (b"decision", b"FROZEN", b"more")
+
+
+def failing(number: int) -> Callable[..., int]:
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("number", sorted(NO_ROOM))
+@pytest.mark.parametrize("asked", ["open", "ftruncate"])
+def test_whatever_says_that_there_is_no_room_refuses_the_journal(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int, asked: str
+) -> None:
+    path.parent.mkdir()
+    monkeypatch.setattr(os, asked, failing(number))
+    with pytest.raises(JournalFullError, match="no room"):
+        make_blank(path)
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_full_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full one may be asked again, and takes what room is kept."""
+    journal = Journal.open(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", failing(errno.EIO))
+        with pytest.raises(JournalFailedError, match="Input/output error"):
+            journal.append(b"one", sync=True, room=Room.LEAVE)
+    with pytest.raises(JournalFailedError, match="reopened"):
+        journal.append(b"one", sync=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", failing(errno.EIO))
+        with pytest.raises(JournalFailedError, match="Input/output error"):
+            Journal.open(path)
+
+
+def test_room_that_is_needed_at_once_is_not_asked_for_twice(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that failed to give it may be about to take more: nobody knows what it has."""
+    journal = Journal.open(path)
+    asked: list[int] = []
+
+    def fail(_descriptor: int, _data: bytes, offset: int) -> int:
+        asked.append(offset)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", fail)
+        with pytest.raises(JournalFailedError):
+            journal.append(b"one", sync=True, room=Room.NEED)
+    assert len(asked) == 1
+
+
+def test_a_journal_that_cannot_be_cleared_says_so_and_takes_nothing_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal.open(path)
+    journal.append(b"one", sync=True)
+    monkeypatch.setattr(os, "pwrite", failing(errno.EIO))
+    with pytest.raises(JournalFailedError, match="Input/output error"):
+        journal.clear()
+    monkeypatch.undo()
+    with pytest.raises(JournalFailedError, match="reopened"):
+        journal.clear()
+
+
+def test_a_closed_journal_takes_nothing_more(path: Path) -> None:
+    """Its descriptor may be another file's by now."""
+    journal = Journal.open(path)
+    journal.append(b"one", sync=False)
+    journal.close()
+    journal.close()
+    with pytest.raises(JournalFailedError, match="reopened"):
+        journal.append(b"two", sync=False)
+    with pytest.raises(JournalFailedError, match="reopened"):
+        journal.flush()
+
+
+def test_a_rehearsal_writes_nothing_and_fails_as_an_append_would_but_says_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal.open(path)
+    before = path.read_bytes()
+    journal.rehearse(b"one")
+    assert path.read_bytes() == before
+    with monkeypatch.context() as patched:
+        patched.setattr("godwit.runtime.journal._write", failing(errno.EIO))
+        journal.rehearse(b"one")
+    journal.rehearse(b"one")
+    with pytest.raises(JournalFailedError, match="reopened"):
+        journal.append(b"one", sync=True)
+
+
+def test_no_descriptor_is_left_behind(path: Path) -> None:
+    """A host's service lives for months, and a journal that is held cannot be opened again."""
+    path.parent.mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        make_blank(path.with_name("blank"))
+        cleared = Journal.open(path.with_name("blank"))
+        cleared.append(b"one", sync=True)
+        cleared.clear()
+        removed = Journal.open(path)
+        removed.remove()
+        path.write_bytes(encode_record(b"one").replace(b"one", b"0ne") + encode_record(b"two"))
+        with pytest.raises(CorruptError):
+            Journal.open(path)
+        path.unlink()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_is_too_large_for_a_journal_is_not_read(path: Path) -> None:
+    path.parent.mkdir()
+    with path.open("wb") as file:
+        file.truncate(JOURNAL_BYTES_MAX + 1)
+    with pytest.raises(CorruptError, match="never so large"):
+        Journal.open(path)
+
+
+def test_a_journal_that_is_reopened_keeps_its_room_and_one_that_was_cut_gets_it_back(
+    path: Path,
+) -> None:
+    journal = Journal.open(path)
+    journal.append(b"one", sync=True)
+    assert reopened(journal) == (b"one",)
+    assert path.stat().st_size == RESERVED_BYTES
+    with path.open("r+b") as file:
+        file.seek(RESERVED_BYTES - 4)
+        file.write(b"torn")
+    journal = Journal.open(path)
+    cut = path.stat().st_size
+    assert cut < RESERVED_BYTES
+    journal.append(b"two", sync=True)
+    assert path.stat().st_size == cut + RESERVED_BYTES
+    journal.close()
+
+
+def test_a_blank_is_blank_whatever_lay_there_before_it(path: Path) -> None:
+    path.parent.mkdir()
+    unfinished(path).write_bytes(b"left" * RESERVED_BYTES)
+    make_blank(path)
+    assert path.read_bytes() == bytes(RESERVED_BYTES)
+
+
+def test_a_directory_that_another_makes_meanwhile_is_no_failure(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = Path.mkdir
+
+    def late(directory: Path, mode: int = 0o777, *, exist_ok: bool = False) -> None:
+        mkdir(directory)
+        mkdir(directory, mode, exist_ok=exist_ok)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    make_directory(path.parent)
+    assert path.parent.is_dir()
+
+
+def test_who_may_not_read_above_a_directory_can_have_made_nothing_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.parent.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", failing(errno.EACCES))
+        make_directory(path.parent)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="Input/output error"):
+        patched.setattr(os, "open", failing(errno.EIO))
+        make_directory(path.parent)
 
 
 def test_what_a_killed_process_appended_is_there(path: Path) -> None:

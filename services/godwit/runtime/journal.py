@@ -204,7 +204,7 @@ def make_blank(path: Path) -> None:
         _write(descriptor, bytes(RESERVED_BYTES), 0)
         os.fsync(descriptor)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
+        fresh.unlink()
         raise _failure(path, error) from error
     finally:
         os.close(descriptor)

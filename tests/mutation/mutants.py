@@ -20,7 +20,8 @@ A shell awaits, and fails, and is interrupted; so there are, for shells alone, t
 - a flag that is given by its name, or is answered, is turned round.
 
 What only tells somebody of what happens is no guard, and nothing in it is changed: a line of the
-log or a figure, the words of a message, and the functions that make nothing else.
+log or a figure, the words of a message, and the functions that make nothing else. Nor is what a role
+rehearses, which has no effect but that it is done faster when it counts.
 
 It must not know which tests there are.
 """
@@ -51,6 +52,8 @@ _LESS_DURABLE_CALL: Final = {"journaled": "lagging"}
 _UPDATES: Final = {"_replace", "replace"}
 _TELLING: Final = {"_log", "metrics"}
 """A statement that calls one of these only tells."""
+_REHEARSALS: Final = {"rehearse", "_rehearse", "_rehearse_stun"}
+"""What is done beforehand has no effect but that it is done faster again."""
 _TELLING_FUNCTIONS: Final = {"_report", "_words", "_explained"}
 _BODIES: Final = ("body", "orelse", "finalbody")
 _SHOWN_MAX: Final = 90
@@ -150,6 +153,8 @@ def _is_no_guard(node: ast.AST) -> bool:
         return node.name in _TELLING_FUNCTIONS
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         first = node.value.func
+        if _last_name(first) in _REHEARSALS:
+            return True
         while isinstance(first, ast.Attribute):
             first = first.value
         return isinstance(first, ast.Name) and first.id in _TELLING

@@ -125,7 +125,10 @@ def test_each_operator_makes_its_change_and_no_other(key: str, there: str) -> No
 @pytest.mark.parametrize(
     ("key", "there"),
     [
-        ("statement out: await self._written(sync=True) -> pass", "twice=found is None)\n        pass\n"),
+        (
+            "statement out: await self._written(sync=True) -> pass",
+            "twice=found is None)\n        pass\n",
+        ),
         (
             "done after: await self._written(sync=True) -> its neighbour",
             "        await self._written(sync=True)\n    while",

@@ -45,11 +45,11 @@ CPU_S_MIN: Final = 10
 CPU_TIMES_MAX: Final = 4
 """A mutant that takes so many times what a stage needs without one never ends: that is a failure
 too."""
-TEST_S_MIN: Final = 10.0
+TEST_S_MIN: Final = 6.0
 TEST_TIMES_MAX: Final = 20.0
 """The same of one test, in seconds in which the machine was to be had: then it waits for ever."""
 COLLECTING_S_MAX: Final = 120.0
-LOOK_S: Final = 1.0
+LOOK_S: Final = 0.1
 BROKEN_STATUS: Final = 70
 FAILED_STATUSES: Final = {1, 2}
 """A test failed, or could not even be imported. Any other status is no verdict about a mutant."""
@@ -234,6 +234,7 @@ class _Watched:
         try:
             while True:
                 found, _, _ = select.select(open_ends, [], [], LOOK_S)
+                _reap_orphans(self._child)
                 if self._told in found:
                     told = os.read(self._told, 65536)
                     if not told:
@@ -273,6 +274,14 @@ class _Watched:
 def _adopt_orphans() -> None:
     """What a trial leaves running becomes ours, however it was started."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _reap_orphans(child: int) -> None:
+    """Those that ended: a test may wait until a process is gone that nobody else waits for."""
+    while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if ended.si_pid == child:
+            break
+        os.waitpid(ended.si_pid, 0)
 
 
 def _end_orphans() -> None:
@@ -348,7 +357,9 @@ class _Warm:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """In place of pytest's own."""
         assert not session.testsfailed, "the tests could not be collected"
-        limits = _limits(self.tree, lambda limits: self._tried(session, session.items, None, limits))
+        limits = _limits(
+            self.tree, lambda limits: self._tried(session, session.items, None, limits)
+        )
         file_s: Counter[str] = Counter()
         for test, took_s in limits.took_s.items():
             file_s[_file(test)] += took_s

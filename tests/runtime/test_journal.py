@@ -15,7 +15,6 @@ import pytest
 from godwit.runtime.journal import (
     HEADROOM_BYTES,
     JOURNAL_BYTES_MAX,
-    NO_ROOM,
     RESERVED_BYTES,
     Journal,
     JournalFailedError,
@@ -223,7 +222,7 @@ def failing(number: int) -> Callable[..., int]:
     return fail
 
 
-@pytest.mark.parametrize("number", sorted(NO_ROOM))
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 @pytest.mark.parametrize("asked", ["open", "ftruncate"])
 def test_whatever_says_that_there_is_no_room_refuses_the_journal(
     path: Path, monkeypatch: pytest.MonkeyPatch, number: int, asked: str
@@ -351,6 +350,53 @@ def test_a_journal_that_is_reopened_keeps_its_room_and_one_that_was_cut_gets_it_
     journal.append(b"two", sync=True)
     assert path.stat().st_size == cut + RESERVED_BYTES
     journal.close()
+
+
+def test_a_journal_that_is_reopened_goes_on_behind_what_it_holds(path: Path) -> None:
+    journal = Journal.open(path)
+    for life in range(1, 4):
+        journal.append(bytes([life]), sync=True)
+        journal.close()
+        journal = Journal.open(path)
+        assert journal.records == tuple(bytes([number]) for number in range(1, life + 1))
+    journal.close()
+
+
+def test_what_a_reopened_journal_showed_had_been_flushed_before_what_follows(path: Path) -> None:
+    """So a sector of it that is missing later is damage: it is not cut as if it were torn."""
+    journal = Journal.open(path)
+    journal.append(b"o" * 3 * SECTOR_BYTES, sync=False)
+    assert len(reopened(journal)) == 1
+    journal = Journal.open(path)
+    journal.append(b"two", sync=True)
+    journal.close()
+    with path.open("r+b") as file:
+        file.seek(SECTOR_BYTES)
+        file.write(bytes(SECTOR_BYTES))
+    with pytest.raises(CorruptError, match="damaged at byte 0"):
+        Journal.open(path)
+
+
+def test_the_zeros_of_a_blank_are_written_before_they_are_flushed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A length alone reads the same, and has no room on the disk."""
+    path.parent.mkdir()
+    pwrite, fsync = os.pwrite, os.fsync
+    done: list[str] = []
+
+    def write(descriptor: int, data: bytes, offset: int) -> int:
+        done.append("written")
+        return pwrite(descriptor, data, offset)
+
+    def flush(descriptor: int) -> None:
+        done.append("flushed")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "pwrite", write)
+    monkeypatch.setattr(os, "fsync", flush)
+    make_blank(path)
+    assert done == ["written", "flushed", "flushed"], "the last: its directory"
 
 
 def test_a_blank_is_blank_whatever_lay_there_before_it(path: Path) -> None:

@@ -12,6 +12,7 @@ from unittest.mock import AsyncMock, Mock, call
 import msgspec
 import pytest
 
+from godwit.host import side
 from godwit.hypervisor.port import Checkpoint, VmmLostError, VmmState, VmmStatus
 from godwit.runtime.journal import JournalFullError
 from godwit.source_host import departure as module
@@ -438,3 +439,43 @@ async def test_only_what_the_machine_left_is_ended(
 async def test_what_is_gone_need_not_be_ended(shell: Shell) -> None:
     shell.host.hypervisor.find = AsyncMock(return_value=None)
     assert await shell.done(fx.FreeMemory()) == [inp.MemoryFreed()]
+
+
+# What both sides have in common.
+
+
+async def test_what_comes_by_the_log_may_be_what_a_fact_comes_of(shell: Shell) -> None:
+    decision = Mock()
+    shell.departure.note(decision)
+    assert shell.facts.causes.by_log.mock_calls == [call(decision)]
+
+
+async def test_a_side_that_is_over_asks_no_more_for_a_proof(shell: Shell) -> None:
+    shell.departure._fence = Mock(stop=shell._noted("asks no more"))
+    finish = fx.Finish(reason=ev.AbortReason.NONE)
+    await shell.departure.run(shell.departure._runner.state, (finish,))
+    assert shell.order == ["asks no more", "control closed", "outgoing closed"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "comes_of_it"),
+    [
+        (inp.CasSettled(won=True, standing=standing(4)), ["CasSettled"]),
+        (inp.CasUnclear(message="no answer"), ["a while", "CasUnclear"]),
+        (UnreachableError("no answer"), ["a while", "CasUnclear"]),
+    ],
+)
+async def test_a_register_that_does_not_answer_is_asked_again_only_after_a_while(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, answer: object, comes_of_it: list[str]
+) -> None:
+    is_error = isinstance(answer, Exception)
+    shell.host.registers.compare_and_set = AsyncMock(side_effect=[answer] if is_error else None, return_value=answer)
+
+    async def sleep(seconds: float) -> None:
+        assert seconds == side.CAS_PACE_S
+        shell.order.append("a while")
+
+    monkeypatch.setattr(side.asyncio, "sleep", sleep)
+    cas = fx.CompareAndSet(record=standing(4).record, expected_sequence=1)
+    await shell.done(cas)
+    assert shell.order == comes_of_it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest.mock import AsyncMock, Mock
 
 import msgspec
 import pytest
@@ -178,3 +179,22 @@ async def test_a_full_disk_does_not_stop_a_write_of_the_register(
     settled = await host.compare_and_set(reg.started(unique_name, "host-1", None), 0)
     assert isinstance(settled, CasSettled)
     assert settled.won
+
+
+async def test_a_register_that_shows_less_is_given_time_to_show_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A log whose leader changes may show an older one."""
+    monkeypatch.setattr(registers, "LOOK_S", 0.25)
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(registers.asyncio, "sleep", sleep)
+    first = reg.started("m", "host-1", None)
+    seen = reg.RegisterView(reg.moved(first, "host-2", "some-migration"), 2)
+    older = Stored(subjects.register("m"), 1, 0, reg.encode(first), {})
+    with pytest.raises(RegisterWentBackError):
+        await Registers(Mock(last=AsyncMock(return_value=older))).read("m", seen)
+    assert waited == [0.25] * registers.LOOKS_MAX

@@ -50,7 +50,7 @@ _TURNED: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
 _LESS_DURABLE: Final = {"JOURNALED": "LAGGING", "FLUSHING": "LAGGING", "LOGGED": "LAGGING"}
 _LESS_DURABLE_CALL: Final = {"journaled": "lagging"}
 _UPDATES: Final = {"_replace", "replace"}
-_TELLING: Final = {"_log", "metrics"}
+_TELLING: Final = {"_log", "logging", "metrics"}
 """A statement that calls one of these only tells."""
 _REHEARSALS: Final = {"rehearse", "_rehearse", "_rehearse_stun"}
 """What is done beforehand has no effect but that it is done faster again."""

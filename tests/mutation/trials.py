@@ -8,7 +8,7 @@ these are ended with the trial, and what it wrote lies in the copy of the tree.
 
 Time is processor time, as others may need the machine more. A shell may wait for ever and take
 none: each test has a deadline, by what it takes without a mutant, and the time in which the machine
-was not to be had does not count.
+was not to be had does not count. One that did not end is tried without the mutant at once.
 
 It must not know what a mutant does.
 """
@@ -39,7 +39,7 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 from mutants import Mutant
-from targets import OWN_PROCESSES, full_name, is_shell
+from targets import full_name, is_shell
 
 CPU_S_MIN: Final = 10
 CPU_TIMES_MAX: Final = 4
@@ -50,6 +50,7 @@ TEST_TIMES_MAX: Final = 20.0
 """The same of one test, in seconds in which the machine was to be had: then it waits for ever."""
 COLLECTING_S_MAX: Final = 120.0
 LOOK_S: Final = 0.1
+BUSY_TRIES_MAX: Final = 5
 BROKEN_STATUS: Final = 70
 FAILED_STATUSES: Final = {1, 2}
 """A test failed, or could not even be imported. Any other status is no verdict about a mutant."""
@@ -368,9 +369,22 @@ class _Warm:
             best = self.caught.setdefault(job.module, Counter())
             items = sorted(quickest, key=lambda item: -best[item.nodeid])
             trial = self._tried(session, items, job, limits)
-            best[trial.test] += 1
-            self.tell(job, trial)
+            for _ in range(BUSY_TRIES_MAX):
+                if self._is_believed(session, trial, limits):
+                    best[trial.test] += 1
+                    self.tell(job, trial)
+                    break
+                trial = self._tried(session, items, job, limits)
+            else:
+                self.tell(job, trial._replace(status=BROKEN_STATUS))
         return True
+
+    def _is_believed(self, session: pytest.Session, trial: Trial, limits: Limits) -> bool:
+        """What did not end must end without a mutant, just now: else the machine is too busy."""
+        if trial.status not in ENDLESS_STATUSES:
+            return True
+        items = [item for item in session.items if item.nodeid == trial.test]
+        return self._tried(session, items, None, limits).status == 0
 
     def _tried(
         self, session: pytest.Session, items: list[pytest.Item], job: Job | None, limits: Limits
@@ -391,8 +405,8 @@ class _Try(NamedTuple):
 
         self.session.config.pluginmanager.register(_Telling(told))
         self.session.items = self.items
-        if self.job is not None and self.job.module not in OWN_PROCESSES:
-            module = sys.modules[full_name(self.job.module)]
+        module = self.job and sys.modules.get(full_name(self.job.module))
+        if self.job is not None and module is not None:
             assert Path(str(module.__file__)).is_relative_to(Path.cwd()), module.__file__
             put_in_place(self.job, module)
         with contextlib.suppress(self.session.Failed):
@@ -407,8 +421,6 @@ def _file(test: str) -> str:
 def _can_be_warm(job: Job) -> bool:
     """Whether the change is in a function, and nobody else has made anything of it."""
     name = job.mutant.function
-    if job.module in OWN_PROCESSES:
-        return True
     if is_shell(job.module):
         return _has_the_same_shape(job)
     if job.module == "roles.table" and name in {"row", "ignored", "Table.__init__"}:

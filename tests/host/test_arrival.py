@@ -49,7 +49,9 @@ HELLO = link.Hello(
 STAGE = link.Stage(round=2, checkpoint=b"c", verify=ev.Verify.OFF, sent_digest=b"sent")
 GONE = UnreachableError("the VMM is gone")
 SILENT = DeadlineError("the VMM is silent")
-CLAIM = fx.CompareAndSet(record=reg.moved(reg.started("m", "there", None), "here", "now"), expected_sequence=1)
+CLAIM = fx.CompareAndSet(
+    record=reg.moved(reg.started("m", "there", None), "here", "now"), expected_sequence=1
+)
 
 
 def standing(epoch: int) -> reg.RegisterView:
@@ -151,7 +153,9 @@ async def shell() -> Shell:
 async def test_a_fact_is_of_the_epoch_that_the_register_shows(shell: Shell) -> None:
     written: list[int] = []
     shell.facts.append = lambda _: written.append(shell.facts.writer.epoch)
-    fact = fx.Append(event=ev.ImageDiscarded(reason=ev.AbortReason.NONE), durability=Durability.LAGGING)
+    fact = fx.Append(
+        event=ev.ImageDiscarded(reason=ev.AbortReason.NONE), durability=Durability.LAGGING
+    )
     await shell.done(fact)
     shell.now(register=standing(EPOCH + 1))
     await shell.done(fact)
@@ -169,9 +173,7 @@ async def test_a_welcome_says_what_this_host_has(
     welcome = link.Welcome(version=1, populate_ns=5)
     await shell.done(fx.Say(message=welcome))
     assert shell.said == [
-        link.Welcome(
-            version=1, populate_ns=5, holds_content=True, compressions=("lz4",), cores=6
-        )
+        link.Welcome(version=1, populate_ns=5, holds_content=True, compressions=("lz4",), cores=6)
     ]
     shell.arrival._control = None
     await shell.done(fx.Say(message=welcome))
@@ -505,3 +507,26 @@ async def test_effects_reach_whom_they_are_for(shell: Shell) -> None:
     shell.arrival._fence = Mock()
     await shell.done(fx.FencePeer())
     assert shell.arrival._fence.ask.called
+
+
+# What is done beforehand.
+
+
+@pytest.mark.parametrize(
+    ("message", "is_rehearsed"),
+    [(link.Staged(), True), (link.Refuse(reason="", message=""), False)],
+)
+async def test_what_follows_the_word_that_all_is_staged_is_rehearsed(
+    shell: Shell, message: link.LinkMessage, is_rehearsed: bool
+) -> None:
+    shell.arrival._runner.rehearse = Mock()
+    await shell.done(fx.Say(message=message))
+    await asyncio.sleep(0)
+    assert shell.arrival._runner.rehearse.called is is_rehearsed
+
+
+@pytest.mark.parametrize("stun_near", [True, False])
+async def test_a_stun_is_rehearsed_when_it_is_near(shell: Shell, stun_near: bool) -> None:
+    shell.arrival._runner.rehearse = Mock()
+    shell.arrival._heard(link.Ping(stun_near=stun_near))
+    assert shell.arrival._runner.rehearse.called is stun_near

@@ -274,7 +274,7 @@ async def test_whoever_waits_once_the_link_is_lost_is_told_why(shell: Shell) -> 
     shell.departure._lost("cut again")
     assert (await shell.departure._applied_future(1)).round == 1
     for broken in (waiting, shell.departure._welcome):
-        with pytest.raises(UnreachableError, match="cut$"):
+        with pytest.raises(UnreachableError, match=r"cut$"):
             await broken
     with pytest.raises(UnreachableError, match="cut again"):
         await shell.departure._applied_future(3)
@@ -469,7 +469,9 @@ async def test_a_register_that_does_not_answer_is_asked_again_only_after_a_while
     shell: Shell, monkeypatch: pytest.MonkeyPatch, answer: object, comes_of_it: list[str]
 ) -> None:
     is_error = isinstance(answer, Exception)
-    shell.host.registers.compare_and_set = AsyncMock(side_effect=[answer] if is_error else None, return_value=answer)
+    shell.host.registers.compare_and_set = AsyncMock(
+        side_effect=[answer] if is_error else None, return_value=answer
+    )
 
     async def sleep(seconds: float) -> None:
         assert seconds == side.CAS_PACE_S

@@ -164,7 +164,9 @@ async def test_what_is_held_goes_before_the_next_and_late_by_itself(
     assert late == [(60.0, lane.facts._hand_over_late)]
     assert not lane.outbox.put.called
     lane.facts.write(RELEASED, Durability.LAGGING)
-    sequences = [codec.decode(each.args[1]).envelope.lane_sequence for each in lane.outbox.put.mock_calls]
+    sequences = [
+        codec.decode(each.args[1]).envelope.lane_sequence for each in lane.outbox.put.mock_calls
+    ]
     assert sequences == [1, 2, 3]
     lane.outbox.put.side_effect = UnreachableError("full")
     lane.facts.append(held)

@@ -1,4 +1,4 @@
-"""Small files of a host's directory: the cursor of an inbox, and the blank that all journals share."""
+"""Small files of a host's directory: an inbox's cursor, and the blank that all journals share."""
 
 from __future__ import annotations
 

@@ -104,7 +104,10 @@ def test_each_state_has_its_orders_and_refuses_all_others(machine, state, comman
 
 
 def test_a_guest_is_constructed_and_served_before_anything_is_asked(machine):
-    assert machine.made == [call.server.watch(machine.io.wake_fd, machine.vmm._wake), call.io.start()]
+    assert machine.made == [
+        call.server.watch(machine.io.wake_fd, machine.vmm._wake),
+        call.io.start(),
+    ]
     assert machine.asks(wire.GetStatus()).state is VmmState.GATED
     assert not machine.vmm._may_step()
     assert machine.vmm._wait_s() is None
@@ -162,9 +165,7 @@ def test_a_pause_saves_a_guest_that_serves_nobody_any_more(machine):
     ("stands", "stopped_ns"),
     [("works", 1_020), ("halted", 1_060), ("idle", 1_060), ("slowed", 1_060)],
 )
-def test_a_stun_begins_at_the_last_work_of_a_guest_that_had_more_to_do(
-    machine, stands, stopped_ns
-):
+def test_a_stun_begins_at_the_last_work_of_a_guest_that_had_more_to_do(machine, stands, stopped_ns):
     machine.asks(wire.Start(4))
     machine.asks(wire.GetStatus())
     if stands == "slowed":

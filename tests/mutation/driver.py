@@ -2,15 +2,15 @@
 
     make mutation            or            python tests/mutation/driver.py [--only PART]
 
-Works on a copy of the checked-out files, never on the tree itself. Those are taken out of the pure
-cores, and of the shells around them that order, flush, compare epochs and end machines; which
-modules meet which tests is said in ``targets``. All mutants meet the fastest tests first; each later
-stage, of slower tests, tries what the one before let pass. Verdicts are kept in ``--results`` by the
-mutant and the contents of its module, those of survivors also by the contents of all tests, so that
-a run that was ended goes on where it was. With ``--stages 1`` the slower tests wait for a later run;
-with ``--alone 2`` all mutants, or every so many, meet that stage and no other: what would it catch
-by itself? Exit code 1 if a mutant survives that ``equivalent.toml`` does not excuse. It may run for
-long beside other work: ``chrt --idle 0 make mutation``.
+Works on a copy of the checked-out files, never on the tree itself. What is taken out is of the pure
+cores, and of the shells around them that order, flush, compare epochs and end machines; which of
+these meet which tests is said in ``targets``. All mutants meet the fastest tests first; each later
+stage, of slower tests, tries what the one before let pass. Verdicts are kept in ``--results`` by
+the mutant and the contents of its module, those of survivors also by the contents of all tests, so
+that a run that was ended goes on where it was. With ``--stages 1`` the slower tests wait for a
+later run. With ``--alone 2`` all mutants, or each so many-th, meet that stage and no other: what
+would it catch by itself? Exit code 1 if a mutant survives that ``equivalent.toml`` does not excuse.
+It may run for long beside other work: ``chrt --idle 0 make mutation``.
 
 It must not know what a mutant does.
 """

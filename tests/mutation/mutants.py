@@ -20,8 +20,8 @@ A shell awaits, and fails, and is interrupted; so there are, for shells alone, t
 - a flag that is given by its name, or is answered, is turned round.
 
 What only tells somebody of what happens is no guard, and nothing in it is changed: a line of the
-log or a figure, the words of a message, and the functions that make nothing else. Nor is what a role
-rehearses, which has no effect but that it is done faster when it counts.
+log or a figure, the words of a message, and the functions that make nothing else. Nor is what a
+role rehearses, which has no effect but that it is done faster when it counts.
 
 It must not know which tests there are.
 """
@@ -143,8 +143,13 @@ def _that_guard_nothing(tree: ast.Module) -> Iterator[ast.AST]:
     for node in ast.walk(tree):
         if _is_no_guard(node):
             yield from ast.walk(node)
-        for decorator in getattr(node, "decorator_list", ()):
-            yield from ast.walk(decorator)
+        made = [*getattr(node, "decorator_list", ()), *_keywords_of_class(node)]
+        for each in made:  # what a class is made of is the type checker's to hold
+            yield from ast.walk(each)
+
+
+def _keywords_of_class(node: ast.AST) -> list[ast.keyword]:
+    return node.keywords if isinstance(node, ast.ClassDef) else []
 
 
 def _is_no_guard(node: ast.AST) -> bool:

@@ -97,6 +97,7 @@ SIDES: Final = Group(
             "tests/host/test_freeing.py",
             "tests/host/test_gate.py",
             "tests/host/test_held_facts.py",
+            "tests/host/test_journals.py",
             "tests/host/test_orders.py",
             "tests/host/test_peer_fence.py",
             "tests/host/test_registers.py",
@@ -104,6 +105,8 @@ SIDES: Final = Group(
             "tests/host/test_role.py",
             "tests/host/test_what_is_ended.py",
             "tests/services/test_losses.py",
+        ),
+        (
             "tests/simulation/test_before_the_stun.py",
             "tests/simulation/test_catches.py",
             "tests/simulation/test_deaths.py",

@@ -311,7 +311,7 @@ def test_a_rehearsal_writes_nothing_and_fails_as_an_append_would_but_says_nothin
 def test_no_descriptor_is_left_behind(path: Path) -> None:
     """A host's service lives for months, and a journal that is held cannot be opened again."""
     path.parent.mkdir()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         make_blank(path.with_name("blank"))
         cleared = Journal.open(path.with_name("blank"))
@@ -323,7 +323,7 @@ def test_no_descriptor_is_left_behind(path: Path) -> None:
         with pytest.raises(CorruptError):
             Journal.open(path)
         path.unlink()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_file_that_is_too_large_for_a_journal_is_not_read(path: Path) -> None:

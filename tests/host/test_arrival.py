@@ -226,6 +226,7 @@ async def test_only_a_hello_of_what_was_prepared_is_taken(
         assert shell.arrival._hello is None
     else:
         assert told == inp.PeerHello(register_epoch=EPOCH)
+        assert shell.arrival._hello is not None
 
 
 # Before the source comes.
@@ -250,7 +251,12 @@ async def test_a_machine_that_is_leaving_is_waited_for_but_not_one_that_runs_her
     is_late: bool,
     is_created: bool,
 ) -> None:
-    monkeypatch.setattr(module, "LEAVING_LOOK_S", 0.0)
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
     if is_late:
         monkeypatch.setattr(module, "LEAVING_NS_MAX", -1)
     shell.host.registers.read = AsyncMock(return_value=standing(EPOCH))
@@ -259,6 +265,7 @@ async def test_a_machine_that_is_leaving_is_waited_for_but_not_one_that_runs_her
     shell.host.hypervisor.create = AsyncMock(side_effect=[refused, refused, shell.vmm])
     (told,) = await shell.done(fx.PrepareMachine(spec=SPEC, placements=()))
     assert isinstance(told, inp.Prepared if is_created else inp.OperationFailed)
+    assert waited == [module.LEAVING_LOOK_S] * 2 * is_created
 
 
 # Memory.

@@ -224,6 +224,8 @@ async def test_a_vmm_that_fails_is_no_fault_of_the_destination(
             setattr(shell.vmm, fails, AsyncMock(side_effect=error))
     (told,) = await shell.done(fx.OpenLink(address="there", port=1, token=b"t"))
     assert isinstance(told, inp.OperationFailed)
+    says = "no VMM of machine m is alive" if fails == "find" else error.message
+    assert says in told.message
 
 
 @pytest.mark.parametrize("part", ["slow", "dirty"])
@@ -256,6 +258,17 @@ async def test_a_round_is_done_when_it_is_applied(shell: Shell) -> None:
         inp.LinkLost,
         inp.LinkLost,
     ]
+
+
+async def test_a_round_that_is_over_is_not_reported_any_more(shell: Shell) -> None:
+    shell.outgoing.slow, shell.outgoing.dirty = (
+        AsyncMock(),
+        AsyncMock(side_effect=AbortedError("x")),
+    )
+    shell.departure._heard(APPLIED)
+    await shell.done(fx.SendRound(round=1))
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_nothing_is_sent_over_a_link_that_is_closed(shell: Shell) -> None:
@@ -388,11 +401,17 @@ async def test_without_a_last_word_it_is_not_waited_for(
 async def test_a_machine_whose_replies_wait_is_paused_when_they_are_stored(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "REPLIES_PACE_S", 0.0)
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
     refused = RefusedError("replies wait")
     shell.vmm.pause = AsyncMock(side_effect=[refused, refused, Checkpoint(b"abc", 9)])
     assert await shell.done(fx.PauseMachine()) == [inp.Paused(stopped_ns=9, checkpoint_bytes=3)]
     assert shell.departure._checkpoint == Checkpoint(b"abc", 9)
+    assert waited == [module.REPLIES_PACE_S] * 2
     monkeypatch.setattr(module, "REPLIES_S_MAX", -1.0)
     shell.vmm.pause = AsyncMock(side_effect=[refused, Checkpoint(b"abc", 9)])
     assert (await shell.done(fx.PauseMachine()))[1:] == [
@@ -419,6 +438,12 @@ async def test_a_machine_is_resumed_once_however_silent_its_vmm_is(
     assert isinstance(resumed, inp.Resumed)
     assert (resumed.first_step_ns == 11) is bool(asked)
     assert shell.vmm.resume.mock_calls == asked
+
+
+async def test_a_vmm_is_looked_for_once(shell: Shell) -> None:
+    """In a stun nobody asks who it is."""
+    assert await shell.departure._vmm() is await shell.departure._vmm() is shell.vmm
+    assert len(shell.host.hypervisor.find.mock_calls) == 1
 
 
 async def test_memory_is_freed_after_the_log_was_told(shell: Shell) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from unittest.mock import ANY, Mock, call
 
-import msgspec
 import pytest
 
 from godwit.host import facts as module
@@ -117,12 +116,12 @@ async def test_what_the_journal_does_not_take_has_not_happened(lane: Lane1) -> N
         lane.facts.append(Append(event=GO, durability=Durability.JOURNALED))
     assert lane.names() == ["journal.append"]
     lane.journal.append.side_effect = None
+    promised = lane.facts.telling(link.Go())
     lane.facts.append(Append(event=GO, durability=Durability.JOURNALED))
     first, second = (recorded.envelope for recorded in lane.journaled())
     assert first.lane_sequence == second.lane_sequence == 1
     assert first.causation == second.causation == "the-decision"
-    told = lane.facts.telling(link.Go())
-    assert told.fact == second.id
+    assert first.id != promised.fact == second.id
 
 
 async def test_a_fact_says_what_it_came_of(lane: Lane1) -> None:
@@ -134,11 +133,13 @@ async def test_a_fact_says_what_it_came_of(lane: Lane1) -> None:
     facts.write(RELEASED, Durability.LAGGING)
     facts.causes = Mock(of=Mock(return_value=Cause("told", is_logged=False)))
     facts.write(RELEASED, Durability.LAGGING)
+    facts.causes = Mock(of=Mock(return_value=Cause()))
+    facts.write(RELEASED, Durability.LAGGING)
     envelopes = [recorded.envelope for recorded in lane.journaled()]
-    assert [each.causation for each in envelopes] == ["the-decision", "heard", ""]
-    assert [each.lane_sequence for each in envelopes] == [1, 2, 3]
+    assert [each.causation for each in envelopes] == ["the-decision", "heard", "", ""]
+    assert [each.lane_sequence for each in envelopes] == [1, 2, 3, 4]
     headers = [each.args[3]() for each in lane.outbox.put.mock_calls]
-    assert [each.get(CAUSE) for each in headers] == ["the-decision", "heard", "told"]
+    assert [each.get(CAUSE) for each in headers] == ["the-decision", "heard", "told", None]
     assert ".host-1." in lane.outbox.put.mock_calls[0].args[0]
     assert lane.outbox.put.mock_calls[0].args[0] != lane.outbox.put.mock_calls[1].args[0]
 
@@ -184,6 +185,7 @@ async def test_whoever_waits_until_all_is_stored_waits_for_what_is_held_too(lane
     waiting = asyncio.create_task(lane.facts.stored())
     await asyncio.sleep(0)
     (last,) = lane.stored
+    assert not waiting.done()
     waiting.cancel()
     await asyncio.wait({waiting})
     assert not last.cancelled()
@@ -232,6 +234,12 @@ async def test_a_signature_is_journaled_and_the_next_of_its_lane(lane: Lane1) ->
     assert lane.journal.append.mock_calls == [call(encode_record(signed), sync=False)]
     lane.facts.write(RELEASED, Durability.LAGGING)
     assert lane.journaled()[-1].envelope.lane_sequence == 3
+    lane.journal.append.side_effect = JournalFullError("no room")
+    with pytest.raises(JournalFullError):
+        lane.facts.sign(Mock())
+    lane.journal.append.side_effect = None
+    lane.facts.write(RELEASED, Durability.LAGGING)
+    assert lane.journaled()[-1].envelope.lane_sequence == 4
 
 
 async def test_what_is_rehearsed_is_what_would_be_written(lane: Lane1) -> None:
@@ -242,4 +250,3 @@ async def test_what_is_rehearsed_is_what_would_be_written(lane: Lane1) -> None:
     assert lane.names() == ["journal.rehearse"]
     lane.facts.write(GO, Durability.LAGGING)
     assert lane.journaled()[-1].envelope.lane_sequence == 1
-    assert msgspec.msgpack.encode(GO)

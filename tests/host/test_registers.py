@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 from unittest.mock import AsyncMock, Mock
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 
 from godwit.host import registers
-from godwit.host.marks import MarkFiles
+from godwit.host.marks import MarkFiles, MemoryMarks
 from godwit.host.registers import Registers, RegisterWentBackError
 from godwit.runtime.event_log import LogFullError
 from godwit.runtime.nats_log import NatsLog
@@ -198,3 +199,54 @@ async def test_a_register_that_shows_less_is_given_time_to_show_more(
     with pytest.raises(RegisterWentBackError):
         await Registers(Mock(last=AsyncMock(return_value=older))).read("m", seen)
     assert waited == [0.25] * registers.LOOKS_MAX
+
+
+class Log:
+    """One whose register shows what a test wants; every write of it wins."""
+
+    def __init__(self) -> None:
+        self.shown = reg.NO_REGISTER
+        self.sequence = 0
+
+    async def append(self, *_: object, **__: object) -> int:
+        self.sequence += 1
+        return self.sequence
+
+    async def last(self, subject: str) -> Stored | None:
+        if self.shown.record is None:
+            return None
+        return Stored(subject, self.shown.sequence, 0, reg.encode(self.shown.record), {})
+
+
+async def test_what_was_won_is_known_before_it_is_noted_and_noted_unless_more_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A host's other service may have seen a later one meanwhile."""
+    due: list[object] = []
+    loop = asyncio.get_running_loop()
+    later = lambda _seconds, note, machine: due.append(lambda: note(machine))  # noqa: E731
+    monkeypatch.setattr(loop, "call_later", later)
+    log, marks = Log(), MemoryMarks()
+    host = Registers(log, marks)
+    first = reg.started("m", "host-1", None)
+    moved = reg.moved(first, "host-2", "some-migration")
+    await host.compare_and_set(first, 0)
+    log.shown = reg.RegisterView(first, 1)
+    won = await host.compare_and_set(moved, 1)
+    assert marks.read("m") == reg.NO_REGISTER
+    with pytest.raises(RegisterWentBackError):
+        await host.read("m")
+    for note in due:
+        note()
+    assert marks.read("m") == won.standing
+    gone_on = reg.RegisterView(reg.moved(moved, "host-3", "another"), 3)
+    await host.compare_and_set(moved, 2)
+    marks.write("m", gone_on)
+    due[-1]()
+    assert marks.read("m") == gone_on
+
+
+async def test_a_register_is_read_also_where_its_mark_cannot_be_written(tmp_path: Path) -> None:
+    log = Log()
+    log.shown = reg.RegisterView(reg.started("m", "host-1", None), 1)
+    assert await Registers(log, MarkFiles(tmp_path / "not there")).read("m") == log.shown

@@ -339,6 +339,8 @@ def _blocks(number: int, node: ast.AST) -> Iterator[Change]:
                         yield "not entered", Spot(number, field, place), item, bare
     if isinstance(node, ast.Try):
         for place, handler in enumerate(node.handlers):
+            if isinstance(handler.body[0], ast.Raise) and handler.body[0].exc is None:
+                continue
             raising = ast.ExceptHandler(handler.type, handler.name, [ast.Raise()])
             yield "raised", Spot(number, "handlers", place), handler.type or handler, raising
     if isinstance(node, ast.ExceptHandler) and isinstance(node.type, ast.Tuple):

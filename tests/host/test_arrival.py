@@ -377,9 +377,14 @@ async def test_a_last_round_that_does_not_come_is_not_waited_for_for_ever(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "STAGE_S_MAX", 0.0)
-    shell.session.round_applied = AsyncMock(side_effect=asyncio.Event().wait)
+
+    async def never(_round: int) -> None:
+        await asyncio.Event().wait()
+
+    shell.session.round_applied = never
     (told,) = await shell.done(staged(shell))
     assert isinstance(told, inp.ImageBad)
+    assert told.message == "the operation did not end in time"
 
 
 async def test_nothing_is_taken_over_a_link_that_is_closed(shell: Shell) -> None:

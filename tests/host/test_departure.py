@@ -5,6 +5,7 @@ tells the core of what it came to.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from unittest.mock import AsyncMock, Mock, call
@@ -294,6 +295,18 @@ async def test_whoever_waits_once_the_link_is_lost_is_told_why(shell: Shell) -> 
     assert shell.departure._over.is_set()
     assert shell.outgoing.abort.called
     assert shell.heard[0] == inp.LinkLost(message="cut")
+
+
+async def test_what_nobody_waited_for_is_no_failure() -> None:
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    shell = Shell()
+    shell.departure._lost("cut")
+    shell.departure._applied_future(1)
+    del shell
+    gc.collect()
+    await asyncio.sleep(0)
+    assert failures == []
 
 
 async def test_what_the_destination_says_is_told_and_is_what_a_fact_comes_of(

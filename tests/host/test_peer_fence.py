@@ -59,6 +59,28 @@ async def test_a_proof_is_stored_durably_for_who_asked_before_the_role_is_told()
     assert fence.told == [inp.PeerFenced()]
 
 
+async def test_whoever_wants_a_proof_that_is_being_got_waits_for_that_one() -> None:
+    """A program may take a host's power: it is not asked to twice, also while the log is away."""
+    fence = Fence(Proof(answer="off"), Proof(answer="off again"))
+    may_end = asyncio.Event()
+
+    async def prove(*_: object) -> Proof:
+        await may_end.wait()
+        return Proof(answer="off")
+
+    fence.program.side_effect = prove
+    proofs = [asyncio.create_task(fence.fence.prove(by)) for by in ("", "ada@desk")]
+    await fence.turns()
+    may_end.set()
+    await fence.turns()
+    proofs.append(asyncio.create_task(fence.fence.prove()))
+    await fence.turns()
+    assert len(fence.program.mock_calls) == len(fence.stored) == 1
+    fence.stored[0].set_result(True)
+    await asyncio.gather(*proofs)
+    assert fence.told == [inp.PeerFenced()] * 3
+
+
 async def test_a_proof_that_the_log_refused_is_got_again() -> None:
     fence = Fence(Proof(answer="1"), Proof(answer="2"))
     proving = asyncio.create_task(fence.fence.prove())

@@ -453,6 +453,14 @@ async def test_a_vmm_that_is_just_being_created_is_freed_too(shell: Shell) -> No
     assert shell.order == ["creation ended", "stopped", "MemoryFreed"]
 
 
+async def test_what_this_life_created_is_ended_whatever_it_says_of_itself(shell: Shell) -> None:
+    shell.has_memory()
+    shell.vmm.status = AsyncMock(side_effect=SILENT)
+    shell.host.hypervisor.find = AsyncMock(return_value=None)
+    assert await shell.done(fx.FreeMemory()) == [inp.MemoryFreed()]
+    assert shell.order == ["memory closed", "stopped", "MemoryFreed"]
+
+
 @pytest.mark.parametrize("state", [*VmmState, None])
 async def test_what_a_former_life_created_is_ended_unless_it_ran(
     shell: Shell, state: VmmState | None
@@ -509,6 +517,16 @@ async def test_no_gate_is_opened_of_a_vmm_that_is_gone(shell: Shell) -> None:
     assert await shell.done(fx.OpenGate(epoch=4)) == [
         inp.OperationFailed(message="the VMM of m is gone")
     ]
+
+
+async def test_a_vmm_is_looked_for_once(shell: Shell) -> None:
+    """In a stun nobody asks who it is."""
+    await shell.done(CLAIM)
+    opened = (await shell.done(fx.OpenGate(epoch=4)))[1]
+    assert isinstance(opened, inp.GateOpened)
+    assert opened.first_step_ns == 11
+    assert opened.owned_ns == shell.arrival._owned_ns
+    assert len(shell.host.hypervisor.find.mock_calls) == 1
 
 
 async def test_effects_reach_whom_they_are_for(shell: Shell) -> None:

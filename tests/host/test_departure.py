@@ -297,6 +297,19 @@ async def test_whoever_waits_once_the_link_is_lost_is_told_why(shell: Shell) -> 
     assert shell.heard[0] == inp.LinkLost(message="cut")
 
 
+@pytest.mark.parametrize("message", [WELCOME, APPLIED])
+async def test_what_time_it_is_there_is_asked_after_every_round(
+    shell: Shell, message: link.LinkMessage
+) -> None:
+    """Two clocks drift apart: what is known by the stun must be young."""
+    shell.departure._heard(message)
+    (asked,) = shell.said
+    assert isinstance(asked, link.Ping)
+    assert asked.asked_ns
+    shell.departure._heard(link.Pong(asked_ns=asked.asked_ns, heard_ns=5, said_ns=6))
+    assert shell.departure._peer_clock.offset_ns() is not None
+
+
 async def test_what_nobody_waited_for_is_no_failure() -> None:
     failures: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))

@@ -2,6 +2,11 @@
 real, so that nothing else ends the wait for a step. Real ones are in ``test_life_cycle``.
 """
 
+import logging
+import os
+import signal
+import socket
+import sys
 from unittest.mock import Mock, call
 
 import msgspec
@@ -318,3 +323,53 @@ def test_writes_are_tracked_from_the_beginning_if_the_kernel_can(monkeypatch, tr
     assert track.mock_calls == [call([(8, 9)])]
     assert process._tracking_fd == tracked
     assert machine.state is VmmState.GATED
+
+
+@pytest.fixture
+def process(tmp_path, monkeypatch):
+    """What ``main`` is given, and what stands when the machine runs."""
+    folder = vmm.MachineFolder(tmp_path)
+    folder.order.write_bytes(msgspec.msgpack.encode(wire.Spawn(SPEC, "nats://")))
+    lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    os.set_inheritable(lock, True)
+    listener, other = socket.socketpair()
+    monkeypatch.setattr(sys, "argv", ["vmm", str(tmp_path), str(listener.fileno()), str(lock)])
+    monkeypatch.setattr(logging, "basicConfig", Mock())
+    before = signal.getsignal(signal.SIGINT), sys.getswitchinterval()
+    yield Mock(lock=lock, listener=listener.detach())
+    signal.signal(signal.SIGINT, before[0])
+    sys.setswitchinterval(before[1])
+    os.close(lock)
+    other.close()
+
+
+@pytest.mark.parametrize(("failure", "ended_with"), [(None, 0), (ZeroDivisionError, 1)])
+def test_a_process_says_who_it_is_keeps_its_lock_to_itself_and_ends_at_once(
+    process, monkeypatch, failure, ended_with
+):
+    """What a guest starts would hold the lock after the machine's end; Ctrl-C ends no machine."""
+    found = []
+
+    def run():
+        found.append(os.pread(process.lock, 32, 0))
+        found.append(os.get_inheritable(process.lock))
+        signal.raise_signal(signal.SIGINT)
+        if failure:
+            raise failure
+
+    class Ended(BaseException):
+        pass
+
+    def end(status):
+        raise Ended(status)
+
+    made = Mock(return_value=Mock(run=run))
+    monkeypatch.setattr(vmm, "VmmProcess", made)
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(Ended) as ended:
+        vmm.main()
+    order, listener = made.mock_calls[0].args
+    listener.close()
+    assert order.spec == SPEC
+    assert ended.value.args == (ended_with,)
+    assert found == [str(os.getpid()).encode(), False]

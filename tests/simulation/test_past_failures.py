@@ -326,3 +326,14 @@ def test_a_host_that_the_machine_has_come_to_prepares_nothing_for_an_older_order
         isinstance(effect, fx.Append) and isinstance(effect.event, ev.PreparationRefused)
         for effect in effects
     )
+
+
+def test_what_a_destination_saw_of_another_ends_its_doubt_also_if_the_register_has_lost_it() -> (
+    None
+):
+    state = msgspec.structs.replace(
+        begun_destination(STILL_HERE), phase=destination.Phase.DOUBTING, fenced=True
+    )
+    after, effects = destination.step(state, over(STARTED_ANEW), 0)
+    assert after.phase is destination.Phase.DISCARDING
+    assert effects == (fx.FreeMemory(),)

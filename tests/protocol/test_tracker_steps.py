@@ -352,3 +352,17 @@ def test_a_host_is_known_by_what_it_announced_last() -> None:
     assert list(seen.holdings) == ["r"], "what is held stays"
     assert seen.sequence == 1
     assert set(desk.state.hosts) == {*HOSTS, "host-3"}
+
+
+def test_a_line_that_cannot_be_read_is_passed_over_once() -> None:
+    """The write that expected to come before it has lost, and is tried again behind it."""
+    desk = Desk(H100)
+    (first,) = desk.tell(want("r"))
+    host = line_of(first).host
+    (again,) = desk.tell(tracker.LedgerUnreadable(host=host, sequence=1))
+    assert line_of(again) == line_of(first)
+    assert (first.expected_sequence, again.expected_sequence) == (0, 1)
+    for old in (0, 1):
+        before = desk.state
+        assert desk.tell(tracker.LedgerUnreadable(host=host, sequence=old)) == ()
+        assert desk.state == before

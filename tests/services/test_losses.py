@@ -140,3 +140,10 @@ async def test_a_write_off_that_the_register_has_lost_is_written_again() -> None
     register = Register(shows(STARTED, seen=ours), shows(ours))
     assert await written_off(register) == ours.epoch
     assert register.written == [ours]
+
+
+async def test_a_register_that_has_lost_everything_is_written_all_the_same() -> None:
+    register = Register(Overruled(reg.NO_REGISTER, reg.RegisterView(STARTED, 1)), shows(MOVED))
+    with pytest.raises(ConflictError):
+        await written_off(register)
+    assert register.written[0] == reg.lost(None, "m", "some-migration", STARTED.epoch)

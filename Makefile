@@ -13,7 +13,7 @@ help:
 	@echo "make test       run all tests; the whole chaos matrix is make chaos"
 	@echo "make test-fast  run the unit and property tests only"
 	@echo "make chaos      break every party at every step of a migration (about an hour)"
-	@echo "make mutation   take each guard of the switchover out: some test must fail (some minutes)"
+	@echo "make mutation   take each guard of the switchover out: some test must fail (half an hour)"
 	@echo "make bench      measure it against its peers, which it installs as root (about an hour)"
 	@echo "make lint       style, types and the layering contract"
 	@echo "make docs       regenerate the parts of docs/ that come from the code"

@@ -234,3 +234,11 @@ def test_a_machine_that_is_lost_is_nobodys_in_an_epoch_that_nobody_has_had(
     assert not any(reg.may_run(record, host) for host in (*HOSTS, ""))
     assert reg.given(record, "host-1", epoch + 1, "") is None
     assert reg.started("m1", "host-3", record).epoch == epoch + 1
+
+
+def test_where_nothing_is_shown_nothing_is_raised_whatever_was_seen() -> None:
+    shown = reg.RegisterView(reg.started("m", "host-1", None), 1)
+    seen = reg.RegisterView(msgspec.structs.replace(shown.record, epoch=4), 2)
+    assert reg.raised(reg.NO_REGISTER, seen) == reg.NO_REGISTER
+    assert reg.raised(shown, reg.NO_REGISTER) == shown
+    assert reg.raised(shown, seen) == reg.RegisterView(seen.record, 1)

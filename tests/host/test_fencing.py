@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -17,6 +17,8 @@ from godwit_protocol.errors import UnreachableError
 from godwit_protocol.events import Event
 from godwit_protocol.roles import inputs as inp
 from godwit_protocol.roles.effects import Address, Durability, Service
+
+TEST_S_MAX = 40
 
 
 def program(tmp_path: Path, body: str) -> Path:
@@ -62,41 +64,41 @@ async def test_a_program_that_cannot_be_run_proves_nothing(tmp_path: Path) -> No
 async def test_at_the_deadline_the_program_is_killed_with_all_that_it_started(
     tmp_path: Path,
 ) -> None:
-    noted = tmp_path / "pids"
+    noted = tmp_path / "pid"
     path = program(tmp_path, f"sleep 100 & echo $! > {noted}; echo powered-off host-2; sleep 100")
-    began_s = time.monotonic()
-    with pytest.raises(NotFencedError, match="did not answer"):
-        await CommandFencing([str(path)], timeout_s=0.5).prove_off("host-2")
-    assert time.monotonic() - began_s < 10
-    await until_gone(int(noted.read_text()))
+    async with asyncio.timeout(TEST_S_MAX):
+        with pytest.raises(NotFencedError, match="did not answer"):
+            await CommandFencing([str(path)], timeout_s=2).prove_off("host-2")
+        await until_gone(int(noted.read_text()))
 
 
 async def test_who_waits_no_more_leaves_no_program_behind(tmp_path: Path) -> None:
-    noted = tmp_path / "pid"
-    path = program(tmp_path, f"echo $$ > {noted}.new; mv {noted}.new {noted}; sleep 100")
+    told = tmp_path / "pid"
+    os.mkfifo(told)
+    path = program(tmp_path, f"echo $$ > {told}; sleep 100")
     asking = asyncio.create_task(CommandFencing([str(path)]).prove_off("host-2"))
-    async with asyncio.timeout(10):
-        while not noted.exists():  # noqa: ASYNC110
-            await asyncio.sleep(0)
-    asking.cancel()
-    await asyncio.wait({asking})
-    assert asking.cancelled()
-    await until_gone(int(noted.read_text()))
+    async with asyncio.timeout(TEST_S_MAX):
+        pid = int(await asyncio.to_thread(told.read_text))
+        asking.cancel()
+        await asyncio.wait({asking})
+        assert asking.cancelled()
+        await until_gone(pid)
 
 
 async def until_gone(pid: int) -> None:
-    """A child of a killed program is reaped by whoever adopts it."""
-    async with asyncio.timeout(10):
-        while _state(pid) != "Z":  # noqa: ASYNC110
-            await asyncio.sleep(0)
-
-
-def _state(pid: int) -> str:
-    """As the kernel says; a process that has been reaped is as good as a zombie."""
+    """Until it has ended; a child of a killed program is reaped by whoever adopts it."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "Z"
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(process, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(process)
+        os.close(process)
 
 
 async def test_without_a_program_only_an_operators_word_is_proof() -> None:

@@ -207,6 +207,21 @@ def test_an_abort_is_counted_by_its_reason_and_its_stun_apart(name: str) -> None
     assert value(of_host(name, Lane.SOURCE), metrics.REMAINING_BYTES) == 0
 
 
+def test_the_wait_of_a_migration_that_still_waits_is_seen_until_its_destination_prepares() -> None:
+    figures, now_ns = Figures(Service.COORDINATOR), [0]
+    migrations = Migrations(figures, "coordinator-1", lambda: now_ns[0])
+    waits = list[tuple[type[Event], float]]()
+    for recorded, time_ns in told("v1-completed.ndjson"):
+        now_ns[0] = now_ns[0] or time_ns + 90 * 10**9
+        migrations.learn(recorded, time_ns)
+        waits.append((type(recorded.event), value(figures, metrics.OLDEST_WAIT_SECONDS)))
+    kinds, seconds = zip(*waits, strict=True)
+    until = kinds.index(ev.PreparationOrdered)
+    assert kinds[0] is ev.MigrationRequested
+    assert seconds == (90.0,) * until + (0.0,) * (len(kinds) - until)
+    assert value(of_coordinator("v1-aborted.ndjson"), metrics.OLDEST_WAIT_SECONDS) == 0
+
+
 def test_a_doubt_is_there_as_long_as_it_lasts() -> None:
     figures = of_coordinator("v1-in-doubt.ndjson")
     assert value(figures, metrics.MIGRATIONS_OPEN) == 1

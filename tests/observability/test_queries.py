@@ -240,6 +240,8 @@ class Case(NamedTuple):
 FAILED = 'godwit_machines_failed_total{service="source_host",host="host-1"}'
 ALARM = 'godwit_alarms_total{alarm="doubt_raised",service="coordinator",host=""}'
 
+OLDEST_WAIT = 'godwit_migration_oldest_wait_seconds{service="coordinator"}'
+
 
 def ended(outcome: str, reason: str = "") -> str:
     return f'godwit_migrations_total{{outcome="{outcome}",reason="{reason}"}}'
@@ -277,6 +279,12 @@ CASES = {
             ended("completed"): "0+1x60",
         },
         {25, 35, 55},
+    ),
+    "a queue that stands still": Case(
+        "GodwitMigrationsWaiting", {OLDEST_WAIT: "0x10 60+60x50"}, {35, 55}
+    ),
+    "short waits, one after the other": Case(
+        "GodwitMigrationsWaiting", {OLDEST_WAIT: "0x10 20x50"}, set()
     ),
 }
 

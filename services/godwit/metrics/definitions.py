@@ -197,6 +197,13 @@ MIGRATIONS_OPEN = Metric(
     "Migrations that have not ended, as this replica sees them: all replicas see the same.",
     _COORDINATOR,
 )
+OLDEST_WAIT_SECONDS = Metric(
+    "godwit_migration_oldest_wait_seconds",
+    Kind.GAUGE,
+    "Of the open migrations whose destination was not told to prepare yet, how long the first has"
+    " waited since its request; 0: none waits.",
+    _COORDINATOR,
+)
 MIGRATIONS_IN_DOUBT = Metric(
     "godwit_migrations_in_doubt",
     Kind.GAUGE,

@@ -7,7 +7,8 @@ over the stun's events after the end: it is counted when it is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,9 +42,12 @@ class _Followed:
 class Migrations:
     """Turns migrations into a coordinator's figures."""
 
-    def __init__(self, figures: Figures, coordinator: str) -> None:
-        """``coordinator``: the name of this replica."""
+    def __init__(
+        self, figures: Figures, coordinator: str, wall_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        """``coordinator``: the name of this replica; ``wall_ns``: its clock."""
         self._figures = figures
+        self._wall_ns = wall_ns
         self._name = coordinator
         self._followed: dict[str, _Followed] = {}
         self._counting = False
@@ -123,3 +127,13 @@ class Migrations:
         doubtful = outcomes.count(Outcome.IN_DOUBT)
         yield Reading(metrics.MIGRATIONS_OPEN, outcomes.count(Outcome.RUNNING) + doubtful)
         yield Reading(metrics.MIGRATIONS_IN_DOUBT, doubtful)
+        yield Reading(metrics.OLDEST_WAIT_SECONDS, self._oldest_wait_ns() / _NS)
+
+    def _oldest_wait_ns(self) -> int:
+        since = (
+            followed.requested_ns
+            for followed in self._followed.values()
+            if followed.summary.outcome is Outcome.RUNNING and not followed.prepared_ns
+        )
+        first_ns = min(since, default=None)
+        return 0 if first_ns is None else max(self._wall_ns() - first_ns, 0)

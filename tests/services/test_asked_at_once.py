@@ -68,9 +68,9 @@ async def test_the_two_hosts(both: BothLog) -> None:
 
 
 async def test_the_machines_hosts_and_what_its_move_would_take(both: BothLog) -> None:
-    await _started_at(both, "at-once-3", "at-once-4")
+    await _started_at(both, "at-once-3", "at-once-4", "at-once-5")
     both.together(subjects.inventory("at-once-4"), subjects.machine_history("at-once-3"))
-    requested = MigrationRequested(machine="at-once-3", destination=THERE, limits=Limits())
+    requested = MigrationRequested(machine="at-once-3", destination="at-once-5", limits=Limits())
 
     async def estimate(record: reg.RegisterRecord | None) -> EstimateMade:
         assert record is not None
@@ -86,14 +86,14 @@ async def test_what_the_machine_writes_and_what_the_link_carries(both: BothLog) 
     assert set(await forecasts(both, NAME, HERE, (THERE,), Limits())) == {THERE}
 
 
-async def _started_at(log: NatsLog, name: str, host: str) -> None:
+async def _started_at(log: NatsLog, name: str, host: str, other: str) -> None:
     """A machine that runs at ``host``, and the other host announced."""
     spec = MachineSpec(name=name, guest="a:B", ram_bytes=2**20)
     record = reg.started(name, host, None, start="start")
     await log.append(subjects.register(name), reg.encode(record), message_id=record.nonce)
     announced = HostAnnounced(hypervisors=(), missing=(), memory_bytes=2**30, kernel="", gpus=())
     of_machine = LaneWriter(CLOCK, Lane.SOURCE, host, Scope.of_machine(name))
-    of_host = LaneWriter(CLOCK, Lane.SOURCE, THERE, Scope.of_host(THERE))
+    of_host = LaneWriter(CLOCK, Lane.SOURCE, other, Scope.of_host(other))
     started = MachineStarted(start="start", spec=spec, register_epoch=1)
     await of_machine.seal(started).append_to(log)
     await of_host.seal(announced).append_to(log)

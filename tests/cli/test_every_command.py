@@ -50,6 +50,8 @@ class Told(NamedTuple):
     """As it is shown; nothing where it was never stunned."""
     watched: str
     """The stun, as watch tells it."""
+    stands: str
+    """Where the machine is in the end, and what is to be done."""
     otherwise: str
     """How what-if ends with the recorded settings."""
     never: Sequence[str]
@@ -69,6 +71,7 @@ STORIES: Final = {
         source="source is releasing",
         stun="16.440 ms",
         watched="stun 16.4 ms of 2.0 s",
+        stands="The machine is on host-2 now. Nothing is left to be done.",
         otherwise="completed",
         never=("ALARM", "aborted", "in doubt"),
     ),
@@ -79,6 +82,7 @@ STORIES: Final = {
         source="source is abandoned",
         stun="",
         watched="stun - of 1.0 µs",
+        stands="The machine stays on host-2, as it was. Nothing of it is lost.",
         otherwise="aborted (cancelled)",
         never=("ALARM", "completed", "in doubt", "GO"),
     ),
@@ -89,6 +93,7 @@ STORIES: Final = {
         source="source is abandoned",
         stun="38.049 ms",
         watched="stun 38.0 ms of 2.0 s",
+        stands="The machine stays on host-2, as it was. Nothing of it is lost.",
         otherwise="aborted (destination lost)",
         never=("ALARM", "in doubt", "gave GO"),
     ),
@@ -99,6 +104,7 @@ STORIES: Final = {
         source="source is awaiting_quarantine",
         stun="it was stunned; whether it runs on host-1 cannot be proven",
         watched="stun ~5.1 ms of 2.0 s",
+        stands="Neither host-2 nor host-1 has the proof that the other does not run the machine",
         otherwise="in doubt",
         never=("the migration ended", "owns the machine and runs it"),
     ),
@@ -154,7 +160,10 @@ def test_the_timeline(asked: Callable[..., str], name: str) -> None:
     happened = [line for line in story.splitlines() if "@" in line[:60]]
     assert expected.last in happened[-1]
     assert "asked to move machine" in happened[0]
-    assert re.match(r"migration \S+, asked for \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\n", told)
+    assert re.match(r"migration \S+, asked for \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\n", told)
+    assert told.splitlines()[2].startswith(expected.stands)
+    order = f"godwit migration resolve {id_of(name)} --run-on host-2|host-1"
+    assert (order in told) is (expected.phase == "in doubt")
     into = re.findall(r"stun \+([\d.]+) (..)", told)
     assert {unit for _, unit in into} <= {"ms"}
     assert len(into) == told.count("stun +")

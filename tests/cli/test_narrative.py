@@ -105,8 +105,8 @@ def test_a_round_is_told_with_its_numbers_and_its_reason() -> None:
         )
     )
     assert told == (
-        "sent round 2: 512 pages (2.0 MiB) in 4.0 ms at 4.0 Gbit/s; 64.0 KiB written meanwhile,"
-        " a stun now would take 5.2 ms. Stun now, because: small enough"
+        "sent round 2: 512 pages (2.0 MiB) in 4.0 ms, by a link of 4.0 Gbit/s; 64.0 KiB"
+        " written meanwhile, a stun now would take 5.2 ms. Stun now, because: small enough"
     )
 
 

@@ -84,6 +84,22 @@ def test_the_page_is_whole_and_needs_nothing_else(name: str) -> None:
     assert "url(" not in text
 
 
+@pytest.mark.parametrize(
+    ("name", "where", "alarmed"),
+    [
+        ("v1-completed", "The machine is on host-2 now.", False),
+        ("v1-rolled-back", "The machine stays on host-2, as it was.", False),
+        ("v1-in-doubt", "start or delete nothing by hand", True),
+    ],
+)
+def test_the_page_begins_with_where_the_machine_is(name: str, where: str, alarmed: bool) -> None:
+    _, text = read(name)
+    begins = text.partition("<body>")[2].partition("<dl>")[0]
+    assert where in begins
+    assert ('class="alarm"' in begins) is alarmed
+    assert "what went wrong on the way is not" in text
+
+
 def test_what_a_log_says_is_text_and_nothing_else() -> None:
     reader, text = read("v1-aborted", "<script>alert(1)</script>")
     assert "script" not in reader.seen

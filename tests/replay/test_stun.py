@@ -227,7 +227,7 @@ def test_parts_between_two_computers_are_told_with_their_error_or_not_at_all() -
 def test_what_is_known_of_a_stun_that_was_taken_back_is_told() -> None:
     parts = dict(stun_parts(summary("v1-rolled-back")))
     assert (parts["freeze"], parts["scan"], parts["copy"]) == ("5.347 ms", "1.160 ms", "4.337 ms")
-    assert parts["parts"] == "not all of them are known: it did not run at the destination"
+    assert parts["the rest"] == "25.050 ms, until it ran on at its source"
     assert dict(stun_parts(summary("v1-aborted"))) == {}
 
 

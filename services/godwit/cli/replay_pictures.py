@@ -19,6 +19,7 @@ from godwit.pictures.figures import (
 )
 from godwit.pictures.migrations import as_json
 from godwit.pictures.narrative import Narrator, reason
+from godwit.pictures.standing import standing
 from godwit.pictures.stun import NONE as NO_STUN
 from godwit.pictures.stun import stun, stun_parts
 from godwit_protocol.convergence import Decision
@@ -61,8 +62,12 @@ def _headline(summary: MigrationSummary) -> str:
     ended = f"{reason(summary.outcome)}{f' ({because})' if because else ''}"
     route = f"{summary.source or '?'} → {summary.destination or '?'}"
     asked = summary.requested_wall_ns
-    when = f", asked for {day_and_clock(asked)}" if asked else ""
-    return f"migration {summary.id}{when}\nmachine {summary.machine}, {route}: {ended}\n"
+    when = f", asked for {day_and_clock(asked)} UTC" if asked else ""
+    stands = f"{where}\n" if (where := standing(summary)) else ""
+    return (
+        f"migration {summary.id}{when}\nmachine {summary.machine}, {route}: {ended}\n{stands}"
+        "in causal order, each by its place in the log; times are the writers' clocks, UTC\n"
+    )
 
 
 def _line(moment: Moment, summary: MigrationSummary, narrator: Narrator) -> str:

@@ -24,6 +24,7 @@ from godwit_protocol.pacing import format_bandwidth
 from godwit_protocol.projections import MigrationSummary, fold
 from godwit_protocol.quantities import format_duration_ns, format_size
 from godwit_protocol.replay.signatures import KEY_SHOWN
+from godwit_protocol.roles.source_state import Phase
 
 from .figures import count, duration, rate, size, within
 
@@ -169,7 +170,8 @@ def _round(event: ev.RoundCompleted) -> str:
     figures = event.figures
     told = (
         f"sent round {figures.round}: {count(figures.pages, 'page')} ({size(figures.sent_bytes)})"
-        f" in {duration(figures.duration_ns)} at {rate(event.bandwidth_bytes_per_second)}"
+        f" in {duration(figures.duration_ns)}, by a link of"
+        f" {rate(event.bandwidth_bytes_per_second)}"
         f"{_left_out(figures)}; {size(figures.remaining_bytes)} written meanwhile,"
         f" a stun now would take {duration(event.predicted_stun_ns)}"
     )
@@ -216,7 +218,7 @@ def _final(event: ev.FinalCopySent) -> str:
 
 def _staged(event: ev.ImageStaged) -> str:
     verified = {
-        ev.Verify.OFF: "counts checked",
+        ev.Verify.OFF: "its pages counted, not compared",
         ev.Verify.WIRE: "what was sent and what was applied compared by digest",
         ev.Verify.FULL: "every byte compared by digest",
     }[event.verified]
@@ -308,6 +310,14 @@ def _announced(event: mev.HostAnnounced) -> str:
     )
 
 
+_DOUBTS: Final = {
+    f"no answer in phase {Phase.AWAITING_QUARANTINE}": (
+        " (the destination has not promised that it will not run it)"
+    ),
+    f"no answer in phase {Phase.YIELDED}": (
+        " (the register names the destination, which has not said that it runs it)"
+    ),
+}
 _TELLERS: Final[dict[type[Event], Teller]] = {
     ev.MigrationRequested: _requested,
     ev.CancelRequested: lambda e: f"{_by(e.requested_by)} to cancel the migration",
@@ -358,7 +368,10 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
     ),
     ev.FinalCopySent: _final,
     ev.ImageStaged: _staged,
-    ev.GoGiven: lambda _: "heard that all is staged and gave GO: it will not run the machine again",
+    ev.GoGiven: lambda _: (
+        "heard that all is staged and gave GO: it runs the machine again only with proof that the"
+        " destination does not"
+    ),
     ev.ActivationStarted: lambda _: "heard GO and takes the ownership in the register",
     ev.MachineActivated: lambda e: (
         f"owns the machine and runs it;"
@@ -366,7 +379,8 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
     ),
     ev.MachineReleased: lambda _: "heard that the machine runs there, and frees its memory here",
     ev.AbortIntended: lambda e: (
-        f"wants the machine back after GO and wrote so to the register,"
+        "wants the machine back after GO and wrote so to the register, where the destination can"
+        " take it no more; it waits for the word that nothing runs there,"
         f" because: {_because(e.reason)}"
     ),
     ev.MachineTakenBack: lambda e: (
@@ -380,7 +394,9 @@ _TELLERS: Final[dict[type[Event], Teller]] = {
     ev.ImageDiscarded: lambda e: (
         f"freed what it had received, because: {_because(e.reason, e.message)}"
     ),
-    ev.DoubtRaised: lambda e: f"ALARM: cannot prove who may run the machine: {e.message}",
+    ev.DoubtRaised: lambda e: (
+        f"ALARM: cannot prove who may run the machine: {e.message}{_DOUBTS.get(e.message, '')}"
+    ),
     ev.RunOrdered: _run_ordered,
     lev.LossOrdered: lambda e: (
         f"{_by(e.requested_by)} to give the machine up, vouching that both hosts are off for good"

@@ -23,6 +23,7 @@ from . import courses
 from .courses import RULES
 from .figures import clock, count, day_and_clock, duration, rate, size
 from .narrative import Narrator, reason
+from .standing import standing
 from .stun import stun, stun_parts
 
 LINKS_BYTES_PER_SECOND: Final = (125e6, 1.25e9, 3.125e9, 12.5e9)
@@ -41,6 +42,7 @@ tr.source td:nth-child(3) { color: #7a3b00 } tr.destination td:nth-child(3) { co
 small { color: #555 } .bar { fill: #4477aa }
 td:last-child { overflow-wrap: anywhere }
 .wrong { color: #a00000; font-weight: bold }
+.alarm { border: 2px solid #a00000; padding: .4rem .6rem; font-weight: bold }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem }
 dt { color: #555 } dd { margin: 0 }
 @media print { body { margin: 0; padding: 0; font-size: 10pt } tr { break-inside: avoid }
@@ -59,6 +61,7 @@ def page(
     body = "".join(
         (
             f"<h1>{escape(title)}</h1>",
+            _standing(summary),
             _facts(summary, gap),
             _story(told.moments),
             _rounds(summary.rounds),
@@ -73,6 +76,12 @@ def page(
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
         f"<body>{body}</body></html>\n"
     )
+
+
+def _standing(summary: MigrationSummary) -> str:
+    alarm = ' class="alarm"' if summary.outcome is ev.Outcome.IN_DOUBT else ""
+    where = standing(summary)
+    return f"<p{alarm}>{escape(where)}</p>" if where else ""
 
 
 def _facts(summary: MigrationSummary, gap: ClientGap | None) -> str:
@@ -99,8 +108,9 @@ def _story(moments: Iterable[Moment]) -> str:
     narrator = Narrator()
     rows = "".join(_moment(moment, narrator) for moment in moments)
     return (
-        "<h2>What happened</h2><table><caption>In causal order; times are the writers' clocks."
-        "</caption><thead><tr><th class=n>#</th><th>time</th><th>who</th><th>what</th></tr></thead>"
+        "<h2>What happened</h2><table><caption>In causal order, each by its place in the log;"
+        " times are the writers' clocks, UTC.</caption>"
+        "<thead><tr><th class=n>#</th><th>time</th><th>who</th><th>what</th></tr></thead>"
         f"<tbody>{rows}</tbody></table>"
     )
 
@@ -137,7 +147,17 @@ def _rounds(rounds: Sequence[ev.RoundCompleted]) -> str:
         for done in rounds
     ]
     bars = [_bar(done.figures.remaining_bytes / most) for done in rounds]
-    heads = ("round", "sent", "took", "link", "writes", "left", "stun bound", "decided", "left")
+    heads = (
+        "round",
+        "sent",
+        "took",
+        "link",
+        "writes",
+        "left",
+        "stun bound",
+        "decided",
+        "share left",
+    )
     return "<h2>Rounds</h2>" + _table(heads, rows, bars)
 
 
@@ -173,7 +193,12 @@ def _otherwise(move: Move | None) -> str:
     drawn = courses.bars([recorded, *(course for _, course in played)])
     heads = ("setting", *courses.HEADS, "left after each round")
     told = [(*row, bars) for row, bars in zip(rows, drawn, strict=True)]
-    return "<h2>What if</h2>" + _table(heads, told, [])
+    about = (
+        "<p><small>What the machine wrote is played again under other settings; what went wrong on"
+        " the way is not: a row says what the move would have taken, and not whether it would have"
+        " come to the end that this one did.</small></p>"
+    )
+    return f"<h2>What if</h2>{about}" + _table(heads, told, [])
 
 
 def _proof(verified: Verification) -> str:

@@ -30,7 +30,7 @@ def stun(summary: MigrationSummary) -> str:
 
 
 def stun_parts(summary: MigrationSummary) -> list[tuple[str, str]]:
-    """Each part that is known with what it took, and if some are not, why."""
+    """Each part that is known with what it took, and if some are not, why, or what is left."""
     marks = summary.marks
     told = [
         (part, exact(part_ns) + within(marks.error_ns() if part in BETWEEN_HOSTS else 0))
@@ -38,8 +38,10 @@ def stun_parts(summary: MigrationSummary) -> list[tuple[str, str]]:
     ]
     if summary.stun_ns is None or marks.components_ns():
         return told
-    why = "it was not given by GO" if marks.first_step_ns else "it did not run at the destination"
-    return [*told, ("parts", f"not all of them are known: {why}")]
+    rest_ns = summary.stun_ns - sum(marks.parts_ns().values())
+    if not marks.first_step_ns:
+        return [*told, ("the rest", f"{exact(max(rest_ns, 0))}, until it ran on at its source")]
+    return [*told, ("parts", "not all of them are known: it was not given by GO")]
 
 
 def _at_the_destination(summary: MigrationSummary) -> str:

@@ -135,7 +135,11 @@ VMM: Final = Group(
     ),
 )
 """The second stage starts real ones. What times them is left out: the machine may be busy."""
-GROUPS: Final = (CORES, JOURNALS, SIDES, VMM)
+HOST_SERVICES: Final = Group(
+    ("godwit.destination_host.service",),
+    (("tests/host/test_destination_service.py",),),
+)
+GROUPS: Final = (CORES, JOURNALS, SIDES, HOST_SERVICES, VMM)
 STAGES_MAX: Final = max(len(group.stages) for group in GROUPS)
 
 

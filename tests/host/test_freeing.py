@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from godwit.host import freeing
@@ -44,3 +46,19 @@ async def test_it_is_not_tried_for_ever() -> None:
     with pytest.raises(DeadlineError, match="could not be ended"):
         await freeing.freed(end)
     assert tries == freeing.TRIES_MAX
+
+
+async def test_between_two_tries_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    async def sleep(_: float) -> None:
+        order.append("waited")
+
+    async def end() -> None:
+        order.append("tried")
+        if len(order) < 4:
+            raise DeadlineError("not now")
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    await freeing.freed(end)
+    assert order == ["tried", "waited", "tried", "waited", "tried"]

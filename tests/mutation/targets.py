@@ -139,7 +139,11 @@ HOST_SERVICES: Final = Group(
     ("godwit.destination_host.service",),
     (("tests/host/test_destination_service.py",),),
 )
-GROUPS: Final = (CORES, JOURNALS, SIDES, HOST_SERVICES, VMM)
+ORDERS: Final = Group(
+    ("godwit.host.orders", "godwit.host.freeing"),
+    (("tests/host/test_late_orders.py", "tests/host/test_freeing.py"),),
+)
+GROUPS: Final = (CORES, JOURNALS, SIDES, HOST_SERVICES, ORDERS, VMM)
 STAGES_MAX: Final = max(len(group.stages) for group in GROUPS)
 
 

@@ -140,10 +140,20 @@ HOST_SERVICES: Final = Group(
     (("tests/host/test_destination_service.py",),),
 )
 ORDERS: Final = Group(
-    ("godwit.host.orders", "godwit.host.freeing"),
-    (("tests/host/test_late_orders.py", "tests/host/test_freeing.py"),),
+    ("godwit.host.orders", "godwit.host.fencing", "godwit.host.freeing"),
+    (
+        (
+            "tests/host/test_late_orders.py",
+            "tests/host/test_fencing.py",
+            "tests/host/test_freeing.py",
+        ),
+    ),
 )
-GROUPS: Final = (CORES, JOURNALS, SIDES, HOST_SERVICES, ORDERS, VMM)
+COORDINATOR: Final = Group(
+    ("godwit.coordinator.claims", "godwit.coordinator.conductor"),
+    (("tests/services/test_claims.py", "tests/services/test_conductor.py"),),
+)
+GROUPS: Final = (CORES, JOURNALS, SIDES, HOST_SERVICES, ORDERS, COORDINATOR, VMM)
 STAGES_MAX: Final = max(len(group.stages) for group in GROUPS)
 
 

@@ -172,7 +172,7 @@ def test_no_two_mutants_of_a_module_have_one_key_and_those_tried_could_be_progra
         path = module_path(ROOT, module)
         source = path.read_text(encoding="utf-8")
         found = mutants(source, is_shell=is_shell(module))
-        assert len(found) > 10
+        assert found
         assert len({mutant.key for mutant in found}) == len(found)
         known = names(ast.parse(source)) | {"bool", "lagging"}
         assert "lagging" in source or not any("-> lagging" in mutant.key for mutant in found)
